@@ -1,0 +1,346 @@
+"""The configuration of a run: one YAML file, checked key by key, with overrides from the shell."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rolora.types import BadInput
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Section(BaseModel):
+    """A part of the config; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ModelConfig(Section):
+    """The pretrained model: a known short name, a hub name or a directory."""
+
+    name: str = "minilm"
+    head: Literal["frozen", "train", "local"] = "frozen"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str = "auto"
+
+
+class LoraSettings(Section):
+    """The adapter. `layers` is ``all``, ``12-23`` or ``0,3,5``; `client_ranks` repeats over
+    clients for methods that take clients of different ranks.
+    """
+
+    r: Positive = 4
+    lora_alpha: Rate = 16.0
+    target_modules: tuple[str, ...] | None = None
+    layers: str = Field("all", pattern=r"^(all|\d+(-\d+)?(,\d+(-\d+)?)*)$")
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    client_ranks: tuple[Positive, ...] | None = None
+
+    @property
+    def max_rank(self) -> int:
+        """The largest rank of any client: that of the global adapter."""
+        return max(self.client_ranks) if self.client_ranks else self.r
+
+    def rank_of(self, client: int) -> int:
+        """The rank of one client."""
+        return self.client_ranks[client % len(self.client_ranks)] if self.client_ranks else self.r
+
+
+class DataConfig(Section):
+    """The data: a known name, a hub name, or a file or ``datasets`` directory with its fields.
+
+    `validation` is split off the training data; `test` is touched once, at the end: a fraction of
+    the data where they bring no test split of their own. `limit` keeps that many training
+    examples, drawn from the seed.
+    """
+
+    name: str | None = None
+    path: Path | None = None
+    subset: str | None = None
+    text: str | None = None
+    text_pair: str | None = None
+    label: str | None = None
+    train_split: str = "train"
+    test_split: str | None = None
+    validation: Annotated[float, Field(gt=0.0, lt=0.9)] = 0.1
+    test: Annotated[float, Field(gt=0.0, lt=0.9)] = 0.1
+    max_length: Annotated[int, Field(ge=4)] = 128
+    limit: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataConfig:
+        if self.name is not None and self.path is not None:
+            raise ValueError("give name or path, not both")
+        if self.path is not None and (self.text is None or self.label is None):
+            raise ValueError("path needs text and label: the columns to read")
+        return self
+
+
+class PartitionConfig(Section):
+    """How the training examples are dealt out to clients."""
+
+    name: Literal["iid", "dirichlet", "shards", "field"] = "dirichlet"
+    dirichlet_alpha: Rate = 0.5
+    shards_per_client: Positive = 2
+    field: str | None = None
+    min_examples: Positive = 2
+
+    @model_validator(mode="after")
+    def _field_named(self) -> PartitionConfig:
+        if self.name == "field" and self.field is None:
+            raise ValueError("partition by field needs field: the column to split by")
+        return self
+
+
+class FederationConfig(Section):
+    """Who takes part. `clients_per_round` defaults to all; `quorum` is the share of the cohort
+    whose updates a round needs.
+    """
+
+    clients: Positive = 10
+    clients_per_round: Positive | None = None
+    quorum: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+
+    @model_validator(mode="after")
+    def _cohort_fits(self) -> FederationConfig:
+        if self.clients_per_round is not None and self.clients_per_round > self.clients:
+            raise ValueError(
+                f"clients_per_round = {self.clients_per_round} is more than clients = "
+                f"{self.clients}; at most all of them can take part"
+            )
+        return self
+
+    @property
+    def cohort_size(self) -> int:
+        """Clients in a round."""
+        return self.clients_per_round or self.clients
+
+
+class MethodConfig(Section):
+    """The method and its own options. `gauge` and `schedule` are RoLoRA's; the schedule names the
+    factor that trains in each round and repeats, and is ``BA`` in the paper. After `switch_at` of
+    the rounds (1: never) RoLoRA goes on as FFA-LoRA.
+    """
+
+    name: str = "rolora"
+    gauge: Literal["none", "orthonormal"] = "none"
+    schedule: str = Field("BA", pattern=r"^([AB]+|adaptive)$")
+    switch_at: Fraction = 1.0
+    prox_mu: NonNegative = 0.0
+
+
+class OptimizerConfig(Section):
+    """The clients' optimiser. `lr_b` is the learning rate of B where it differs from `lr`;
+    `state` says what becomes of the optimiser's state between a client's rounds.
+    """
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: Rate = 2.0e-3
+    lr_b: Rate | None = None
+    lr_head: Rate | None = None
+    state: Literal["reset", "persist", "transport"] = "reset"
+    local_steps: Positive | None = 5
+    local_epochs: Positive | None = None
+    batch_size: Positive = 16
+    weight_decay: NonNegative = 0.0
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    eps: Rate = 1e-8
+    max_grad_norm: Rate | None = None
+
+    @model_validator(mode="after")
+    def _one_length(self) -> OptimizerConfig:
+        if (self.local_steps is None) == (self.local_epochs is None):
+            raise ValueError("give either local_steps or local_epochs, the other null")
+        return self
+
+
+class ServerConfig(Section):
+    """The server optimiser (Reddi et al., 2021) and the weights of the mean."""
+
+    optimizer: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
+    lr: Rate = 1.0
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
+    tau: Rate = 1e-3
+    weighting: Literal["examples", "uniform"] = "examples"
+
+
+class EvaluationConfig(Section):
+    """Validation every so many rounds, and always after the last."""
+
+    every: Positive = 2
+    batch_size: Positive = 64
+
+
+class CheckpointConfig(Section):
+    """A checkpoint every so many rounds; the last `keep` are kept."""
+
+    every: Positive = 1
+    keep: Annotated[int, Field(ge=2)] = 2
+
+
+class EngineConfig(Section):
+    """Where clients run. `stack` is the number of clients trained in one forward pass, chosen
+    from the batch where null; `cache_mb` bounds the cache of frozen activations (0: no cache).
+    """
+
+    name: Literal["in_process", "flower"] = "in_process"
+    stack: Positive | None = None
+    cache_mb: Annotated[int, Field(ge=0)] = 1024
+    threads: Positive | None = None
+
+
+class Config(Section):
+    """A whole run."""
+
+    seed: Seed = 0
+    rounds: Positive = 20
+    model: ModelConfig = ModelConfig()
+    lora: LoraSettings = LoraSettings()
+    data: DataConfig = DataConfig(name="rotten_tomatoes")
+    partition: PartitionConfig = PartitionConfig()
+    federation: FederationConfig = FederationConfig()
+    method: MethodConfig = MethodConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    server: ServerConfig = ServerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    engine: EngineConfig = EngineConfig()
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a YAML config and apply ``key.path=value`` overrides.
+
+    Raises:
+        BadInput: the file cannot be read, is not a mapping, or holds a wrong key or value.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"config {path}: cannot be read ({error})") from None
+    try:
+        raw = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise BadInput(f"config {path}: not valid YAML ({_first_line(error)})") from None
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        raise BadInput(f"config {path}: holds {_kind(raw)}; it must be a mapping of keys to values")
+    for override in overrides:
+        _apply_override(raw, override)
+    return parse_config(raw, source=str(path))
+
+
+def parse_config(raw: Mapping[Any, Any], source: str = "config") -> Config:
+    """Validate a mapping.
+
+    Raises:
+        BadInput: with one line a wrong field: its name, its value, and what would be right.
+    """
+    try:
+        return Config.model_validate(_numbers(raw))
+    except ValidationError as error:
+        lines = [_explain(item) for item in error.errors()]
+        head = f"{source}: " if len(lines) == 1 else f"{source}:\n  "
+        raise BadInput(head + "\n  ".join(lines)) from None
+    except RecursionError:
+        raise BadInput(f"{source}: nested too deeply") from None
+
+
+def dump_config(config: Config) -> str:
+    """The resolved config as YAML, every key written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _numbers(value: Any) -> Any:
+    """YAML 1.1 reads ``2e-3`` (no dot) as text; take it as the number that was meant."""
+    if isinstance(value, Mapping):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower():
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _apply_override(raw: dict[Any, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise BadInput(f"override {override!r}: must have the form key.path=value")
+    try:
+        value = yaml.safe_load(text) if text.strip() else None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise BadInput(f"override {override!r}: not a YAML value ({_first_line(error)})") from None
+    *parents, last = path.split(".")
+    node = raw
+    for parent in parents:
+        child = node.get(parent)
+        if child is None:
+            child = node[parent] = {}
+        if not isinstance(child, dict):
+            raise BadInput(f"override {override!r}: {parent} is {child!r}, which has no keys")
+        node = child
+    node[last] = value
+
+
+def _explain(item: Any) -> str:
+    """One error of pydantic's in our words: the field, the value, what would be right."""
+    where = ".".join(str(part) for part in item["loc"]) or "config"
+    if item["type"] == "extra_forbidden":
+        *parents, last = item["loc"]
+        return f"{where}: unknown key{nearest(str(last), _keys_at(parents))}"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        return f"{where}: {message}"
+    value = repr(item["input"])
+    shown = value if len(value) <= 60 else value[:57] + "..."
+    if item["type"] == "literal_error":
+        expected = item["ctx"]["expected"]
+        names = [name.strip("' ") for name in expected.replace(" or ", ", ").split(",")]
+        hint = nearest(str(item["input"]), names, listing=False)
+        return f"{where} = {shown}: must be {expected}{hint}"
+    return f"{where} = {shown}: {message[:1].lower()}{message[1:]}"
+
+
+def nearest(name: str, known: Iterable[str], listing: bool = True) -> str:
+    """`` (did you mean X? known: ...)`` for an unknown `name`."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    parts = [f"did you mean {close[0]}?"] if close else []
+    if listing and known:
+        parts.append("known: " + ", ".join(known))
+    return f" ({' '.join(parts)})" if parts else ""
+
+
+def _keys_at(parents: Iterable[Any]) -> list[str]:
+    section: type[BaseModel] = Config
+    for parent in parents:
+        annotation = section.model_fields[str(parent)].annotation
+        if get_origin(annotation) in (Union, UnionType):
+            annotation = get_args(annotation)[0]
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
+        section = annotation
+    return list(section.model_fields)
+
+
+def _kind(value: Any) -> str:
+    return {"list": "a list", "str": "text"}.get(type(value).__name__, type(value).__name__)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
