@@ -116,7 +116,9 @@ class Adapter(Mapping[Key, Tensor]):
         return len(self.layout.entries)
 
     def __repr__(self) -> str:
-        return f"Adapter({len(self)} tensors, {self.layout.size} scalars, parts {sorted(self.parts)})"
+        return (
+            f"Adapter({len(self)} tensors, {self.layout.size} scalars, parts {sorted(self.parts)})"
+        )
 
     @property
     def parts(self) -> frozenset[Part]:
@@ -179,6 +181,7 @@ class Plan:
         scaling: ``lora_alpha / r``.
         gauge: the frozen factor to make orthonormal before training, if any
             (:func:`rolora.algebra.gauge`).
+        local: parts that each client keeps for itself; they are never sent after the first contact.
         prox: FedProx's mu, added as ``mu / 2 |w - w_start|^2`` over the trained parts.
         redraw: draw ``A`` anew from the run's seed, the round and the client, and set ``B = 0``.
     """
@@ -192,6 +195,7 @@ class Plan:
     rank: int
     scaling: float
     gauge: Literal["A", "B"] | None = None
+    local: frozenset[Part] = frozenset()
     prox: float = 0.0
     redraw: bool = False
 
@@ -213,6 +217,19 @@ class Failure:
     client: int
     reason: str
     detail: str = ""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One client's held-out examples under a model: the sum of losses, the number right, and
+    how often each label was predicted.
+    """
+
+    client: int
+    num_examples: int
+    loss: float
+    correct: int
+    predicted: tuple[int, ...]
 
 
 @dataclass(frozen=True)
