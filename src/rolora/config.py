@@ -135,7 +135,7 @@ class MethodConfig(Section):
 
     name: str = "rolora"
     gauge: Literal["none", "orthonormal"] = "none"
-    schedule: str = Field("BA", pattern=r"^([AB]+|adaptive)$")
+    schedule: str = Field("BA", pattern=r"^[AB]+$")
     switch_at: Fraction = 1.0
     prox_mu: NonNegative = 0.0
 
@@ -149,7 +149,7 @@ class OptimizerConfig(Section):
     lr: Rate = 2.0e-3
     lr_b: Rate | None = None
     lr_head: Rate | None = None
-    state: Literal["reset", "persist", "transport"] = "reset"
+    state: Literal["reset", "persist"] = "reset"
     local_steps: Positive | None = 5
     local_epochs: Positive | None = None
     batch_size: Positive = 16

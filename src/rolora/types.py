@@ -52,9 +52,11 @@ class Layout:
 
     @staticmethod
     def of(shapes: Mapping[Key, tuple[int, ...]]) -> Layout:
-        """Order `shapes` by part, then as given, so that one part is one contiguous slice."""
+        """Order `shapes` by part and module: one order for all, one contiguous slice a part."""
         rank = {part: i for i, part in enumerate(PARTS)}
-        return Layout(tuple(sorted(shapes.items(), key=lambda item: rank[item[0][1]])))
+        return Layout(
+            tuple(sorted(shapes.items(), key=lambda item: (rank[item[0][1]], item[0][0])))
+        )
 
     @property
     def size(self) -> int:

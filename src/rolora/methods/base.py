@@ -83,6 +83,10 @@ class Method(ABC):
     def aggregate(self, state: ServerState, updates: Iterable[Update]) -> ServerState:
         """The state after the round; consumes `updates` one by one."""
 
+    def start(self, state: ServerState) -> ServerState:
+        """The state as the clients of the next round start from it."""
+        return state
+
     def evaluation_plan(self, state: ServerState) -> Plan:
         """The model to evaluate after ``state.round``: everything held, nothing trained."""
         everyone = ClientInfo(id=-1, rank=self.setting.max_rank, num_examples=0)

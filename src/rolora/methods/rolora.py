@@ -22,8 +22,7 @@ class RoLoRA(Method):
 
     Options beyond the paper: ``gauge: orthonormal`` gives the frozen factor an orthonormal basis
     at each switch (:func:`rolora.algebra.orthonormalise`), computed by every client for itself;
-    ``schedule`` is another order than ``BA``, or ``adaptive``: the factor that moved more,
-    relative to its size, when it last trained; after ``switch_at`` of the rounds the run goes on
+    ``schedule`` is another order than ``BA``; after ``switch_at`` of the rounds the run goes on
     as FFA-LoRA (the paper's mixing experiment).
 
     Source: Chen et al., Robust Federated Finetuning of LLMs via Alternating Optimization of LoRA,
@@ -44,10 +43,19 @@ class RoLoRA(Method):
 
     def aggregate(self, state: ServerState, updates: Iterable[Update]) -> ServerState:
         """``B <- mean_i B_i`` in a B-round, ``A <- mean_i A_i`` in an A-round."""
-        active = self.active(state)
-        if self.setting.gauge == "orthonormal":
-            state = self.with_gauge(state, frozen_beside(active))
-        return written(state, weighted_mean(updates))
+        return written(self.start(state), weighted_mean(updates))
+
+    def start(self, state: ServerState) -> ServerState:
+        """With the frozen factor made orthonormal, where the gauge asks for it."""
+        if self.setting.gauge == "none":
+            return state
+        frozen = frozen_beside(self.active(state))
+        factors = orthonormalise(state.parts.select({"A", "B"}), frozen)
+        return replace(
+            state,
+            parts=state.parts.overwrite(factors),
+            versions={**state.versions, frozen: state.round + 1},
+        )
 
     def active(self, state: ServerState) -> Factor:
         """The factor that trains in round ``state.round + 1``."""
@@ -56,15 +64,6 @@ class RoLoRA(Method):
             return "B"
         schedule = self.setting.schedule
         return "B" if schedule[(upcoming - 1) % len(schedule)] == "B" else "A"
-
-    def with_gauge(self, state: ServerState, frozen: Factor) -> ServerState:
-        """The state as the clients of this round saw it at their start."""
-        factors = orthonormalise(state.parts.select({"A", "B"}), frozen)
-        return replace(
-            state,
-            parts=state.parts.overwrite(factors),
-            versions={**state.versions, frozen: state.round + 1},
-        )
 
 
 def frozen_beside(active: Factor) -> Factor:

@@ -1,0 +1,116 @@
+"""A bounded cache of what the frozen layers below the lowest adapter compute.
+
+Those layers see the same example in every round and give the same activations. They are computed
+for each example by itself, without padding, so that a cached value does not depend on the batch
+in which it was first needed: a resumed run, whose cache is empty, computes the same bits.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class FrozenPrefix(nn.Module):
+    """Takes the place of the first transformer layer and stands for all frozen ones.
+
+    Attributes:
+        rows: the numbers of the examples in the coming batch; None computes without the cache.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], capacity: int):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.capacity = capacity
+        self.rows: Tensor | None = None
+        self.held: OrderedDict[int, Tensor] = OrderedDict()
+        self.size = 0
+
+    @staticmethod
+    def install(module: nn.Module, targets: Sequence[str], capacity: int) -> FrozenPrefix | None:
+        """Put a cache under the lowest adapted layer of `module`, in place.
+
+        Returns:
+            The cache, or None where there is nothing to cache: the lowest layer is adapted, the
+            adapted layers are in no numbered list, or they need more than hidden states and a
+            padding mask (rotary embeddings, causal masks).
+        """
+        matches = [re.match(r"(.*?)\.(\d+)\.", name) for name in targets]
+        if capacity == 0 or not matches or any(match is None for match in matches):
+            return None
+        paths = {match.group(1) for match in matches if match}
+        lowest = min(int(match.group(2)) for match in matches if match)
+        if len(paths) != 1 or lowest == 0:
+            return None
+        layers = module.get_submodule(paths.pop())
+        if not isinstance(layers, nn.ModuleList) or not _takes_only_a_mask(layers[0], module):
+            return None
+        prefix = FrozenPrefix([layers[i] for i in range(lowest)], capacity)
+        layers[0] = prefix
+        for i in range(1, lowest):
+            layers[i] = _Skip()
+        return prefix
+
+    def forward(
+        self, hidden: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """``hidden [n, T, d]`` from the embeddings to the first adapted layer's input."""
+        if self.rows is None:
+            for layer in self.layers:
+                hidden = layer(hidden, attention_mask, *args, **kwargs)
+            return hidden
+        lengths = _lengths(attention_mask, hidden)
+        items = [
+            self._item(int(row), hidden[i : i + 1, :length], args, kwargs)
+            for i, (row, length) in enumerate(zip(self.rows.tolist(), lengths, strict=True))
+        ]
+        return torch.nn.utils.rnn.pad_sequence(items, batch_first=True)
+
+    def _item(self, row: int, hidden: Tensor, args: Any, kwargs: Any) -> Tensor:
+        item = self.held.get(row)
+        if item is not None:
+            self.held.move_to_end(row)
+            return item
+        with torch.no_grad():
+            for layer in self.layers:
+                hidden = layer(hidden, None, *args, **kwargs)
+        item = hidden[0].clone()
+        self.held[row] = item
+        self.size += item.numel() * item.element_size()
+        while self.size > self.capacity and len(self.held) > 1:
+            _, oldest = self.held.popitem(last=False)
+            self.size -= oldest.numel() * oldest.element_size()
+        return item
+
+
+class _Skip(nn.Module):
+    """A frozen layer whose work the prefix has done."""
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The input."""
+        return hidden
+
+
+def _takes_only_a_mask(layer: nn.Module, module: nn.Module) -> bool:
+    names = list(inspect.signature(layer.forward).parameters)
+    rotary = any("position_embeddings" in name or "position_ids" in name for name in names)
+    decoder = getattr(getattr(module, "config", None), "is_decoder", False)
+    return not rotary and not decoder and names[1:2] == ["attention_mask"]
+
+
+def _lengths(attention_mask: Tensor | None, hidden: Tensor) -> list[int]:
+    """Tokens of each row, from the mask as attention gets it: ``[n, 1, T, T]`` or ``[n, T]``."""
+    n, T = hidden.shape[:2]
+    if attention_mask is None:
+        return [T] * n
+    visible = attention_mask if attention_mask.dim() == 2 else attention_mask[:, 0, 0]
+    kept = visible if visible.dtype == torch.bool else visible >= 0
+    if attention_mask.dim() == 2:
+        kept = visible > 0
+    return kept.expand(n, T).sum(1).tolist()

@@ -1,0 +1,305 @@
+"""The round: the one place where rounds are counted. Both engines are driven from here."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rolora.config import Config
+from rolora.ledger import Ledger, planned_layout
+from rolora.methods import Method
+from rolora.seeds import numpy_generator
+from rolora.server_optimizer import server_step
+from rolora.types import (
+    ClientInfo,
+    Evaluation,
+    Failure,
+    Part,
+    Plan,
+    RunFailed,
+    ServerState,
+    Update,
+)
+from rolora.wire import payload_bytes
+
+ATTEMPTS = 3
+"""How often a round is tried, each time with another cohort, before the run ends."""
+
+
+class Engine(Protocol):
+    """Where clients run: in this process, or across machines."""
+
+    clients: Sequence[ClientInfo]
+
+    def train(self, plans: Sequence[Plan]) -> Iterator[Update | Failure]:
+        """Carry out the plans; one answer for each, as they come."""
+
+    def evaluate(self, plan: Plan, split: str) -> list[Evaluation]:
+        """Evaluate the model of `plan` on every client's held-out examples of `split`."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the engine must find again after a restart, by name."""
+
+    def restore(self, tensors: Mapping[str, Tensor], state: ServerState) -> None:
+        """Take up :meth:`tensors` of an earlier process."""
+
+
+class Record(Protocol):
+    """Where the run is written down (:class:`rolora.rundir.RunDirectory`)."""
+
+    def round_finished(self, metrics: dict[str, Any]) -> None:
+        """Append one line to the metrics."""
+
+    def checkpoint(self, state: ServerState, ledger: Ledger, engine: Engine) -> None:
+        """Make the state the one that a restart goes on from."""
+
+
+@dataclass
+class Clock:
+    """Seconds by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Add the time of the block to `stage`."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - begin
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+
+
+def run_rounds(
+    config: Config,
+    method: Method,
+    engine: Engine,
+    state: ServerState,
+    ledger: Ledger,
+    record: Record,
+    answered: Callable[[Update | Failure], None] = lambda answer: None,
+) -> ServerState:
+    """Run the rounds that are left and return the final state.
+
+    Args:
+        config: the run's settings.
+        method: plans and aggregates.
+        engine: where clients run.
+        state: the state to go on from; ``method.init(...)`` for a new run.
+        ledger: what clients hold.
+        record: the run's files.
+        answered: told of every client's answer, for a progress display.
+
+    Raises:
+        RunFailed: the quorum was lost in every attempt at a round.
+        KeyboardInterrupt: passed on after the last finished round has been checkpointed.
+    """
+    saved = state.round
+    try:
+        while state.round < config.rounds:
+            clock = Clock()
+            state, metrics = one_round(config, method, engine, state, ledger, clock, answered)
+            last = state.round == config.rounds
+            if last or state.round % config.evaluation.every == 0:
+                with clock("evaluate"):
+                    metrics |= evaluate(method, engine, state, "validation")
+            metrics["seconds"] = rounded(clock.seconds)
+            record.round_finished(metrics)
+            if last or state.round % config.checkpoint.every == 0:
+                record.checkpoint(state, ledger, engine)
+                saved = state.round
+    except (KeyboardInterrupt, RunFailed):
+        if saved != state.round:
+            record.checkpoint(state, ledger, engine)
+        raise
+    return state
+
+
+def one_round(
+    config: Config,
+    method: Method,
+    engine: Engine,
+    state: ServerState,
+    ledger: Ledger,
+    clock: Clock,
+    answered: Callable[[Update | Failure], None],
+) -> tuple[ServerState, dict[str, Any]]:
+    """Sample, plan, train, screen, aggregate; again with another cohort if the quorum is lost."""
+    failures: list[Failure] = []
+    down = up = 0
+    for attempt in range(ATTEMPTS):
+        with clock("plan"):
+            cohort = sample_cohort(config, engine.clients, state.round + 1, attempt)
+            plans = [ledger.narrow(method.plan(state, client)) for client in cohort]
+        screen = Screen(plans, state, config.server.weighting, answered)
+        with clock("aggregate"):
+            updates = screen.sound(engine.train(plans))
+            first = next(updates, None)
+            new = None if first is None else method.aggregate(state, chain_one(first, updates))
+        clock.seconds["aggregate"] -= screen.seconds
+        clock.seconds["train"] = clock.seconds.get("train", 0.0) + screen.seconds
+        down += sum(payload_bytes(plan.send.layout) for plan in plans)
+        up, failures = up + screen.bytes_up, failures + screen.failures
+        for plan in plans:
+            ledger.replied(plan) if plan.client in screen.losses else ledger.failed(plan.client)
+        if new is None or len(screen.losses) < math.ceil(config.federation.quorum * len(plans)):
+            continue
+        with clock("aggregate"):
+            new = server_step(config.server, method.start(state), new, method.stepped)
+        for plan in plans:
+            ledger.finished(plan, new)
+        return new, {
+            "round": new.round,
+            "phase": phase(plans[0].train),
+            "train_loss": finite(screen.train_loss()),
+            "eval_loss": None,
+            "eval_accuracy": None,
+            "clients": len(screen.losses),
+            "cohort": len(plans),
+            "attempts": attempt + 1,
+            "failures": [vars(failure) for failure in failures],
+            "bytes_up": up,
+            "bytes_down": down,
+        }
+    raise RunFailed(
+        f"round {state.round + 1}: the quorum of {config.federation.quorum:.0%} of "
+        f"{config.federation.cohort_size} clients was lost {ATTEMPTS} times; last failures: "
+        + "; ".join(f"client {f.client}: {f.reason} {f.detail}".strip() for f in failures[-3:])
+    )
+
+
+class Screen:
+    """Lets sound updates through to the aggregate and names the others.
+
+    Attributes:
+        losses: per client whose update was sound, its training loss and number of examples.
+        failures: clients without a sound update.
+        bytes_up: size of everything that came back.
+        seconds: time spent waiting for clients.
+    """
+
+    def __init__(
+        self,
+        plans: Sequence[Plan],
+        state: ServerState,
+        weighting: str,
+        answered: Callable[[Update | Failure], None],
+    ):
+        self.plans = {plan.client: plan for plan in plans}
+        self.state, self.weighting, self.answered = state, weighting, answered
+        self.losses: dict[int, tuple[float, int]] = {}
+        self.failures: list[Failure] = []
+        self.bytes_up = 0
+        self.seconds = 0.0
+
+    def sound(self, answers: Iterable[Update | Failure]) -> Iterator[Update]:
+        """The sound updates among `answers`, one by one."""
+        iterator = iter(answers)
+        while True:
+            begin = time.perf_counter()
+            answer = next(iterator, None)
+            self.seconds += time.perf_counter() - begin
+            if answer is None:
+                return
+            if isinstance(answer, Update):
+                self.bytes_up += payload_bytes(answer.parts.layout)
+                answer = self.judge(answer)
+            self.answered(answer)
+            if isinstance(answer, Failure):
+                self.failures.append(answer)
+                continue
+            loss = answer.metrics.get("train_loss", math.nan)
+            self.losses[answer.client] = (loss, answer.num_examples)
+            yield answer if self.weighting == "examples" else replace(answer, num_examples=1)
+
+    def judge(self, update: Update) -> Update | Failure:
+        """The update, or why it is refused."""
+        client = update.client
+        if client not in self.plans:
+            return Failure(client, "foreign_client", "it was not asked")
+        if client in self.losses:
+            return Failure(client, "repeated", "it has answered this round already")
+        if update.num_examples < 1:
+            return Failure(client, "num_examples", f"{update.num_examples}, must be at least 1")
+        wanted = planned_layout(self.state.parts, self.plans[client])
+        if update.parts.layout != wanted:
+            return wrong_layout(update, dict(wanted.entries))
+        if not torch.isfinite(update.parts.flat).all():
+            bad = [k for k, t in update.parts.items() if not torch.isfinite(t).all()]
+            value = "nan" if update.parts.flat.isnan().any() else "inf"
+            return Failure(client, value, f"in {bad[0][0]} {bad[0][1]} ({len(bad)} tensors)")
+        return update
+
+    def train_loss(self) -> float:
+        """The mean of the clients' training losses, weighted by examples."""
+        total = sum(n for _, n in self.losses.values())
+        return sum(loss * n for loss, n in self.losses.values()) / total
+
+
+def wrong_layout(update: Update, wanted: Mapping[tuple[str, Part], tuple[int, ...]]) -> Failure:
+    """Which part is foreign, missing or misshapen."""
+    given = dict(update.parts.layout.entries)
+    for (module, part), shape in given.items():
+        if (module, part) not in wanted:
+            detail = f"{module} {part} was not asked for"
+            return Failure(update.client, "foreign_part", detail)
+        if shape != wanted[module, part]:
+            detail = f"{module} {part} is {list(shape)}, must be {list(wanted[module, part])}"
+            return Failure(update.client, "wrong_shape", detail)
+    module, part = next(key for key in wanted if key not in given)
+    return Failure(update.client, "missing_part", f"{module} {part}")
+
+
+def sample_cohort(
+    config: Config, clients: Sequence[ClientInfo], round_number: int, attempt: int
+) -> list[ClientInfo]:
+    """The clients of a round, by id: a function of the seed, the round and the attempt."""
+    size = min(config.federation.cohort_size, len(clients))
+    if size == len(clients):
+        return list(clients)
+    generator = numpy_generator(config.seed, "cohort", round_number, attempt)
+    chosen = generator.choice(len(clients), size=size, replace=False)
+    return [clients[i] for i in sorted(chosen.tolist())]
+
+
+def evaluate(method: Method, engine: Engine, state: ServerState, split: str) -> dict[str, Any]:
+    """Loss and accuracy over all clients' held-out examples, weighted by examples."""
+    results = engine.evaluate(method.evaluation_plan(state), split)
+    total = sum(result.num_examples for result in results)
+    if total == 0:
+        return {"eval_loss": None, "eval_accuracy": None}
+    return {
+        "eval_loss": finite(sum(result.loss for result in results) / total),
+        "eval_accuracy": sum(result.correct for result in results) / total,
+    }
+
+
+def phase(train: frozenset[Part]) -> str:
+    """``A``, ``B`` or ``AB``, with ``+head`` where the head trains too."""
+    factors = "".join(sorted(train - {"head"}))
+    return factors + ("+head" if "head" in train else "")
+
+
+def finite(value: float) -> float | None:
+    """The value, or None where JSON has no word for it."""
+    return value if math.isfinite(value) else None
+
+
+def rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Milliseconds are enough."""
+    total = sum(seconds.values())
+    return {name: round(value, 4) for name, value in {**seconds, "total": total}.items()}
+
+
+def chain_one(first: Update, rest: Iterable[Update]) -> Iterator[Update]:
+    """`first`, then `rest`."""
+    yield first
+    yield from rest
