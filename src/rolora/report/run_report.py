@@ -1,0 +1,333 @@
+"""The report of one run: a single HTML file that needs nothing else to be read."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from rolora.report import figures, units
+from rolora.report.files import RunFiles, read_run, write_whole
+from rolora.report.statistics import wilson_interval
+from rolora.report.units import byte_size, count, duration, percent
+
+MOST_ROWS = 200
+STAGES = ("plan", "train", "aggregate", "evaluate", "checkpoint")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A key number, what it is, and what to hold it against."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a header; the first `text_columns` are words, the rest numbers."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    text_columns: int = 1
+    note: str = ""
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write ``report.html`` into a run directory, whole or not at all, and return its path.
+
+    The page depends on the run's files alone, so building it twice gives the same bytes.
+
+    Raises:
+        BadInput: `run_dir` is not a run directory, or one of its files is damaged.
+    """
+    run = read_run(run_dir)
+    page = _environment().get_template("run.html.jinja").render(_content(run))
+    path = run.directory / "report.html"
+    write_whole(path, page)
+    return path
+
+
+def _environment() -> Environment:
+    loader = PackageLoader("rolora", "report")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.lstrip_blocks = True
+    return environment
+
+
+def _content(run: RunFiles) -> dict[str, Any]:
+    """All that the template shows."""
+    return {
+        "run": run,
+        "theme": figures.THEME,
+        "lead": list(_lead(run)),
+        "warnings": list(_warnings(run)),
+        "tiles": list(_tiles(run)),
+        "learning": list(figures.learning(run)),
+        "clients": list(figures.clients(run)),
+        "quantiles": _quantiles(run),
+        "traffic": list(figures.traffic(run)),
+        "stages": _stages(run),
+        "failures": _failures(run),
+        "reasons": _reasons(run),
+        "setup": [(name, value) for name, value in _setup(run) if value],
+        "rounds": _rounds(run),
+    }
+
+
+def _lead(run: RunFiles) -> Iterator[str]:
+    """The result, in a sentence or three."""
+    federation = run.config.federation
+    who = f"{count(federation.clients)} clients"
+    if federation.cohort_size < federation.clients:
+        who += f", {count(federation.cohort_size)} of them a round"
+    done = len(run.rounds)
+    rounds = f"{count(done)} rounds" if run.finished else f"{done} of {run.config.rounds} rounds"
+    yield f"{run.method} fine-tuned {run.model} on {run.data} across {who}, in {rounds}."
+    yield from _result(run)
+    if run.rounds:
+        yield (
+            f"In all, clients sent {byte_size(run.bytes_up)} and received "
+            f"{byte_size(run.bytes_down)}."
+        )
+
+
+def _result(run: RunFiles) -> Iterator[str]:
+    final, majority = run.summary.final, run.summary.majority_accuracy
+    against = (
+        f"; always guessing the most frequent label gets {percent(majority)}" if majority else ""
+    )
+    if final.test_accuracy is not None:
+        test = run.summary.data.test
+        of = f" of {count(test)} test examples" if test else " of the test examples"
+        yield f"The final model gets {percent(final.test_accuracy)}{of} right{against}."
+    if run.personal and run.client_accuracy is not None:
+        yield (
+            f"Each client's personal model gets, over all clients, {percent(run.client_accuracy)} "
+            "of the clients' own held-out examples right."
+        )
+    seen = _evaluated(run)
+    if not run.finished and seen:
+        last = seen[-1]
+        yield (
+            f"After round {last.round} the model gets {percent(last.eval_accuracy)} of the "
+            "validation examples right."
+        )
+
+
+def _warnings(run: RunFiles) -> Iterator[tuple[str, str]]:
+    """What a reader must know before believing the numbers: a heading and a sentence."""
+    if not run.finished:
+        yield (
+            "Unfinished run.",
+            f"{len(run.rounds)} of {run.config.rounds} rounds are done and the test set has not "
+            "been used. rolora run with the same config and --resume goes on from the last "
+            "checkpoint.",
+        )
+    if run.collapsed:
+        sentence = run.collapsed[:1].upper() + run.collapsed[1:]
+        yield "Collapsed.", f"{sentence}: the model is no better than a constant guess."
+    failed = sum(len(r.failures) for r in run.rounds)
+    asked = sum(r.cohort or 0 for r in run.rounds)
+    if failed and asked and failed > 0.1 * asked:
+        yield (
+            "Many failures.",
+            f"{count(failed)} of {count(asked)} times a client that was asked gave no usable "
+            "update.",
+        )
+
+
+def _tiles(run: RunFiles) -> Iterator[Tile]:
+    final, best, majority = run.summary.final, run.summary.best, run.summary.majority_accuracy
+    if final.test_accuracy is not None:
+        note = f"most frequent label {percent(majority)}" if majority is not None else ""
+        yield Tile("Test accuracy", percent(final.test_accuracy), note)
+        if run.summary.data.test:
+            low, high = wilson_interval(final.test_accuracy, run.summary.data.test)
+            yield Tile(
+                "95 % interval",
+                f"{100 * low:.1f} to {percent(high)}",
+                f"of {count(run.summary.data.test)} test examples",
+            )
+    if run.client_accuracy is not None and run.personal:
+        yield Tile("Personal models", percent(run.client_accuracy), "on clients' own examples")
+    seen = _evaluated(run)
+    if seen:
+        last = seen[-1]
+        yield Tile("Validation accuracy", percent(last.eval_accuracy), f"after round {last.round}")
+        if best.eval_accuracy is not None:
+            yield Tile("Best validation", percent(best.eval_accuracy), f"in round {best.round}")
+    if run.rounds:
+        contributions = sum(r.clients or 0 for r in run.rounds)
+        per_up = run.bytes_up / contributions if contributions else None
+        per_down = run.bytes_down / contributions if contributions else None
+        yield Tile("Sent up", byte_size(run.bytes_up), f"{byte_size(per_up)} a client and round")
+        yield Tile("Sent down", byte_size(run.bytes_down), f"{byte_size(per_down)} a client and round")
+        per_round = duration(run.total_seconds / len(run.rounds))
+        yield Tile("Time", duration(run.total_seconds), f"{per_round} a round")
+    failed = sum(len(r.failures) for r in run.rounds)
+    yield Tile("Failures", count(failed), "updates that were asked for and not used")
+
+
+def _evaluated(run: RunFiles) -> list[Any]:
+    return [r for r in run.rounds if r.eval_accuracy is not None]
+
+
+def _quantiles(run: RunFiles) -> Table | None:
+    """How examples, labels and accuracy spread over the clients."""
+    shares = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
+    header = ("", "min", "5 %", "25 %", "median", "75 %", "95 %", "max")
+    table = np.array(run.summary.label_table, float)
+    rows = []
+    if table.ndim == 2 and table.sum() > 0:
+        sizes = table.sum(1)
+        largest = table.max(1) / np.maximum(sizes, 1)
+        for name, values, show in (
+            ("training examples", sizes, count),
+            ("labels present", (table > 0).sum(1), count),
+            ("share of the most frequent label", largest[sizes > 0], percent),
+        ):
+            cuts = np.quantile(values, shares, method="inverted_cdf")
+            rows.append((name, *(show(float(cut)) for cut in cuts)))
+    accuracy = [c.accuracy for c in run.summary.client_accuracy if c.accuracy is not None]
+    if accuracy:
+        cuts = np.quantile(accuracy, shares, method="inverted_cdf")
+        rows.append(("accuracy on own held-out examples", *(percent(float(cut)) for cut in cuts)))
+    if not rows:
+        return None
+    return Table(header, tuple(rows), note="Quantiles over clients, each client counted once.")
+
+
+def _stages(run: RunFiles) -> list[tuple[str, str, str, float]]:
+    """Per stage: its name, its time, its share of the total as text and as a number in [0, 1]."""
+    seconds, total = run.seconds, run.total_seconds
+    known = [stage for stage in STAGES if stage in seconds]
+    others = sorted(seconds.keys() - set(STAGES))
+    rows = [(stage, seconds[stage]) for stage in (*known, *others)]
+    rest = total - sum(seconds.values())
+    if rest > 0.005 * total:
+        rows.append(("everything else", rest))
+    scale = max(total, 1e-9)
+    return [(name, duration(s), percent(s / scale), min(s / scale, 1.0)) for name, s in rows]
+
+
+def _failures(run: RunFiles) -> Table | None:
+    rows = [
+        (str(r.round), str(f.client), f.reason, f.detail) for r in run.rounds for f in r.failures
+    ]
+    if not rows:
+        return None
+    note = ""
+    if len(rows) > MOST_ROWS:
+        note = f"The first {MOST_ROWS} of {count(len(rows))}; metrics.jsonl holds them all."
+    header = ("round", "client", "reason", "detail")
+    return Table(header, tuple(rows[:MOST_ROWS]), text_columns=4, note=note)
+
+
+def _reasons(run: RunFiles) -> str:
+    reasons = Counter(f.reason for r in run.rounds for f in r.failures)
+    return ", ".join(f"{reason} {count(number)}" for reason, number in reasons.most_common())
+
+
+def _setup(run: RunFiles) -> Iterator[tuple[str, str]]:
+    """What was run, on what, with what: names and values, empty where not known."""
+    summary, model, data = run.summary, run.summary.model, run.summary.data
+    yield "Method", run.method
+    yield "What travels", summary.method.travels or ""
+    yield "Exact aggregation", _yes_or_no(summary.method.exact)
+    yield "Citation", summary.method.citation or ""
+    yield "Model", f"{run.model}, {model.type}" if model.type else run.model
+    yield "Parameters", _parameters(run)
+    yield "Data", run.data
+    splits = (("training", data.train), ("validation", data.validation), ("test", data.test))
+    yield "Examples", ", ".join(f"{count(n)} {name}" for name, n in splits if n is not None)
+    yield "Data fingerprint", data.fingerprint or ""
+    yield "Predicted labels", _predicted(run)
+    yield "Seed", str(run.config.seed)
+    yield "Config hash", summary.config_hash or ""
+    yield "Device", ", ".join(_device(run))
+    yield "Peak memory", f"{summary.peak_memory_mb:,.0f} MB" if summary.peak_memory_mb else ""
+    yield "Started", _moment(summary.started)
+    yield "Finished", _moment(summary.finished)
+    command = summary.command
+    yield "Command", shlex.join(command) if isinstance(command, list) else command or ""
+    versions = {"rolora": summary.rolora_version, **summary.versions}
+    yield "Versions", ", ".join(f"{name} {number}" for name, number in versions.items() if number)
+
+
+def _yes_or_no(value: bool | str | None) -> str:
+    return {True: "yes", False: "no", None: ""}.get(value, str(value))
+
+
+def _parameters(run: RunFiles) -> str:
+    model = run.summary.model
+    if model.parameters is None:
+        return ""
+    parts = [f"{count(model.parameters)} in the model"]
+    if model.adapter_parameters is not None:
+        share = percent(model.adapter_parameters / model.parameters, 2)
+        parts.append(f"{count(model.adapter_parameters)} in the adapter ({share})")
+    trained = model.trained_parameters_per_round
+    if isinstance(trained, int | float):
+        parts.append(f"{count(trained)} trained in a round")
+    elif isinstance(trained, dict):
+        per_phase = ", ".join(f"{count(n)} in {phase} rounds" for phase, n in trained.items())
+        parts.append(f"trained: {per_phase}")
+    return "; ".join(parts)
+
+
+def _predicted(run: RunFiles) -> str:
+    shares = run.summary.predicted_label_shares
+    names = figures.label_names(run, len(shares))
+    most = sorted(zip(shares, names, strict=True), key=lambda pair: -pair[0])[:12]
+    text = ", ".join(f"{name} {percent(share)}" for share, name in most)
+    return f"{text} of the test examples" if text else ""
+
+
+def _device(run: RunFiles) -> Iterator[str]:
+    summary = run.summary
+    yield from filter(None, (summary.device, summary.dtype))
+    if summary.threads:
+        yield f"{summary.threads} thread{'s' if summary.threads > 1 else ''}"
+
+
+def _moment(text: str | None) -> str:
+    try:
+        return datetime.fromisoformat(text or "").strftime("%Y-%m-%d %H:%M:%S %Z").strip()
+    except ValueError:
+        return text or ""
+
+
+def _rounds(run: RunFiles) -> Table | None:
+    if not run.rounds:
+        return None
+    header = (
+        *("round", "trains", "training loss", "validation loss", "validation accuracy"),
+        *("clients", "asked", "bytes up", "bytes down", "seconds"),
+    )
+    shown = figures.thinned(np.arange(len(run.rounds)), MOST_ROWS)
+    note = ""
+    if len(shown) < len(run.rounds):
+        note = f"{len(shown)} of {count(len(run.rounds))} rounds; metrics.jsonl holds them all."
+    rows = []
+    for r in (run.rounds[at] for at in shown):
+        seconds = r.seconds.get("total", sum(r.seconds.values()))
+        numbers = (r.train_loss, r.eval_loss, r.eval_accuracy)
+        rows.append(
+            (
+                *(str(r.round), r.phase, *map(units.decimal, numbers)),
+                *map(count, (r.clients, r.cohort, r.bytes_up, r.bytes_down)),
+                units.decimal(seconds, 2),
+            )
+        )
+    return Table(header, tuple(rows), text_columns=2, note=note)
