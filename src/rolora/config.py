@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -221,6 +221,9 @@ class Config(Section):
     engine: EngineConfig = EngineConfig()
 
 
+S = TypeVar("S", bound=Section)
+
+
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML config and apply ``key.path=value`` overrides.
 
@@ -245,19 +248,36 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
 
 
 def parse_config(raw: Mapping[Any, Any], source: str = "config") -> Config:
-    """Validate a mapping.
+    """Validate a mapping as the config of a run; see :func:`parse_section`."""
+    return parse_section(Config, raw, source)
+
+
+def parse_section(section: type[S], raw: Mapping[Any, Any], source: str) -> S:
+    """Validate a mapping as a `section`.
 
     Raises:
         BadInput: with one line a wrong field: its name, its value, and what would be right.
     """
     try:
-        return Config.model_validate(_numbers(raw))
+        return section.model_validate(_numbers(raw))
     except ValidationError as error:
-        lines = [_explain(item) for item in error.errors()]
+        lines = [_explain(item, section) for item in error.errors()]
         head = f"{source}: " if len(lines) == 1 else f"{source}:\n  "
         raise BadInput(head + "\n  ".join(lines)) from None
     except RecursionError:
         raise BadInput(f"{source}: nested too deeply") from None
+
+
+def parse_overrides(section: type[S], overrides: Iterable[str], source: str) -> S:
+    """A `section` of defaults and ``key.path=value`` overrides.
+
+    Raises:
+        BadInput: as :func:`parse_section`, or an override has another form.
+    """
+    raw: dict[Any, Any] = {}
+    for override in overrides:
+        _apply_override(raw, override)
+    return parse_section(section, raw, source)
 
 
 def dump_config(config: Config) -> str:
@@ -297,12 +317,12 @@ def _apply_override(raw: dict[Any, Any], override: str) -> None:
     node[last] = value
 
 
-def _explain(item: Any) -> str:
+def _explain(item: Any, root: type[Section]) -> str:
     """One error of pydantic's in our words: the field, the value, what would be right."""
     where = ".".join(str(part) for part in item["loc"]) or "config"
     if item["type"] == "extra_forbidden":
         *parents, last = item["loc"]
-        return f"{where}: unknown key{nearest(str(last), _keys_at(parents))}"
+        return f"{where}: unknown key{nearest(str(last), _keys_at(root, parents))}"
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"{where}: {message}"
@@ -326,8 +346,8 @@ def nearest(name: str, known: Iterable[str], listing: bool = True) -> str:
     return f" ({' '.join(parts)})" if parts else ""
 
 
-def _keys_at(parents: Iterable[Any]) -> list[str]:
-    section: type[BaseModel] = Config
+def _keys_at(root: type[Section], parents: Iterable[Any]) -> list[str]:
+    section: type[BaseModel] = root
     for parent in parents:
         annotation = section.model_fields[str(parent)].annotation
         if get_origin(annotation) in (Union, UnionType):
