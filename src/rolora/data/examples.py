@@ -11,6 +11,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from rolora.config import nearest
+from rolora.types import BadInput
+
 
 @dataclass(frozen=True, eq=False)
 class Examples:
@@ -69,6 +72,19 @@ class Examples:
     def lengths(self) -> Tensor:
         """Tokens of each example, int64 ``[n]``; ones where the data are not text."""
         return torch.ones_like(self.labels) if self.offsets is None else self.offsets.diff()
+
+    def values(self, name: str) -> Sequence[object]:
+        """The field `name`, to partition by.
+
+        Raises:
+            BadInput: the data have no such field.
+        """
+        if name not in self.fields:
+            raise BadInput(
+                f"partition.field = {name!r}: the data have no such column"
+                f"{nearest(name, self.fields)}"
+            )
+        return self.fields[name]
 
     def batch(self, rows: Tensor) -> dict[str, Tensor]:
         """The model's inputs for `rows`, padded on the right to the longest of them.
