@@ -1,0 +1,245 @@
+"""Starting Flower's programs: the SuperLink, a SuperNode, and the run itself.
+
+Nothing here connects outside the federation: telemetry, the update check and the installation of
+an app's dependencies are switched off in every program started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rolora.types import RunFailed
+
+_START_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 8.0
+_CONNECTION = "rolora"
+
+
+@dataclass(frozen=True)
+class ServerTls:
+    """The server's side of TLS: the authority's certificate, its own, and its key."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True)
+class SiteTls:
+    """A site's side: the authority's certificate, and the key by which the server knows it."""
+
+    authority: Path
+    node_key: Path
+
+
+class Service:
+    """A program in a process group of its own that writes to a log file and ends with us.
+
+    Args:
+        command: program and arguments; a program without a path is one installed beside Python.
+        log: file that its output is added to.
+        home: Flower's directory (``FLWR_HOME``): installed apps and connections.
+    """
+
+    def __init__(self, command: Sequence[str], log: Path, home: Path):
+        self.command, self.log = list(command), log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            self._start = output.tell()
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "rolora.engines.flower.bound", *self.command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment(home),
+                start_new_session=True,
+            )
+
+    def stop(self) -> None:
+        """End the whole group: a request first, so that a node signs off; force after 8 s."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_STOP_TIMEOUT_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def output(self) -> str:
+        """What it has written since it was started."""
+        with self.log.open("rb") as file:
+            file.seek(self._start)
+            return file.read().decode(errors="replace")
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def environment(home: Path) -> dict[str, str]:
+    """The environment of Flower's programs."""
+    scripts = str(Path(sys.executable).parent)
+    return {
+        **os.environ,
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+        # Flower finds its own programs by name.
+        "PATH": os.pathsep.join([scripts, os.environ.get("PATH", "")]),
+    }
+
+
+def free_port() -> int:
+    """A TCP port of loopback that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def start_superlink(
+    directory: Path, address: str, tls: ServerTls | None, database: Path | None = None
+) -> Service:
+    """Start a SuperLink and wait until it answers.
+
+    Args:
+        directory: where its log and Flower's home go.
+        address: ``host:port`` to listen on; the one port for sites, for runs and for the app.
+        tls: None serves without encryption and lets any node in.
+        database: file that keeps nodes and runs over a restart; None keeps them in memory.
+
+    Raises:
+        RunFailed: it ended, or did not answer within a minute.
+    """
+    host, _, port = address.rpartition(":")
+    command = ["flower-superlink", "--host", host, "--port", port]
+    command += ["--database", str(database)] if database else []
+    if tls is None:
+        command += ["--insecure"]
+    else:
+        command += ["--ssl-ca-certfile", str(tls.authority), "--ssl-certfile", str(tls.certificate)]
+        command += ["--ssl-keyfile", str(tls.key), "--enable-supernode-auth"]
+    service = Service(command, directory / "superlink.log", directory / "flower")
+    reach = address.replace("0.0.0.0:", "127.0.0.1:")
+    _wait_until_healthy(service, reach, tls.authority if tls else None)
+    return service
+
+
+def supernode_command(
+    superlink: str, client: int, worker: Path, tls: SiteTls | None, port: int
+) -> list[str]:
+    """The command of a SuperNode that forwards to the worker at `worker` as `client`.
+
+    `port` is for Flower's own processes on this machine alone.
+    """
+    config = f'partition-id={client} worker-socket="{worker}"'
+    command = ["flower-supernode", "--superlink", superlink, "--node-config", config]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    if tls is None:
+        return [*command, "--insecure"]
+    keys = ["--auth-supernode-private-key", str(tls.node_key)]
+    return [*command, "--root-certificates", str(tls.authority), *keys]
+
+
+def node_command(superlink: str, client: int, worker: Path, tls: SiteTls | None) -> list[str]:
+    """The command of rolora's own node (:mod:`rolora.engines.flower.node`)."""
+    command = [sys.executable, "-m", "rolora.engines.flower.node", "--superlink", superlink]
+    command += ["--client", str(client), "--worker", str(worker)]
+    if tls is None:
+        return [*command, "--insecure"]
+    keys = ["--node-key", str(tls.node_key)]
+    return [*command, "--root-certificates", str(tls.authority), *keys]
+
+
+def connect(home: Path, address: str, authority: Path | None) -> None:
+    """Tell Flower's command line, under `home`, where the SuperLink is."""
+    home.mkdir(parents=True, exist_ok=True)
+    security = f'root-certificates = "{authority}"' if authority else "insecure = true"
+    text = f'[superlink]\ndefault = "{_CONNECTION}"\n\n[superlink.{_CONNECTION}]\n'
+    (home / "config.toml").write_text(f'{text}address = "{address}"\n{security}\n')
+
+
+def register_node(home: Path, public_key: Path, name: str) -> None:
+    """Let the site that holds the private half of `public_key` in.
+
+    Raises:
+        RunFailed: the SuperLink cannot be reached or refuses, for instance a key known already.
+    """
+    flwr(home, "supernode", "register", str(public_key), _CONNECTION, "--name", name)
+
+
+def submit_run(home: Path, app: Path, config: Mapping[str, str | int | float | bool]) -> int:
+    """Submit the app in directory `app` with `config` over its own defaults; returns the run's id.
+
+    Raises:
+        RunFailed: the SuperLink cannot be reached, or refuses the app.
+    """
+    values = " ".join(f"{key}={json.dumps(value)}" for key, value in config.items())
+    return int(flwr(home, "run", str(app), _CONNECTION, "-c", values)["run-id"])
+
+
+def run_status(home: Path, run: int) -> str:
+    """``pending``, ``starting``, ``running``, or ``finished:`` and how."""
+    runs = flwr(home, "ls", _CONNECTION, "--run-id", str(run))["runs"]
+    return str(runs[0]["status"])
+
+
+def stop_run(home: Path, run: int) -> None:
+    """End a run."""
+    flwr(home, "stop", str(run), _CONNECTION)
+
+
+def flwr(home: Path, *arguments: str) -> Any:
+    """Run Flower's command line and return what it prints as JSON.
+
+    Raises:
+        RunFailed: with Flower's own message.
+    """
+    command = ["flwr", *arguments, "--format", "json"]
+    done = subprocess.run(
+        command, env=environment(home), capture_output=True, text=True, check=False
+    )
+    try:
+        answer = json.loads(done.stdout[done.stdout.index("{") :])
+    except ValueError:
+        answer = {"success": False, "error-message": done.stdout + done.stderr}
+    if not answer.get("success"):
+        message = str(answer.get("error-message", "")).strip()
+        raise RunFailed(f"flwr {' '.join(arguments[:2])}: {message}")
+    return answer
+
+
+def _wait_until_healthy(service: Service, address: str, authority: Path | None) -> None:
+    context = ssl.create_default_context(cafile=str(authority)) if authority else None
+    url = f"{'https' if authority else 'http'}://{address}/health"
+    direct = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+    )
+    end = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < end:
+        if service.process.poll() is not None:
+            break
+        with contextlib.suppress(OSError):
+            direct.open(url, timeout=2.0).close()
+            return
+        time.sleep(0.05)
+    service.stop()
+    said = service.output().strip()[-2000:]
+    raise RunFailed(f"the SuperLink did not start on {address}; {service.log} ends:\n{said}")

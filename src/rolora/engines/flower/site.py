@@ -1,0 +1,81 @@
+"""What a site runs: the worker with its model, and a node that is kept alive in front of it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rolora.engines.flower.launch import Service
+from rolora.engines.flower.worker import Handler, Worker
+from rolora.types import RunFailed
+
+_REFUSED = "Exit Code: 305"  # flwr's exit code for a connection that the SuperLink refused
+_FIRST_PAUSE_S, _LAST_PAUSE_S = 1.0, 30.0
+_STEADY_S = 60.0
+
+log = logging.getLogger(__name__)
+
+
+def serve_site(handle: Handler, start_node: Callable[[Path], Service]) -> None:
+    """Serve a federation until interrupted; call it from the main thread.
+
+    Args:
+        handle: answers requests, one at a time, in this thread.
+        start_node: starts a node that forwards to the worker at the given socket. It is called
+            again, after a growing pause, whenever the node has ended.
+
+    Raises:
+        RunFailed: the server refuses this site's key, or its certificate is not to be trusted.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, once everything is stopped.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with Worker(handle) as worker:
+        keeper = _Keeper(worker, start_node)
+        keeper.start()
+        try:
+            worker.run()
+        finally:
+            keeper.stop()
+    if keeper.refused:
+        raise RunFailed(f"the server refuses this site:\n{keeper.refused}")
+
+
+class _Keeper(threading.Thread):
+    """Keeps a node running; closes the worker when there is no use in trying again."""
+
+    def __init__(self, worker: Worker, start_node: Callable[[Path], Service]):
+        super().__init__(name="node-keeper", daemon=True)
+        self._worker, self._start_node = worker, start_node
+        self._stopping = threading.Event()
+        self._node: Service | None = None
+        self.refused = ""
+
+    def run(self) -> None:
+        pause = _FIRST_PAUSE_S
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            with self._start_node(self._worker.path) as self._node:
+                if self._stopping.is_set():  # asked while it was starting
+                    return
+                self._node.process.wait()
+                said = self._node.output()
+            if _REFUSED in said:
+                self.refused = said[said.index(_REFUSED) :].strip()
+                self._worker.close()
+                return
+            if time.monotonic() - started > _STEADY_S:
+                pause = _FIRST_PAUSE_S
+            if not self._stopping.is_set():
+                log.warning("the node ended; starting it again in %g s", pause)
+            self._stopping.wait(pause)
+            pause = min(2 * pause, _LAST_PAUSE_S)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._node is not None:
+            self._node.stop()
+        self.join()
