@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rolora.config import OptimizerConfig
 from rolora.lora import LoraModel
 from rolora.seeds import numpy_generator, torch_generator
-from rolora.types import Adapter, Key, Part, Plan, Update
+from rolora.types import PARTS, Adapter, Key, Part, Plan, Update
 
 CHUNK_OVERHEAD = {"cpu": 96, "cuda": 1 << 20, "mps": 1 << 20}
 """What one more forward and backward pass costs, in tokens of work, by kind of device."""
@@ -103,42 +103,55 @@ def local_update(
 
 
 class Stack:
-    """K clients' trained parts in one buffer ``[K, P]``, their gradients in another.
+    """K clients' trained parts in one buffer ``[K P]``, their gradients in another.
 
-    Modules see strided views ``[K, *shape]``; the optimiser, the proximal term and clipping see
-    the buffer, so they cost the same however many modules there are.
+    Every tensor's K copies lie side by side, so modules see contiguous views ``[K, *shape]``, and
+    the optimiser sees one vector a part: it costs the same however many modules there are.
+    ``places [K, P]`` says where client k's vector lies in the buffer.
     """
 
     def __init__(self, jobs: Sequence[Job], device: torch.device):
-        self.jobs = jobs
+        self.jobs, self.device = jobs, device
         self.rank = max(job.plan.rank for job in jobs)
-        starts = [resized(job.start, self.rank) for job in jobs]
-        train = jobs[0].plan.train
-        self.layout = starts[0].layout.select(train)
-        self.values = torch.stack([start.select(train).flat for start in starts]).to(device)
+        self.starts = [resized(job.start, self.rank) for job in jobs]
+        self.layout = self.starts[0].layout.select(jobs[0].plan.train)
+        self.places = self._places().to(device)
+        initial = torch.stack([start.select(self.layout.parts).flat for start in self.starts])
+        self.values = torch.empty(initial.numel(), device=device)
+        self.values[self.places] = initial.to(device)
         self.gradients = torch.zeros_like(self.values)
         self.initial = self.values.clone() if jobs[0].plan.prox > 0 else None
-        self.starts, self.device = starts, device
+
+    def _places(self) -> Tensor:
+        K = len(self.jobs)
+        client = torch.arange(K)[:, None]
+        columns = [
+            K * start + client * (end - start) + torch.arange(end - start)
+            for start, end, _ in self.layout.spans.values()
+        ]
+        return torch.cat(columns, dim=1)
 
     def part(self, buffer: Tensor, part: Part) -> Tensor:
-        """The columns of `buffer` that hold `part`: ``[K, P_part]``."""
-        spans = [self.layout.spans[key] for key in self.keys(part)]
-        return buffer[:, spans[0][0] : spans[-1][1]]
+        """The piece of `buffer` that holds `part`: ``[K P_part]``."""
+        start, end = self.layout.extent(part)
+        return buffer[len(self.jobs) * start : len(self.jobs) * end]
 
-    def keys(self, part: Part) -> list[Key]:
-        """The trained keys of one part."""
-        return [key for key, _ in self.layout.entries if key[1] == part]
+    def part_places(self, part: Part) -> Tensor:
+        """Where the clients' vectors of `part` lie in its piece of the buffer: ``[K, P_part]``."""
+        start, end = self.layout.extent(part)
+        return self.places[:, start:end] - len(self.jobs) * start
 
     def parts(self) -> list[Part]:
         """The trained parts, in the buffer's order."""
-        return list(dict.fromkeys(key[1] for key, _ in self.layout.entries))
+        return [part for part in PARTS if part in self.layout.parts]
 
     def tensors(self) -> dict[Key, Tensor]:
         """Every tensor with a leading axis of K (but ``D``): leaves where trained, else shared."""
         K, tensors = len(self.jobs), {}
         for key, (start, end, shape) in self.layout.spans.items():
-            leaf = self.values[:, start:end].view(K, *shape).detach().requires_grad_()
-            leaf.grad = self.gradients[:, start:end].view(K, *shape)
+            piece = slice(K * start, K * end)
+            leaf = self.values[piece].view(K, *shape).detach().requires_grad_()
+            leaf.grad = self.gradients[piece].view(K, *shape)
             tensors[key] = leaf
         for key in self.starts[0]:
             if key in tensors:
@@ -163,14 +176,16 @@ class Stack:
     def clip(self, max_norm: float | None) -> None:
         """Scale each client's gradient to at most `max_norm`."""
         if max_norm is not None:
-            norms = self.gradients.norm(dim=1, keepdim=True)
-            self.gradients.mul_((max_norm / (norms + 1e-6)).clamp(max=1.0))
+            clients = self.gradients[self.places]
+            norms = clients.norm(dim=1, keepdim=True)
+            factors = (max_norm / (norms + 1e-6)).clamp(max=1.0)
+            self.gradients[self.places] = clients * factors
 
     def harvest(
         self, k: int, job: Job, optimizer: torch.optim.Optimizer, train_loss: float
     ) -> Trained:
         """What client k leaves after its last step."""
-        stacked = Adapter(self.layout, self.values[k].detach().cpu().clone())
+        stacked = Adapter(self.layout, self.values[self.places[k]].cpu())
         parts = resized(stacked, job.plan.rank)
         update = Update(
             client=job.plan.client,
@@ -178,7 +193,7 @@ class Stack:
             parts=parts.select(job.plan.upload),
             metrics={"train_loss": train_loss},
         )
-        return Trained(update, parts, optimizer_state(optimizer, self.parts(), k))
+        return Trained(update, parts, optimizer_state(optimizer, self, k))
 
 
 def resized(adapter: Adapter, rank: int) -> Adapter:
@@ -231,20 +246,23 @@ def load_optimizer_state(
         names = [name for name in held[0] if name.startswith(f"{part}.")]
         for name in names:
             rows = [item[name] for item in held]
-            value = rows[0].clone() if rows[0].dim() == 0 else torch.stack(rows).to(stack.device)
-            optimizer.state[group["params"][0]][name.removeprefix(f"{part}.")] = value
+            state = optimizer.state[group["params"][0]]
+            kind = name.removeprefix(f"{part}.")
+            if rows[0].dim() == 0:
+                state[kind] = rows[0].clone()
+            else:
+                state[kind] = torch.empty_like(stack.part(stack.values, part))
+                state[kind][stack.part_places(part)] = torch.stack(rows).to(stack.device)
 
 
-def optimizer_state(
-    optimizer: torch.optim.Optimizer, parts: Sequence[Part], k: int
-) -> dict[str, Tensor]:
-    """Client k's optimiser state: a ``part.name`` to its row."""
+def optimizer_state(optimizer: torch.optim.Optimizer, stack: Stack, k: int) -> dict[str, Tensor]:
+    """Client k's optimiser state: a ``part.name`` to a number or a vector ``[P_part]``."""
     state = {}
-    for part, group in zip(parts, optimizer.param_groups, strict=True):
+    for part, group in zip(stack.parts(), optimizer.param_groups, strict=True):
         for name, value in optimizer.state[group["params"][0]].items():
             if isinstance(value, Tensor):
-                row = value if value.dim() == 0 else value[k]
-                state[f"{part}.{name}"] = row.detach().cpu().clone()
+                own = value if value.dim() == 0 else value[stack.part_places(part)[k]]
+                state[f"{part}.{name}"] = own.detach().cpu().clone()
     return state
 
 

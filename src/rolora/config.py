@@ -194,13 +194,15 @@ class CheckpointConfig(Section):
 
 class EngineConfig(Section):
     """Where clients run. `stack` is the number of clients trained in one forward pass, chosen
-    from the batch where null; `cache_mb` bounds the cache of frozen activations (0: no cache).
+    from the batch where null. `workers` train stacks at the same time on one thread each; null is
+    one a core on a CPU, and one on a GPU. `cache_mb` bounds the cache of frozen activations (0:
+    no cache).
     """
 
     name: Literal["in_process", "flower"] = "in_process"
     stack: Positive | None = None
     cache_mb: Annotated[int, Field(ge=0)] = 1024
-    threads: Positive | None = None
+    workers: Positive | None = None
 
 
 class Config(Section):

@@ -5,6 +5,7 @@ The only file that knows PEFT's and Transformers' names.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -163,6 +164,13 @@ class LoraModel:
         self.prefix = (
             FrozenPrefix.install(module, targets, cache_bytes) if dropout_p == 0.0 else None
         )
+
+    def twin(self) -> LoraModel:
+        """Another set of LoRA layers over the same base weights, for a worker of its own."""
+        shared: list[Any] = [*self.module.parameters(), *self.module.buffers()]
+        if self.prefix is not None:
+            shared.append(self.prefix.cache)
+        return copy.deepcopy(self, {id(item): item for item in shared})
 
     def layout(self, rank: int) -> Layout:
         """The layout of ``A``, ``B`` and the head at `rank`."""

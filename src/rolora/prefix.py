@@ -11,10 +11,39 @@ import inspect
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
+from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+class ActivationCache:
+    """Activations by example number, the longest unused dropped beyond `capacity` bytes."""
+
+    def __init__(self, capacity: int):
+        self.capacity = capacity
+        self.held: OrderedDict[int, Tensor] = OrderedDict()
+        self.size = 0
+        self.lock = Lock()
+
+    def get(self, row: int) -> Tensor | None:
+        """The activations ``[length, d]`` of one example, if they are held."""
+        with self.lock:
+            item = self.held.get(row)
+            if item is not None:
+                self.held.move_to_end(row)
+            return item
+
+    def put(self, row: int, item: Tensor) -> None:
+        """Hold the activations of one example."""
+        with self.lock:
+            if row in self.held:
+                return
+            self.held[row] = item
+            self.size += item.nbytes
+            while self.size > self.capacity and len(self.held) > 1:
+                self.size -= self.held.popitem(last=False)[1].nbytes
 
 
 class FrozenPrefix(nn.Module):
@@ -22,15 +51,14 @@ class FrozenPrefix(nn.Module):
 
     Attributes:
         rows: the numbers of the examples in the coming batch; None computes without the cache.
+        cache: shared by all workers.
     """
 
     def __init__(self, layers: Sequence[nn.Module], capacity: int):
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self.capacity = capacity
         self.rows: Tensor | None = None
-        self.held: OrderedDict[int, Tensor] = OrderedDict()
-        self.size = 0
+        self.cache = ActivationCache(capacity)
 
     @staticmethod
     def install(module: nn.Module, targets: Sequence[str], capacity: int) -> FrozenPrefix | None:
@@ -73,19 +101,13 @@ class FrozenPrefix(nn.Module):
         return torch.nn.utils.rnn.pad_sequence(items, batch_first=True)
 
     def _item(self, row: int, hidden: Tensor, args: Any, kwargs: Any) -> Tensor:
-        item = self.held.get(row)
-        if item is not None:
-            self.held.move_to_end(row)
-            return item
-        with torch.no_grad():
-            for layer in self.layers:
-                hidden = layer(hidden, None, *args, **kwargs)
-        item = hidden[0].clone()
-        self.held[row] = item
-        self.size += item.numel() * item.element_size()
-        while self.size > self.capacity and len(self.held) > 1:
-            _, oldest = self.held.popitem(last=False)
-            self.size -= oldest.numel() * oldest.element_size()
+        item = self.cache.get(row)
+        if item is None:
+            with torch.no_grad():
+                for layer in self.layers:
+                    hidden = layer(hidden, None, *args, **kwargs)
+            item = hidden[0].clone()
+            self.cache.put(row, item)
         return item
 
 

@@ -68,6 +68,16 @@ class Layout:
         """Per key: start, end and shape in the flat vector."""
         return _offsets(self)[0]
 
+    @property
+    def parts(self) -> frozenset[Part]:
+        """The parts present."""
+        return frozenset(part for (_, part), _ in self.entries)
+
+    def extent(self, part: Part) -> tuple[int, int]:
+        """Start and end of `part` in the flat vector, in which it is one piece."""
+        spans = [self.spans[key] for key, _ in self.entries if key[1] == part]
+        return spans[0][0], spans[-1][1]
+
     def select(self, parts: Collection[Part]) -> Layout:
         """The layout of the entries whose part is in `parts`."""
         return Layout(tuple(entry for entry in self.entries if entry[0][1] in parts))
@@ -125,7 +135,7 @@ class Adapter(Mapping[Key, Tensor]):
     @property
     def parts(self) -> frozenset[Part]:
         """The parts present."""
-        return frozenset(part for (_, part), _ in self.layout.entries)
+        return self.layout.parts
 
     @property
     def modules(self) -> list[str]:

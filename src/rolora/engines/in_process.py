@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from queue import SimpleQueue
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from rolora.client import Data, Job, local_update
+from rolora.client import Data, Job, Trained, local_update
 from rolora.config import Config
 from rolora.lora import LoraModel
 from rolora.replica import Replica
 from rolora.types import Adapter, ClientInfo, Evaluation, Failure, Plan, ServerState, Update
 from rolora.wire import parse_name, tensor_name
 
+T = TypeVar("T")
+R = TypeVar("R")
 STACK_TOKENS = {"cpu": 1024, "cuda": 32768, "mps": 16384}
 """Tokens of all stacked clients' batches up to which stacking more clients pays, by device."""
 
@@ -96,18 +101,32 @@ class InProcess:
         ]
         self.replicas: dict[int, Replica] = {}
         self.store = LocalStore()
+        self.workers = Workers(model, config.engine.workers or default_workers(model.device))
         self.stack = config.engine.stack or self._choose_stack(splits["train"].examples)
 
     def train(self, plans: Sequence[Plan]) -> Iterator[Update | Failure]:
-        """Train the planned clients, a stack at a time, in the order of the plans."""
+        """Train the planned clients, a stack at a time; answers come in the order of the plans."""
+        data: Data = self.splits["train"].examples
+
+        def train_stack(model: LoraModel, jobs: Sequence[Job]) -> list[tuple[Job, Trained]]:
+            trained = local_update(model, data, jobs, self.config.optimizer, self.config.seed)
+            return list(zip(jobs, trained, strict=True))
+
+        for stack in self.workers.map(train_stack, self._stacks(plans)):
+            for job, trained in stack:
+                self._keep(job, trained)
+                yield trained.update
+
+    def _stacks(self, plans: Sequence[Plan]) -> Iterator[list[Job]]:
         waiting: list[Job] = []
         for job in map(self.job, plans):
-            if waiting and not self._stackable(waiting, job):
-                yield from self._train_stack(waiting)
+            full = len(waiting) == self.stack
+            if waiting and (full or not stackable(waiting[0], job)):
+                yield waiting
                 waiting = []
             waiting.append(job)
         if waiting:
-            yield from self._train_stack(waiting)
+            yield waiting
 
     def job(self, plan: Plan) -> Job:
         """A client's work: what it holds, what it was sent, what it keeps."""
@@ -129,70 +148,62 @@ class InProcess:
             return start.overwrite(initial)  # type: ignore[arg-type]
         return start if kept is None else start.overwrite(kept)
 
-    def _stackable(self, waiting: Sequence[Job], job: Job) -> bool:
-        """Clients at different optimiser steps cannot share one optimiser."""
-        return len(waiting) < self.stack and _steps(waiting[0]) == _steps(job)
-
-    def _train_stack(self, jobs: Sequence[Job]) -> Iterator[Update]:
-        data: Data = self.splits["train"].examples
-        settings = self.config.optimizer
-        for job, trained in zip(
-            jobs, local_update(self.model, data, jobs, settings, self.config.seed), strict=True
-        ):
-            client, local = job.plan.client, job.plan.local & job.plan.train
-            if local:
-                self.store.parts[client] = trained.parts.select(local)
-            if settings.state == "persist":
-                self.store.optimizers[client] = {**(job.optimizer or {}), **trained.optimizer}
-            yield trained.update
+    def _keep(self, job: Job, trained: Trained) -> None:
+        """Store what stays with the client."""
+        client, local = job.plan.client, job.plan.local & job.plan.train
+        if local:
+            self.store.parts[client] = trained.parts.select(local)
+        if self.config.optimizer.state == "persist":
+            self.store.optimizers[client] = {**(job.optimizer or {}), **trained.optimizer}
 
     def _choose_stack(self, examples: HeldOut) -> int:
         tokens = self.config.optimizer.batch_size * float(examples.lengths.float().mean())
         limit = STACK_TOKENS.get(self.model.device.type, 1024)
-        return max(1, min(int(limit / tokens), self.config.federation.cohort_size, 64))
+        share = -(-self.config.federation.cohort_size // len(self.workers))
+        return max(1, min(int(limit / tokens), share, 64))
 
     def evaluate(self, plan: Plan, split: str) -> list[Evaluation]:
         """The global model in one pass, or each client's own where parts are local."""
         held = self.splits[split]
         if not plan.local:
-            self._mount(plan.send, plan)
             rows = torch.cat(list(held.shares))
-            return tally(self._predict(held.examples, rows), held)
-        results = []
-        for client, rows in enumerate(held.shares):
-            if len(rows):
-                self._mount(self._with_local(plan.send, plan, client), plan)
-                own = Split(held.examples, [rows])
-                (result,) = tally(self._predict(held.examples, rows), own)
-                results.append(
-                    Evaluation(
-                        client, result.num_examples, result.loss, result.correct, result.predicted
-                    )
-                )
-        return results
+            return tally(self._predict(held.examples, [(plan.send, rows)], plan), held)
+        models = [
+            (self._with_local(plan.send, plan, client), rows)
+            for client, rows in enumerate(held.shares)
+            if len(rows)
+        ]
+        return tally(self._predict(held.examples, models, plan), held)
 
-    def _mount(self, adapter: Adapter, plan: Plan) -> None:
-        tensors = {
-            key: tensor.to(self.model.device)
-            if key[1] == "D"
-            else tensor[None].to(self.model.device)
-            for key, tensor in adapter.items()
-        }
-        self.model.mount(tensors, [plan.scaling])
+    def _predict(
+        self, examples: HeldOut, models: Sequence[tuple[Adapter, Tensor]], plan: Plan
+    ) -> Predictions:
+        """Each adapter on its rows, in batches of similar length."""
+        result = Predictions(
+            torch.zeros(len(examples)), torch.zeros(len(examples), dtype=torch.long)
+        )
 
-    @torch.no_grad()
-    def _predict(self, examples: HeldOut, rows: Tensor) -> Predictions:
-        """Loss and predicted label of each of `rows`, in batches of similar length."""
-        loss = torch.zeros(len(examples))
-        label = torch.zeros(len(examples), dtype=torch.long)
-        order = rows[torch.argsort(examples.lengths[rows], stable=True)]
-        for batch in order.split(self.config.evaluation.batch_size):
-            logits = self.model.logits(examples.batch(batch)).cpu()
-            loss[batch] = nn.functional.cross_entropy(
-                logits, examples.labels[batch], reduction="none"
+        def predict(model: LoraModel, item: tuple[Adapter, Tensor]) -> None:
+            adapter, rows = item
+            tensors = {key: tensor.to(model.device) for key, tensor in adapter.items()}
+            stacked = {key: t if key[1] == "D" else t[None] for key, t in tensors.items()}
+            model.mount(stacked, [plan.scaling])
+            with torch.no_grad():
+                logits = model.logits(examples.batch(rows)).cpu()
+            labels = examples.labels[rows]
+            result.loss[rows] = nn.functional.cross_entropy(logits, labels, reduction="none")
+            result.label[rows] = logits.argmax(1)
+
+        batches = [
+            (adapter, batch)
+            for adapter, rows in models
+            for batch in rows[torch.argsort(examples.lengths[rows], stable=True)].split(
+                self.config.evaluation.batch_size
             )
-            label[batch] = logits.argmax(1)
-        return Predictions(loss, label)
+        ]
+        for _ in self.workers.map(predict, batches):
+            pass
+        return result
 
     def tensors(self) -> dict[str, Tensor]:
         """What clients keep for themselves."""
@@ -236,7 +247,58 @@ def tally(predictions: Predictions, split: Split) -> list[Evaluation]:
     return results
 
 
+def stackable(first: Job, other: Job) -> bool:
+    """Whether two clients can share one optimiser: they have made as many steps."""
+    return _steps(first) == _steps(other)
+
+
 def _steps(job: Job) -> list[float]:
-    """How many steps the client's kept optimiser has made, by trained part."""
     held = job.optimizer or {}
     return [float(held.get(f"{part}.step", torch.zeros(()))) for part in sorted(job.plan.train)]
+
+
+def default_workers(device: torch.device) -> int:
+    """One a core on a CPU, else one."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
+
+
+class Workers:
+    """Threads that each have a set of LoRA layers over the one base model.
+
+    On a CPU each runs its tensor operations on one core. That is faster than one worker whose
+    operations are split between cores, keeps its speed when another process takes a core, and
+    gives the same bits whatever the number of workers.
+    """
+
+    def __init__(self, model: LoraModel, count: int):
+        self.single_threaded = model.device.type == "cpu"
+        self.idle: SimpleQueue[LoraModel] = SimpleQueue()
+        for twin in [model, *(model.twin() for _ in range(count - 1))]:
+            self.idle.put(twin)
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def map(self, function: Callable[[LoraModel, T], R], items: Iterable[T]) -> Iterator[R]:
+        """The results in the order of `items`, which are taken as workers fall free."""
+
+        def work(item: T) -> R:
+            model = self.idle.get()
+            try:
+                return function(model, item)
+            finally:
+                self.idle.put(model)
+
+        def one_thread() -> None:
+            if self.single_threaded:
+                torch.set_num_threads(1)
+
+        with ThreadPoolExecutor(self.count, initializer=one_thread) as pool:
+            running: deque[Future[R]] = deque()
+            for item in items:
+                running.append(pool.submit(work, item))
+                if len(running) > self.count:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
