@@ -8,28 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from rolora.config import OptimizerConfig
+from rolora.data import Examples
 from rolora.lora import LoraModel
 from rolora.seeds import numpy_generator, torch_generator
 from rolora.types import PARTS, Adapter, Key, Part, Plan, Update
 
 CHUNK_OVERHEAD = {"cpu": 96, "cuda": 1 << 20, "mps": 1 << 20}
 """What one more forward and backward pass costs, in tokens of work, by kind of device."""
-
-
-class Data(Protocol):
-    """The examples that clients draw batches from (:class:`rolora.data.Examples`)."""
-
-    labels: Tensor
-    lengths: Tensor
-
-    def batch(self, rows: Tensor) -> dict[str, Tensor]:
-        """The model's inputs for `rows`, padded to the longest."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +49,7 @@ class Trained:
 
 
 def local_update(
-    model: LoraModel, data: Data, jobs: Sequence[Job], settings: OptimizerConfig, seed: int
+    model: LoraModel, data: Examples, jobs: Sequence[Job], settings: OptimizerConfig, seed: int
 ) -> list[Trained]:
     """Train K clients side by side, one optimiser step of all at a time.
 
@@ -291,7 +281,7 @@ class Chunk:
     weights: Tensor
 
 
-def chunks(data: Data, current: Sequence[Tensor], device_type: str) -> Iterator[Chunk]:
+def chunks(data: Examples, current: Sequence[Tensor], device_type: str) -> Iterator[Chunk]:
     """Cut the K clients' batches into chunks of similar length.
 
     A mean over a batch is a sum over its chunks, so the gradient does not change; what changes is
@@ -328,7 +318,7 @@ def cuts(lengths: Sequence[int], clients: int, overhead: int) -> list[tuple[int,
     return spans[::-1]
 
 
-def chunk_loss(model: LoraModel, data: Data, chunk: Chunk) -> Tensor:
+def chunk_loss(model: LoraModel, data: Examples, chunk: Chunk) -> Tensor:
     """Each client's share of its mean loss in this chunk: ``[K]``."""
     rows = chunk.rows.reshape(-1)
     logits = model.logits(data.batch(rows), rows)

@@ -36,7 +36,9 @@ ATTEMPTS = 3
 class Engine(Protocol):
     """Where clients run: in this process, or across machines."""
 
-    clients: Sequence[ClientInfo]
+    @property
+    def clients(self) -> Sequence[ClientInfo]:
+        """All clients, by id."""
 
     def train(self, plans: Sequence[Plan]) -> Iterator[Update | Failure]:
         """Carry out the plans; one answer for each, as they come."""

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from rolora.client import Data, Job, Trained, local_update
+from rolora.client import Job, Trained, local_update
 from rolora.config import Config
+from rolora.data import Examples
 from rolora.lora import LoraModel
 from rolora.replica import Replica
 from rolora.types import Adapter, ClientInfo, Evaluation, Failure, Plan, ServerState, Update
@@ -25,24 +26,11 @@ STACK_TOKENS = {"cpu": 1024, "cuda": 32768, "mps": 16384}
 """Tokens of all stacked clients' batches up to which stacking more clients pays, by device."""
 
 
-class HeldOut(Protocol):
-    """A split with its examples (:class:`rolora.data.Examples`)."""
-
-    labels: Tensor
-    lengths: Tensor
-    num_labels: int
-
-    def __len__(self) -> int: ...
-
-    def batch(self, rows: Tensor) -> dict[str, Tensor]:
-        """The model's inputs for `rows`."""
-
-
 @dataclass(frozen=True)
 class Split:
     """Examples, and each client's share of their numbers."""
 
-    examples: HeldOut
+    examples: Examples
     shares: Sequence[Tensor]
 
 
@@ -106,7 +94,7 @@ class InProcess:
 
     def train(self, plans: Sequence[Plan]) -> Iterator[Update | Failure]:
         """Train the planned clients, a stack at a time; answers come in the order of the plans."""
-        data: Data = self.splits["train"].examples
+        data = self.splits["train"].examples
 
         def train_stack(model: LoraModel, jobs: Sequence[Job]) -> list[tuple[Job, Trained]]:
             trained = local_update(model, data, jobs, self.config.optimizer, self.config.seed)
@@ -156,7 +144,7 @@ class InProcess:
         if self.config.optimizer.state == "persist":
             self.store.optimizers[client] = {**(job.optimizer or {}), **trained.optimizer}
 
-    def _choose_stack(self, examples: HeldOut) -> int:
+    def _choose_stack(self, examples: Examples) -> int:
         tokens = self.config.optimizer.batch_size * float(examples.lengths.float().mean())
         limit = STACK_TOKENS.get(self.model.device.type, 1024)
         share = -(-self.config.federation.cohort_size // len(self.workers))
@@ -176,7 +164,7 @@ class InProcess:
         return tally(self._predict(held.examples, models, plan), held)
 
     def _predict(
-        self, examples: HeldOut, models: Sequence[tuple[Adapter, Tensor]], plan: Plan
+        self, examples: Examples, models: Sequence[tuple[Adapter, Tensor]], plan: Plan
     ) -> Predictions:
         """Each adapter on its rows, in batches of similar length."""
         result = Predictions(

@@ -1,0 +1,334 @@
+"""One run from its config: everything is put together here."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import resource
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+import rolora
+from rolora.config import Config, dump_config
+from rolora.data import Examples, assign_like, label_table, load_data, partition, tokenize
+from rolora.engines.in_process import InProcess, Split
+from rolora.ledger import Ledger, planned_layout
+from rolora.lora import LoraModel
+from rolora.methods import METHODS, Method, Setting, make_method
+from rolora.models import Pretrained, build_lora_model, load_pretrained, resolve_device
+from rolora.peft_format import save_adapter
+from rolora.rundir import RunDirectory
+from rolora.server import run_rounds
+from rolora.types import Adapter, BadInput, ClientInfo, Evaluation, Failure, ServerState, Update
+from rolora.wire import payload_bytes
+
+
+class Display(Protocol):
+    """What a person sees of a run."""
+
+    def begin(self, prepared: Prepared, finished: int) -> None:
+        """Everything is loaded; `finished` rounds were done by an earlier process."""
+
+    def answered(self, answer: Update | Failure) -> None:
+        """A client answered."""
+
+    def round_finished(self, metrics: Mapping[str, Any]) -> None:
+        """A round is done."""
+
+    def notice(self, text: str) -> None:
+        """Something to know."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that a run needs, loaded.
+
+    Args:
+        config: of the run.
+        pretrained: the model as loaded; its layers have been replaced.
+        model: the same with LoRA layers.
+        examples: the tokenised splits by name.
+        shares: per split, each client's example numbers.
+        test_from: where the test examples come from.
+        method: plans and aggregates.
+    """
+
+    config: Config
+    pretrained: Pretrained
+    model: LoraModel
+    examples: Mapping[str, Examples]
+    shares: Mapping[str, Sequence[torch.Tensor]]
+    test_from: str
+    method: Method
+
+    def initial(self) -> ServerState:
+        """The state before round 1."""
+        adapter = self.model.initial_adapter(self.config.lora.max_rank, self.config.seed)
+        return self.method.init(adapter)
+
+    def client(self, number: int) -> ClientInfo:
+        """What the method may know of one client."""
+        rows = self.shares["train"][number]
+        return ClientInfo(number, self.config.lora.rank_of(number), len(rows))
+
+    def fingerprint(self) -> str:
+        """A digest of all examples and who holds them."""
+        digest = hashlib.sha256()
+        for name, examples in self.examples.items():
+            digest.update(examples.fingerprint.encode())
+            for rows in self.shares[name]:
+                digest.update(rows.numpy().tobytes() + b";")
+        return digest.hexdigest()
+
+
+def setting_of(config: Config) -> Setting:
+    """What the method is told of the run."""
+    ranks = set(config.lora.client_ranks or (config.lora.r,))
+    return Setting(
+        lora_alpha=config.lora.lora_alpha,
+        max_rank=config.lora.max_rank,
+        rounds=config.rounds,
+        head=config.model.head,
+        mixed_ranks=len(ranks) > 1,
+        gauge=config.method.gauge,
+        schedule=config.method.schedule,
+        switch_at=config.method.switch_at,
+        prox_mu=config.method.prox_mu,
+    )
+
+
+def prepare(config: Config) -> Prepared:
+    """Load data and model, deal the examples out, make the method.
+
+    Raises:
+        BadInput: something in the config cannot be had or does not fit.
+    """
+    method = make_method(config.method.name, setting_of(config))
+    if config.method.gauge != "none" and config.optimizer.state == "persist":
+        raise BadInput(
+            "optimizer.state = 'persist': the gauge changes the basis in which kept momentum "
+            "lives; use reset, or method.gauge: none"
+        )
+    resolve_device(config.model.device)
+    raw = load_data(config.data, config.seed)
+    pretrained = load_pretrained(config.model, raw.train.label_names, config.seed)
+    examples = {
+        name: tokenize(split, pretrained.tokenizer, config.data.max_length)
+        for name, split in (
+            ("train", raw.train),
+            ("validation", raw.validation),
+            ("test", raw.test),
+        )
+    }
+    return Prepared(
+        config=config,
+        pretrained=pretrained,
+        model=build_lora_model(pretrained, config),
+        examples=examples,
+        shares=deal(config, examples),
+        test_from=raw.test_from,
+        method=method,
+    )
+
+
+def deal(config: Config, examples: Mapping[str, Examples]) -> dict[str, list[torch.Tensor]]:
+    """Each client's share of every split; held-out shares follow the training shares."""
+    train = examples["train"]
+    by_field = config.partition.name == "field" and config.partition.field
+    field = train.values(by_field) if by_field else None
+    shares = {
+        "train": partition(
+            train.labels, config.partition, config.federation.clients, config.seed, field
+        )
+    }
+    for name in ("validation", "test"):
+        held = examples[name]
+        held_field = held.values(by_field) if by_field else None
+        shares[name] = assign_like(
+            shares["train"], train.labels, held.labels, config.seed, field, held_field
+        )
+    return shares
+
+
+def build_engine(prepared: Prepared) -> InProcess:
+    """The simulator over the prepared data and model."""
+    splits = {
+        name: Split(examples, prepared.shares[name]) for name, examples in prepared.examples.items()
+    }
+    return InProcess(prepared.config, prepared.model, splits)
+
+
+def execute(
+    config: Config, directory: Path, resume: bool, display: Display, command: str
+) -> dict[str, Any]:
+    """Run from the start, or go on, to the end; leave the run directory; return the summary.
+
+    Raises:
+        BadInput: the config does not fit, or `directory` holds a run and `resume` is not set.
+        RunFailed: the quorum was lost.
+    """
+    if not resume and (directory / "config.yaml").exists():
+        raise BadInput(f"--out {directory}: holds a run already; add --resume, or name another")
+    begun = now()
+    prepared = prepare(config)
+    engine = build_engine(prepared)
+    record = RunDirectory.create(directory, config, prepared.fingerprint(), begun)
+    checkpoint, damaged = record.newest()
+    for line in damaged:
+        display.notice(f"damaged checkpoint passed over: {line}")
+    if checkpoint is None:
+        state, ledger = prepared.initial(), Ledger()
+    else:
+        state, ledger = checkpoint.state, Ledger(checkpoint.ledger)
+        engine.restore(checkpoint.engine, state)
+        display.notice(f"going on after round {state.round}")
+    display.begin(prepared, state.round)
+    watched = _Watched(record, display)
+    state = run_rounds(config, prepared.method, engine, state, ledger, watched, display.answered)
+    results = engine.evaluate(prepared.method.evaluation_plan(state), "test")
+    save_adapters(directory, prepared, engine, state)
+    summary = summarise(prepared, record, state, results, command)
+    record.finish(summary)
+    return summary
+
+
+@dataclass
+class _Watched:
+    """Writes a round down, then shows it."""
+
+    record: RunDirectory
+    display: Display
+
+    def round_finished(self, metrics: dict[str, Any]) -> None:
+        self.record.round_finished(metrics)
+        self.display.round_finished(metrics)
+
+    def checkpoint(self, state: ServerState, ledger: Ledger, engine: Any) -> None:
+        self.record.checkpoint(state, ledger, engine)
+
+
+def save_adapters(
+    directory: Path, prepared: Prepared, engine: InProcess, state: ServerState
+) -> None:
+    """``adapter/``, and ``adapter/clients/ID/`` for every client that keeps parts of its own."""
+    parts = state.parts
+
+    def save(path: Path, adapter: Adapter) -> None:
+        save_adapter(path, adapter, prepared.model, prepared.pretrained, prepared.config)
+
+    save(directory / "adapter", parts)
+    for client, kept in sorted(engine.store.parts.items()):
+        save(directory / "adapter" / "clients" / str(client), parts.overwrite(kept))
+
+
+def summarise(
+    prepared: Prepared,
+    record: RunDirectory,
+    state: ServerState,
+    results: Sequence[Evaluation],
+    command: str,
+) -> dict[str, Any]:
+    """What ``summary.json`` holds."""
+    config, lines = prepared.config, record.lines()
+    evaluated = [line for line in lines if line["eval_accuracy"] is not None]
+    best = max(evaluated, key=lambda line: line["eval_accuracy"], default=None)
+    total = sum(result.num_examples for result in results)
+    test = prepared.examples["test"]
+    predicted = np.sum([result.predicted for result in results], axis=0)
+    labels = np.bincount(test.labels.numpy(), minlength=test.num_labels)
+    last = lines[-1]
+    return {
+        "rolora_version": rolora.__version__,
+        "versions": versions(),
+        "method": {"name": config.method.name, **about(config.method.name)},
+        "config_hash": hashlib.sha256(dump_config(config).encode()).hexdigest()[:16],
+        "data": {
+            "name": config.data.name or str(config.data.path),
+            **{name: len(examples) for name, examples in prepared.examples.items()},
+            "test_from": prepared.test_from,
+            "label_names": list(test.label_names),
+            "fingerprint": prepared.fingerprint(),
+        },
+        "model": {
+            "name": config.model.name,
+            "type": prepared.pretrained.model_type,
+            "parameters": prepared.model.num_parameters(),
+            "adapter_parameters": state.parts.select({"A", "B"}).layout.size,
+        },
+        "label_table": label_table(
+            prepared.shares["train"], prepared.examples["train"].labels, test.num_labels
+        ).tolist(),
+        "client_accuracy": [
+            {
+                "client": result.client,
+                "examples": result.num_examples,
+                "accuracy": result.correct / result.num_examples,
+            }
+            for result in results
+        ],
+        "final": {
+            "round": state.round,
+            "eval_accuracy": last["eval_accuracy"],
+            "eval_loss": last["eval_loss"],
+            "test_accuracy": sum(result.correct for result in results) / total,
+            "test_loss": sum(result.loss for result in results) / total,
+        },
+        "best": best and {"round": best["round"], "eval_accuracy": best["eval_accuracy"]},
+        "majority_accuracy": float(labels.max() / labels.sum()),
+        "predicted_label_shares": (predicted / predicted.sum()).tolist(),
+        "bytes_up": sum(line["bytes_up"] for line in lines),
+        "bytes_down": sum(line["bytes_down"] for line in lines),
+        "failures": sum(len(line["failures"]) for line in lines),
+        "seconds": {
+            stage: round(sum(line["seconds"].get(stage, 0.0) for line in lines), 3)
+            for stage in ("plan", "train", "aggregate", "evaluate", "total")
+        },
+        "device": str(prepared.model.device),
+        "dtype": config.model.dtype,
+        "threads": torch.get_num_threads(),
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "command": command,
+        "started": record.history["started"],
+        "finished": now(),
+    }
+
+
+def about(name: str) -> dict[str, str]:
+    """A method's title, what travels, whether it is exact, and its citation."""
+    method = METHODS[name]
+    return {
+        "title": method.title,
+        "travels": method.travels,
+        "exact": method.exact,
+        "citation": method.citation,
+    }
+
+
+def round_bytes(prepared: Prepared, state: ServerState) -> tuple[int, int]:
+    """Bytes up and down of the next round with a full cohort of clients that hold nothing."""
+    cohort = map(prepared.client, range(prepared.config.federation.cohort_size))
+    plans = [Ledger().narrow(prepared.method.plan(state, client)) for client in cohort]
+    up = sum(payload_bytes(planned_layout(state.parts, plan)) for plan in plans)
+    return up, sum(payload_bytes(plan.send.layout) for plan in plans)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    names = ("torch", "transformers", "peft", "datasets", "tokenizers", "safetensors", "numpy")
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        **{name: version(name) for name in names},
+    }
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
