@@ -162,7 +162,7 @@ def orthonormalise(adapter: Adapter, frozen: Literal["A", "B"]) -> Adapter:
     ``A <- Q`` and ``B <- B L``; with ``"B"``: ``B = Q R``, then ``B <- Q`` and ``A <- R A``. The
     product does not change, so aggregation stays exact. The triangular factor's diagonal is made
     positive, which makes the result unique; a frozen factor without full rank (``B = 0`` at the
-    start) is left as it is.
+    start, or ``r`` above the layer's width) is left as it is.
     """
     changed = adapter.clone()
     for module in changed.modules:
@@ -170,7 +170,8 @@ def orthonormalise(adapter: Adapter, frozen: Literal["A", "B"]) -> Adapter:
         basis, triangle = (A.T, B) if frozen == "A" else (B, A.T)
         Q, R = torch.linalg.qr(basis.double())
         diagonal = R.diagonal()
-        if diagonal.abs().min() <= 1e-6 * diagonal.abs().max():
+        full_rank = diagonal.abs().min() > 1e-6 * diagonal.abs().max()
+        if R.shape[0] < R.shape[1] or not full_rank:
             continue
         sign = diagonal.sign()
         basis.copy_(Q * sign)
