@@ -1,0 +1,41 @@
+"""Fixtures of the whole suite: one thread, small random models on disk."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import small
+import torch
+from hypothesis import HealthCheck, settings
+
+torch.set_num_threads(1)
+
+settings.register_profile(
+    "rolora", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("rolora")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory):
+    """``model_dir(architecture)``: a directory with a small random model and its tokenizer."""
+    made = {}
+
+    def directory(architecture):
+        if architecture not in made:
+            path = tmp_path_factory.mktemp(architecture)
+            made[architecture] = small.save_model(path, architecture)
+        return made[architecture]
+
+    return directory
+
+
+@pytest.fixture
+def bert(model_dir):
+    return str(model_dir("bert"))

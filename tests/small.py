@@ -1,0 +1,191 @@
+"""Small models, data and engines that many tests share."""
+
+from __future__ import annotations
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+from transformers.pytorch_utils import Conv1D
+
+from rolora.config import parse_config
+from rolora.data import Examples
+from rolora.engines.in_process import InProcess, Split
+from rolora.ledger import Ledger
+from rolora.lora import LoraModel
+from rolora.methods import Setting, make_method
+from rolora.models import build_lora_model, load_pretrained
+from rolora.seeds import torch_generator
+from rolora.server import run_rounds
+
+WORDS = [f"w{i}" for i in range(60)]
+WIDTHS = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
+ARCHITECTURES = {
+    "bert": {**WIDTHS, "num_hidden_layers": 3},
+    "roberta": {**WIDTHS, "num_hidden_layers": 3, "type_vocab_size": 1},
+    "distilbert": {"dim": 32, "n_heads": 4, "hidden_dim": 48, "n_layers": 3},
+    "modernbert": {**WIDTHS, "num_hidden_layers": 3, "global_attn_every_n_layers": 2},
+}
+SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+
+
+def tokenizer():
+    """One word, one token; a classification token before and a separator after."""
+    vocabulary = {word: i for i, word in enumerate([*SPECIAL.values(), *WORDS])}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=64, **SPECIAL)
+
+
+def save_model(path, architecture):
+    """A body of random weights without a head, and the tokenizer; returns `path`."""
+    config = AutoConfig.for_model(
+        architecture,
+        vocab_size=64,
+        max_position_embeddings=80,
+        pad_token_id=0,
+        cls_token_id=2,
+        sep_token_id=3,
+        bos_token_id=2,
+        eos_token_id=3,
+        initializer_range=0.2,  # lively activations, so that a wrong one shows
+        **ARCHITECTURES[architecture],
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModel.from_config(config).save_pretrained(path)
+    tokenizer().save_pretrained(path)
+    return path
+
+
+def config(**sections):
+    """A config; every section is given as a mapping."""
+    defaults = {
+        "rounds": 4,
+        "lora": {"r": 2, "lora_alpha": 8, "target_modules": ["query", "value"]},
+        "federation": {"clients": 3},
+        "optimizer": {"lr": 0.01, "local_steps": 2, "batch_size": 4},
+        "engine": {"workers": 1},
+    }
+    for name, value in sections.items():
+        both = isinstance(value, dict) and isinstance(defaults.get(name), dict)
+        defaults[name] = {**defaults[name], **value} if both else value
+    return parse_config(defaults)
+
+
+def text_examples(n, seed=0, num_labels=2, shortest=1, longest=12):
+    """Sentences of random words whose label the first word gives away."""
+    generator = torch_generator(seed, "text")
+    lengths = torch.randint(shortest, longest + 1, (n,), generator=generator) + 2
+    labels = torch.randint(0, num_labels, (n,), generator=generator)
+    pieces = []
+    for length, label in zip(lengths.tolist(), labels.tolist(), strict=True):
+        words = torch.randint(4, 64, (length,), generator=generator)
+        words[0], words[1], words[-1] = 2, 4 + label, 3
+        pieces.append(words)
+    return Examples(
+        labels=labels,
+        label_names=tuple(f"label{i}" for i in range(num_labels)),
+        tokens={"input_ids": torch.cat([*pieces, torch.zeros(1)]).int()},
+        offsets=torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
+    )
+
+
+def pixel_examples(n, seed=0, d=10, num_labels=3):
+    """Points around one centre a label."""
+    generator = torch_generator(seed, "pixels")
+    labels = torch.randint(0, num_labels, (n,), generator=generator)
+    centres = torch.randn(num_labels, d, generator=torch_generator(99, "centres"))
+    x = centres[labels] + torch.randn(n, d, generator=generator)
+    return Examples(labels, tuple(f"label{i}" for i in range(num_labels)), dense={"x": x})
+
+
+class Net(nn.Module):
+    """A wide Linear, a square Linear and a Conv1D, each adapted, and a head."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        self.wide, self.square = nn.Linear(10, 16), nn.Linear(16, 16)
+        self.conv, self.score = Conv1D(12, 16), nn.Linear(12, 3)
+        generator = torch_generator(seed, "net")
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+
+    def forward(self, x):
+        for layer in (self.wide, self.square, self.conv):
+            x = torch.tanh(layer(x))
+        return self.score(x)
+
+
+TARGETS = ("wide", "square", "conv")
+HEAD = ("score.weight", "score.bias")
+
+
+def net_model(train_head=False, dropout_p=0.0):
+    return LoraModel(Net(), TARGETS, HEAD, dropout_p=dropout_p, train_head=train_head)
+
+
+def text_model(directory, settings, labels=("label0", "label1")):
+    pretrained = load_pretrained(settings.model, labels, settings.seed)
+    return build_lora_model(pretrained, settings)
+
+
+def shares(sizes):
+    """Example numbers dealt out in order: the first client's, the second's, ..."""
+    return list(torch.arange(sum(sizes)).split(list(sizes)))
+
+
+def engine(settings, model=None, sizes=(9, 5, 7), examples=None):
+    """An in-process engine over `sizes` examples a client."""
+    model = model or net_model(train_head=settings.model.head != "frozen")
+    train = examples or pixel_examples(sum(sizes))
+    held = pixel_examples(12, seed=1) if examples is None else examples
+    dealt = shares(sizes)
+    held_shares = list(torch.arange(len(held)).tensor_split(len(dealt)))
+    splits = {"train": Split(train, dealt), "validation": Split(held, held_shares)}
+    return InProcess(settings, model, splits)
+
+
+def setting(settings):
+    """What a method is told, from a config."""
+    ranks = settings.lora.client_ranks
+    return Setting(
+        lora_alpha=settings.lora.lora_alpha,
+        max_rank=settings.lora.max_rank,
+        rounds=settings.rounds,
+        head=settings.model.head,
+        mixed_ranks=ranks is not None and len(set(ranks)) > 1,
+        gauge=settings.method.gauge,
+        schedule=settings.method.schedule,
+        switch_at=settings.method.switch_at,
+        prox_mu=settings.method.prox_mu,
+    )
+
+
+def method(settings):
+    return make_method(settings.method.name, setting(settings))
+
+
+class Memory:
+    """A record that keeps everything it is given."""
+
+    def __init__(self):
+        self.metrics, self.states = [], []
+
+    def round_finished(self, metrics):
+        self.metrics.append(metrics)
+
+    def checkpoint(self, state, ledger, engine):
+        self.states.append((state, {c: dict(v) for c, v in ledger.held.items()}))
+
+
+def run(settings, engine, state=None, ledger=None):
+    """Run all rounds; returns the final state and the record."""
+    chosen, record = method(settings), Memory()
+    if state is None:
+        initial = engine.model.initial_adapter(settings.lora.max_rank, settings.seed)
+        state = chosen.init(initial)
+    state = run_rounds(settings, chosen, engine, state, ledger or Ledger(), record)
+    return state, record
