@@ -5,9 +5,10 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
-import small
 import torch
 from hypothesis import HealthCheck, settings
+
+import small
 
 torch.set_num_threads(1)
 
