@@ -54,7 +54,7 @@ def unpack(payload: bytes) -> tuple[Adapter, dict[str, Any]]:
         length = int.from_bytes(payload[:8], "little")
         metadata = json.loads(payload[8 : 8 + length])["__metadata__"]
         header = json.loads(metadata["rolora"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise WireError(f"not a rolora payload ({error})") from None
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32:
@@ -111,7 +111,7 @@ def unpack_update(payload: bytes) -> Update:
             parts=parts,
             metrics={str(k): float(v) for k, v in fields["metrics"].items()},
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise WireError(f"not an update ({error})") from None
 
 
