@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from rolora.types import Adapter, ServerState
-from rolora.wire import WireError, parse_name, tensor_name
+from rolora.wire import parse_name, tensor_name
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(state, ledger, groups["engine"], body["history"], body["run"])
     except DamagedCheckpoint:
         raise
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise DamagedCheckpoint(f"{path}: cannot be read ({error})") from None
-    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError, WireError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedCheckpoint(f"{state_file}: damaged ({type(error).__name__})") from None
 
 

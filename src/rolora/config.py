@@ -225,6 +225,9 @@ class Config(Section):
 
 S = TypeVar("S", bound=Section)
 
+# A value that does not fit its explicit tag, as in `!!int x`, makes PyYAML trip over itself.
+YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML config and apply ``key.path=value`` overrides.
@@ -238,7 +241,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
         raise BadInput(f"config {path}: cannot be read ({error})") from None
     try:
         raw = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except YAML_ERRORS as error:
         raise BadInput(f"config {path}: not valid YAML ({_first_line(error)})") from None
     if raw is None:
         raw = {}
@@ -305,7 +308,7 @@ def _apply_override(raw: dict[Any, Any], override: str) -> None:
         raise BadInput(f"override {override!r}: must have the form key.path=value")
     try:
         value = yaml.safe_load(text) if text.strip() else None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except YAML_ERRORS as error:
         raise BadInput(f"override {override!r}: not a YAML value ({_first_line(error)})") from None
     *parents, last = path.split(".")
     node = raw
@@ -328,14 +331,21 @@ def _explain(item: Any, root: type[Section]) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"{where}: {message}"
-    value = repr(item["input"])
-    shown = value if len(value) <= 60 else value[:57] + "..."
+    shown = _shown(item["input"])
     if item["type"] == "literal_error":
         expected = item["ctx"]["expected"]
         names = [name.strip("' ") for name in expected.replace(" or ", ", ").split(",")]
         hint = nearest(str(item["input"]), names, listing=False)
         return f"{where} = {shown}: must be {expected}{hint}"
     return f"{where} = {shown}: {message[:1].lower()}{message[1:]}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no integer of more than 4,300 digits
+        return "a value too long to show"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def nearest(name: str, known: Iterable[str], listing: bool = True) -> str:
