@@ -87,7 +87,7 @@ def checkpoints(directory: Path) -> list[Path]:
 
 def load_newest(directory: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that is sound, and a line for each damaged one passed over."""
-    damaged = []
+    damaged: list[str] = []
     for path in checkpoints(directory):
         try:
             return load_checkpoint(path), damaged

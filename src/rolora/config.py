@@ -43,7 +43,7 @@ class LoraSettings(Section):
     r: Positive = 4
     lora_alpha: Rate = 16.0
     target_modules: tuple[str, ...] | None = None
-    layers: str = Field("all", pattern=r"^(all|\d+(-\d+)?(,\d+(-\d+)?)*)$")
+    layers: str = Field(default="all", pattern=r"^(all|\d+(-\d+)?(,\d+(-\d+)?)*)$")
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     client_ranks: tuple[Positive, ...] | None = None
 
@@ -135,7 +135,7 @@ class MethodConfig(Section):
 
     name: str = "rolora"
     gauge: Literal["none", "orthonormal"] = "none"
-    schedule: str = Field("BA", pattern=r"^[AB]+$")
+    schedule: str = Field(default="BA", pattern=r"^[AB]+$")
     switch_at: Fraction = 1.0
     prox_mu: NonNegative = 0.0
 
