@@ -18,7 +18,7 @@ from rolora.lora import LoraModel
 from rolora.seeds import numpy_generator, torch_generator
 from rolora.types import PARTS, Adapter, Key, Part, Plan, Update
 
-CHUNK_OVERHEAD = {"cpu": 96, "cuda": 1 << 20, "mps": 1 << 20}
+CHUNK_OVERHEAD = {"cpu": 40, "cuda": 1 << 20, "mps": 1 << 20}
 """What one more forward and backward pass costs, in tokens of work, by kind of device."""
 
 

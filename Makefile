@@ -1,0 +1,41 @@
+.PHONY: run test test-fast test-faults lint bench clean
+PYTHON ?= python3
+BIN := .venv/bin
+CONFIG ?= configs/quickstart.yaml
+
+run: .venv/demo
+	$(BIN)/rolora run $(CONFIG)
+
+test: .venv/dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/python -m pytest -m "not faults"
+
+test-fast: .venv/dev
+	$(BIN)/python -m pytest -m "not slow and not faults"
+
+test-faults: .venv/flower
+	$(BIN)/python -m pytest -m faults
+
+lint: .venv/dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: .venv/dev
+	$(BIN)/python -m benchmarks
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/demo: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo]"
+	touch $@
+
+.venv/dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@ .venv/demo
+
+.venv/flower: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,flower]"
+	touch $@ .venv/demo .venv/dev
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,77 @@
+"""Several methods on the same partitions, cohorts and base model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from rolora.config import Config, dump_config, parse_config
+from rolora.display import RunDisplay
+from rolora.methods import METHODS, make_method
+from rolora.report.compare_report import ComparedRun, comparison_table, write_comparison
+from rolora.report.run_report import write_report
+from rolora.run import execute, setting_of
+
+
+def variant(config: Config, method: str, seed: int) -> Config:
+    """The config with another method and seed; RoLoRA's own options stay with RoLoRA.
+
+    Raises:
+        BadInput: no such method.
+    """
+    raw = config.model_dump(mode="json")
+    raw["seed"] = seed
+    raw["method"]["name"] = method
+    for option in ("gauge", "schedule", "switch_at"):
+        if method in METHODS and option not in METHODS[method].options:
+            raw["method"].pop(option)
+    changed = parse_config(raw)
+    make_method(method, setting_of(changed))
+    return changed
+
+
+def compare_methods(
+    config: Config,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    directory: Path,
+    console: Console,
+    command: str,
+) -> Table:
+    """Run every method under every seed into ``directory/METHOD/seed-N``, then compare.
+
+    Partition, cohorts, batches and initial factors are functions of the seed, so they are the
+    same for every method. A cell that has finished is not run again; one that was interrupted
+    goes on.
+
+    Raises:
+        BadInput: an unknown method, or `directory` holds cells of another config.
+        RunFailed: a run lost its quorum.
+    """
+    cells = [(method, seed, variant(config, method, seed)) for method in methods for seed in seeds]
+    runs = []
+    for number, (method, seed, settings) in enumerate(cells, start=1):
+        path = directory / method / f"seed-{seed}"
+        runs.append(ComparedRun(method, seed, path))
+        if is_finished(path, settings):
+            continue
+        console.rule(f"{number} of {len(cells)}: {method}, seed {seed}", align="left")
+        display = RunDisplay(console)
+        with display.live():
+            execute(settings, path, resume=True, display=display, command=command)
+        write_report(path)
+    write_comparison(directory, runs)
+    return comparison_table(directory)
+
+
+def is_finished(path: Path, config: Config) -> bool:
+    """Whether the cell holds a finished run of exactly this config."""
+    try:
+        same = (path / "config.yaml").read_text(encoding="utf-8") == dump_config(config)
+        return same and "final" in json.loads((path / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
