@@ -271,8 +271,12 @@ def _stacked_head(module: nn.Module, names: Iterable[str]) -> dict[str, HeadPara
     return slots
 
 
-def match_targets(module: nn.Module, model_type: str, lora: LoraSettings) -> list[str]:
+def match_targets(
+    module: nn.Module, model_type: str, lora: LoraSettings, head: Sequence[str] = ()
+) -> list[str]:
     """The names of the layers to adapt, matched as PEFT matches them.
+
+    Modules that own a parameter in `head` are left out: they are saved whole.
 
     Raises:
         BadInput: no layer matches; the message lists the names of the linear layers.
@@ -284,13 +288,16 @@ def match_targets(module: nn.Module, model_type: str, lora: LoraSettings) -> lis
     wanted = lora.target_modules
     if wanted is None:
         wanted = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_type)
-    linear = [n for n, m in module.named_modules() if isinstance(m, nn.Linear | Conv1D)]
+    owners = {name.rpartition(".")[0] for name in head}
+    linear = [
+        name
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear | Conv1D) and name not in owners
+    ]
     known = sorted({name.rpartition(".")[2] for name in linear})
-    if wanted is None:
-        raise BadInput(
-            f"lora.target_modules: no default for model type {model_type!r}; name some of "
-            + ", ".join(known)
-        )
+    if not wanted:
+        reason = f"no default for model type {model_type!r}" if wanted is None else "names none"
+        raise BadInput(f"lora.target_modules: {reason}; name some of {', '.join(known)}")
     layers = layer_numbers(lora.layers)
     config = LoraConfig(target_modules=list(wanted), layers_to_transform=layers)
     found = [name for name in linear if check_target_module_exists(config, name)]

@@ -152,7 +152,7 @@ def resolve_device(name: str) -> torch.device:
 
 def build_lora_model(pretrained: Pretrained, config: Config) -> LoraModel:
     """Freeze the model and put stacked LoRA layers on its target modules, in place."""
-    targets = match_targets(pretrained.module, pretrained.model_type, config.lora)
+    targets = match_targets(pretrained.module, pretrained.model_type, config.lora, pretrained.head)
     return LoraModel(
         pretrained.module,
         targets,
