@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
@@ -70,7 +71,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
 
     source = resolve_source(config.name)
     with _quiet(), _loading(config.name, source):
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise BadInput(f"model.name = {config.name!r}: its tokenizer has no padding token")
@@ -101,6 +102,8 @@ def load_pretrained(config: ModelConfig, label_names: Sequence[str], seed: int) 
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
     fresh = {*info["missing_keys"], *(item[0] for item in info["mismatched_keys"])}
     draw_parameters(module, fresh, seed)
@@ -167,7 +170,7 @@ def build_lora_model(pretrained: Pretrained, config: Config) -> LoraModel:
 def _loading(name: str, source: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except (OSError, ValueError, LookupError, RuntimeError, TypeError, SafetensorError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
         known = ", ".join(PACKAGED)
