@@ -55,8 +55,8 @@ def local_update(
 
     The loss is the sum over clients of each client's mean, so no client's gradient depends on
     another's. A client that has made its last step is harvested and what happens to its place
-    in the stack afterwards is of no account. All clients need the same trained parts and the
-    same rank; ranks below the largest are padded with zeros, which stay zero.
+    in the stack afterwards is of no account. All clients need the same trained parts; ranks below
+    the largest are padded with zeros, which stay zero.
 
     Args:
         model: the shared frozen model.
@@ -233,26 +233,34 @@ def load_optimizer_state(
     """Put the clients' kept states side by side; all must have made the same number of steps."""
     for part, group in zip(stack.parts(), optimizer.param_groups, strict=True):
         held = [job.optimizer or {} for job in jobs]
-        names = [name for name in held[0] if name.startswith(f"{part}.")]
-        for name in names:
+        own = [job.start.layout.select({part}) for job in jobs]
+        for name in [name for name in held[0] if name.startswith(f"{part}.")]:
             rows = [item[name] for item in held]
             state = optimizer.state[group["params"][0]]
             kind = name.removeprefix(f"{part}.")
             if rows[0].dim() == 0:
                 state[kind] = rows[0].clone()
             else:
+                padded = [
+                    resized(Adapter(layout, row), stack.rank).flat
+                    for layout, row in zip(own, rows, strict=True)
+                ]
                 state[kind] = torch.empty_like(stack.part(stack.values, part))
-                state[kind][stack.part_places(part)] = torch.stack(rows).to(stack.device)
+                state[kind][stack.part_places(part)] = torch.stack(padded).to(stack.device)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, stack: Stack, k: int) -> dict[str, Tensor]:
     """Client k's optimiser state: a ``part.name`` to a number or a vector ``[P_part]``."""
-    state = {}
+    state, rank = {}, stack.jobs[k].plan.rank
     for part, group in zip(stack.parts(), optimizer.param_groups, strict=True):
+        layout = stack.layout.select({part})
         for name, value in optimizer.state[group["params"][0]].items():
-            if isinstance(value, Tensor):
-                own = value if value.dim() == 0 else value[stack.part_places(part)[k]]
-                state[f"{part}.{name}"] = own.detach().cpu().clone()
+            if not isinstance(value, Tensor):
+                continue
+            if value.dim() > 0:
+                own = Adapter(layout, value[stack.part_places(part)[k]].cpu())
+                value = resized(own, rank).flat
+            state[f"{part}.{name}"] = value.detach().cpu().clone()
     return state
 
 

@@ -236,13 +236,17 @@ def tally(predictions: Predictions, split: Split) -> list[Evaluation]:
 
 
 def stackable(first: Job, other: Job) -> bool:
-    """Whether two clients can share one optimiser: they have made as many steps."""
-    return _steps(first) == _steps(other)
+    """Whether two clients can share one optimiser: they kept as much and made as many steps."""
+    return _progress(first) == _progress(other)
 
 
-def _steps(job: Job) -> list[float]:
-    held = job.optimizer or {}
-    return [float(held.get(f"{part}.step", torch.zeros(()))) for part in sorted(job.plan.train)]
+def _progress(job: Job) -> dict[str, float]:
+    """What is kept of the optimiser of the trained parts, with the numbers among it."""
+    return {
+        name: float(value) if value.dim() == 0 else 0.0
+        for name, value in (job.optimizer or {}).items()
+        if name.partition(".")[0] in job.plan.train
+    }
 
 
 def default_workers(device: torch.device) -> int:
