@@ -1,25 +1,23 @@
-"""Run a program that ends when the process which started it does, however that one ended.
-
-``python -m rolora.engines.flower.bound PROGRAM ARGUMENT...``; where the system is not Linux, the
-program is simply run.
-"""
+"""Programs that end when the process which started them does, however that one ended."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
+import threading
 
-_PR_SET_PDEATHSIG = 1
-
-
-def main() -> None:
-    """Ask the kernel for a SIGTERM at the parent's death, then become the program."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    os.execvp(sys.argv[1], sys.argv[1:])
+_VARIABLE = "ROLORA_BOUND_TO_STDIN"
+ENVIRONMENT = {_VARIABLE: "1"}
+"""What to start a program with, along with a pipe for its standard input that is left alone."""
 
 
-if __name__ == "__main__":
-    main()
+def end_with_parent() -> None:
+    """If we were started so, take the end of standard input for a SIGTERM."""
+    if os.environ.get(_VARIABLE):
+        threading.Thread(target=_wait_for_end, daemon=True).start()
+
+
+def _wait_for_end() -> None:
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)

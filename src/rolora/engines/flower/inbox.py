@@ -22,7 +22,9 @@ from flwr.superlink.grid import HttpGrid
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An answer that cannot be taken: ``too_large`` or ``incomplete``, and how so."""
+    """An answer that cannot be taken: ``too_large``, ``incomplete`` or ``malformed``, and
+    how so.
+    """
 
     reason: str
     detail: str
@@ -103,6 +105,8 @@ class Inbox:
         client.ConfirmMessageReceived(
             ConfirmMessageReceivedRequest(node=grid.node, run_id=run, message_object_id=answer.head)
         )
-        message = inflate_object_from_contents(answer.head, answer.contents)
-        assert isinstance(message, Message)
-        return message
+        try:
+            message = inflate_object_from_contents(answer.head, answer.contents)
+        except Exception as error:  # whatever a node makes up must not end the round
+            return Unreadable("malformed", f"{type(error).__name__}: {error}")
+        return message if isinstance(message, Message) else Unreadable("malformed", "no message")

@@ -16,16 +16,33 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import rolora
+from rolora.engines.flower import bound
 from rolora.types import RunFailed
 
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 8.0
 _CONNECTION = "rolora"
+_APP = """\
+[project]
+name = "rolora-federation"
+version = "{version}"
+description = "Federated LoRA fine-tuning with rolora"
+license = "Apache-2.0"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "rolora"
+
+[tool.flwr.app.components]
+serverapp = "rolora.engines.flower.server_app:app"
+clientapp = "rolora.engines.flower.client_app:app"
+"""
 
 
 @dataclass(frozen=True)
@@ -46,7 +63,8 @@ class SiteTls:
 
 
 class Service:
-    """A program in a process group of its own that writes to a log file and ends with us.
+    """A program in a process group of its own that writes to a log file; rolora's own programs
+    also end when this process does.
 
     Args:
         command: program and arguments; a program without a path is one installed beside Python.
@@ -60,8 +78,8 @@ class Service:
         with log.open("ab") as output:
             self._start = output.tell()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "rolora.engines.flower.bound", *self.command],
-                stdin=subprocess.DEVNULL,
+                self.command,
+                stdin=subprocess.PIPE,  # see bound.py
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment(home),
@@ -77,6 +95,8 @@ class Service:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
 
     def output(self) -> str:
         """What it has written since it was started."""
@@ -96,6 +116,7 @@ def environment(home: Path) -> dict[str, str]:
     scripts = str(Path(sys.executable).parent)
     return {
         **os.environ,
+        **bound.ENVIRONMENT,
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -121,7 +142,7 @@ def start_superlink(
 
     Args:
         directory: where its log and Flower's home go.
-        address: ``host:port`` to listen on; the one port for sites, for runs and for the app.
+        address: ``host:port`` to listen on; sites connect to it, and runs are started through it.
         tls: None serves without encryption and lets any node in.
         database: file that keeps nodes and runs over a restart; None keeps them in memory.
 
@@ -129,7 +150,8 @@ def start_superlink(
         RunFailed: it ended, or did not answer within a minute.
     """
     host, _, port = address.rpartition(":")
-    command = ["flower-superlink", "--host", host, "--port", port]
+    command = [sys.executable, "-m", "rolora.engines.flower.superlink", "--isolation", "process"]
+    command += ["--host", host, "--port", port]
     command += ["--database", str(database)] if database else []
     if tls is None:
         command += ["--insecure"]
@@ -158,19 +180,26 @@ def supernode_command(
     return [*command, "--root-certificates", str(tls.authority), *keys]
 
 
-def node_command(superlink: str, client: int, worker: Path, tls: SiteTls | None) -> list[str]:
-    """The command of rolora's own node (:mod:`rolora.engines.flower.node`)."""
+def node_command(
+    superlink: str, client: int, worker: Path, tls: SiteTls | None, session: Path
+) -> list[str]:
+    """The command of rolora's own node (:mod:`rolora.engines.flower.node`), which keeps its id in
+    the file `session`, so that after a crash it is let in again at once.
+    """
     command = [sys.executable, "-m", "rolora.engines.flower.node", "--superlink", superlink]
-    command += ["--client", str(client), "--worker", str(worker)]
+    command += ["--client", str(client), "--worker", str(worker), "--session", str(session)]
     if tls is None:
         return [*command, "--insecure"]
     keys = ["--node-key", str(tls.node_key)]
     return [*command, "--root-certificates", str(tls.authority), *keys]
 
 
-def connect(home: Path, address: str, authority: Path | None) -> None:
-    """Tell Flower's command line, under `home`, where the SuperLink is."""
-    home.mkdir(parents=True, exist_ok=True)
+def prepare(home: Path, address: str, authority: Path | None) -> None:
+    """Write into `home` where the SuperLink is, and the Flower app of a run: nothing but the names
+    of its two parts, as both are installed wherever it runs.
+    """
+    (home / "app").mkdir(parents=True, exist_ok=True)
+    (home / "app" / "pyproject.toml").write_text(_APP.format(version=rolora.__version__))
     security = f'root-certificates = "{authority}"' if authority else "insecure = true"
     text = f'[superlink]\ndefault = "{_CONNECTION}"\n\n[superlink.{_CONNECTION}]\n'
     (home / "config.toml").write_text(f'{text}address = "{address}"\n{security}\n')
@@ -185,25 +214,13 @@ def register_node(home: Path, public_key: Path, name: str) -> None:
     flwr(home, "supernode", "register", str(public_key), _CONNECTION, "--name", name)
 
 
-def submit_run(home: Path, app: Path, config: Mapping[str, str | int | float | bool]) -> int:
-    """Submit the app in directory `app` with `config` over its own defaults; returns the run's id.
+def submit_run(home: Path) -> int:
+    """Submit a run; returns its id.
 
     Raises:
         RunFailed: the SuperLink cannot be reached, or refuses the app.
     """
-    values = " ".join(f"{key}={json.dumps(value)}" for key, value in config.items())
-    return int(flwr(home, "run", str(app), _CONNECTION, "-c", values)["run-id"])
-
-
-def run_status(home: Path, run: int) -> str:
-    """``pending``, ``starting``, ``running``, or ``finished:`` and how."""
-    runs = flwr(home, "ls", _CONNECTION, "--run-id", str(run))["runs"]
-    return str(runs[0]["status"])
-
-
-def stop_run(home: Path, run: int) -> None:
-    """End a run."""
-    flwr(home, "stop", str(run), _CONNECTION)
+    return int(flwr(home, "run", str(home / "app"), _CONNECTION)["run-id"])
 
 
 def flwr(home: Path, *arguments: str) -> Any:

@@ -2,33 +2,57 @@
 
 from __future__ import annotations
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from collections.abc import Mapping
+
+from flwr.app import ConfigRecord, RecordDict
 
 from rolora.engines.flower.worker import Frames
 
+_INLINE_BYTES, _CHUNK_BYTES = 2**20, 4 * 2**20
+
 
 def pack(frames: Frames, client: int | None = None) -> RecordDict:
-    """`frames` as one array each, which Flower cuts into chunks of 5 MB and sends once where two
-    messages hold the same. An answer names the `client` that gives it.
+    """A message of `frames`; an answer names the `client` that gives it.
+
+    Flower moves each record in a request of its own, and one that two messages share only once. So
+    frames up to 1 MB lie together in the record ``frames``, by their number; of a larger one it
+    holds the number of chunks of 4 MB, which are the records ``<number>.<chunk>``.
     """
-    arrays = {str(i): Array("uint8", (len(f),), "bytes", bytes(f)) for i, f in enumerate(frames)}
-    content = RecordDict({"frames": ArrayRecord(arrays)})
-    if client is not None:
-        content["client"] = ConfigRecord({"id": client})
+    record = ConfigRecord({"count": len(frames), "client": -1 if client is None else client})
+    content = RecordDict({"frames": record})
+    for i, frame in enumerate(frames):
+        if len(frame) <= _INLINE_BYTES:
+            record[str(i)] = bytes(frame)
+            continue
+        starts = range(0, len(frame), _CHUNK_BYTES)
+        record[str(i)] = len(starts)
+        for k, start in enumerate(starts):
+            chunk = bytes(frame[start : start + _CHUNK_BYTES])
+            content[f"{i}.{k}"] = ConfigRecord({"chunk": chunk})
     return content
 
 
-def unpack(content: RecordDict) -> list[bytes]:
+class TooLarge(ValueError):  # noqa: N818
+    """A message whose frames hold more than was asked for."""
+
+
+def unpack(content: RecordDict, max_bytes: int | None = None) -> list[bytes]:
     """The frames of a message.
 
     Raises:
         ValueError: the message was not made by :func:`pack`.
+        TooLarge: its frames hold more than `max_bytes`, which a message can do with far fewer
+            bytes sent, as its records may be one and the same.
     """
+    record, chunks = _record(content), content.config_records
     try:
-        arrays = content.array_records["frames"]
-        return [arrays[str(i)].data for i in range(len(arrays))]
-    except KeyError:
-        raise ValueError("a message without frames") from None
+        frames = [_chunks_of(record, chunks, i) for i in range(record["count"])]
+    except (KeyError, TypeError):
+        raise ValueError("a message with frames missing") from None
+    size = sum(len(chunk) for frame in frames for chunk in frame)
+    if max_bytes is not None and size > max_bytes:
+        raise TooLarge(f"{size} bytes; at most {max_bytes} are taken")
+    return [b"".join(frame) for frame in frames]
 
 
 def sender(content: RecordDict) -> int:
@@ -37,10 +61,24 @@ def sender(content: RecordDict) -> int:
     Raises:
         ValueError: it names none.
     """
-    try:
-        client = content.config_records["client"]["id"]
-    except KeyError:
-        raise ValueError("an answer without a client id") from None
+    client = _record(content).get("client")
     if not isinstance(client, int) or client < 0:
-        raise ValueError(f"client id {client!r}")
+        raise ValueError(f"an answer from client {client!r}")
     return client
+
+
+def _record(content: RecordDict) -> ConfigRecord:
+    try:
+        return content.config_records["frames"]
+    except KeyError:
+        raise ValueError("a message without frames") from None
+
+
+def _chunks_of(record: ConfigRecord, chunks: Mapping[str, ConfigRecord], i: int) -> list[bytes]:
+    held = record[str(i)]
+    if isinstance(held, bytes):
+        return [held]
+    parts = [chunks[f"{i}.{k}"]["chunk"] for k in range(held)]
+    if not all(isinstance(part, bytes) for part in parts):
+        raise TypeError
+    return parts

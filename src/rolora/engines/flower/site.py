@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import threading
 import time
@@ -13,7 +14,13 @@ from rolora.engines.flower.launch import Service
 from rolora.engines.flower.worker import Handler, Worker
 from rolora.types import RunFailed
 
-_REFUSED = "Exit Code: 305"  # flwr's exit code for a connection that the SuperLink refused
+_REFUSALS = {
+    "[code: 2001]": "the server wants a registered key, and this site was given none",
+    "[code: 2004]": "the server does not know this site's key, or takes the site for connected "
+    "already; after a crash it may do so for a minute",
+    "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not from the federation's "
+    "authority, or not for the address given",
+}
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 1.0, 30.0
 _STEADY_S = 60.0
 
@@ -41,7 +48,7 @@ def serve_site(handle: Handler, start_node: Callable[[Path], Service]) -> None:
         finally:
             keeper.stop()
     if keeper.refused:
-        raise RunFailed(f"the server refuses this site:\n{keeper.refused}")
+        raise RunFailed(f"this site cannot join: {keeper.refused}")
 
 
 class _Keeper(threading.Thread):
@@ -63,8 +70,8 @@ class _Keeper(threading.Thread):
                     return
                 self._node.process.wait()
                 said = self._node.output()
-            if _REFUSED in said:
-                self.refused = said[said.index(_REFUSED) :].strip()
+            self.refused = _refusal(said)
+            if self.refused:
                 self._worker.close()
                 return
             if time.monotonic() - started > _STEADY_S:
@@ -79,3 +86,15 @@ class _Keeper(threading.Thread):
         if self._node is not None:
             self._node.stop()
         self.join()
+
+
+def _refusal(said: str) -> str:
+    """Why trying again is of no use, or nothing; `said` is the output of a node that has ended.
+
+    Codes from 300 to 399 are Flower's for a node that is set up wrongly or not let in.
+    """
+    code = re.search(r"Exit Code: (3\d\d)\n(.*)", said)
+    if code is None:
+        return ""
+    known = [meaning for sign, meaning in _REFUSALS.items() if sign in said]
+    return known[0] if known else f"{code[2]} (Flower's exit code {code[1]})"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -20,7 +22,10 @@ _REASONS = {
     5: "node_lost",  # NODE_UNAVAILABLE
     8: "client_crashed",  # CLIENT_APP_CRASHED
 }
-_HELLO_TTL_S = 300.0
+_HELLO_TTL_S = 60.0
+_GREET_AGAIN_S = 5.0
+_MOMENT_S = 2.0
+_LATE_S = 2.0  # so that the deadline is ours, and not Flower's, to report
 _PRESENCE_S = 1.0
 
 
@@ -39,9 +44,10 @@ class NodeError:
     """No answer from `client`, and why.
 
     `reason` is one of ``absent`` (not connected), ``deadline``, ``node_lost`` (no heartbeat for
-    60 s, or signed off), ``replaced`` (the client came back on another node), ``client_error``
-    (its worker raised), ``client_crashed``, ``expired``, ``malformed``, ``too_large``,
-    ``incomplete`` (its sender went away in the middle), ``flower`` (any other error of Flower's).
+    60 s, or signed off), ``replaced`` (the client came back, on this node or another),
+    ``client_error`` (its worker raised), ``client_crashed``, ``expired``, ``malformed``,
+    ``too_large``, ``incomplete`` (its sender went away in the middle), or ``flower`` (any other
+    error of Flower's).
     """
 
     client: int
@@ -51,10 +57,16 @@ class NodeError:
     seconds: float
 
 
-@dataclass(frozen=True)
-class _InFlight:
+class _Node(NamedTuple):
+    """A node since it last connected; one that was restarted is another."""
+
+    id: int
+    since: str
+
+
+class _InFlight(NamedTuple):
     client: int
-    node: int
+    node: _Node
 
 
 class FlowerTransport:
@@ -69,10 +81,10 @@ class FlowerTransport:
 
     def __init__(self, grid: Grid, hello: Frames, max_bytes: int = 2**31, poll_s: float = 0.05):
         self._grid, self._hello, self._poll_s = grid, hello, poll_s
-        self._inbox = Inbox(grid, max_bytes)
-        self._greeted: dict[str, int] = {}  # message id -> node, for unanswered hellos
-        self._nodes: dict[int, int] = {}  # client -> node
-        self._seen: set[int] = set()
+        self._inbox, self._max_bytes = Inbox(grid, max_bytes), max_bytes
+        self._greeted: dict[str, _Node] = {}  # message id -> node, for unanswered hellos
+        self._nodes: dict[int, _Node] = {}  # by client
+        self._greet_at: dict[_Node, float] = {}  # node -> when to greet it, if it has not answered
         self._looked_at = 0.0
         self.clients: dict[int, list[bytes]] = {}
         """Per connected client: its answer to the hello."""
@@ -85,23 +97,31 @@ class FlowerTransport:
             self._collect({})
             time.sleep(self._poll_s)
 
+    def _wait_for_greeted(self, clients: Set[int]) -> None:
+        """Give those of `clients` that are just connecting a moment to answer the hello."""
+        end = time.monotonic() + _MOMENT_S
+        while self._greeted and clients - self._nodes.keys() and time.monotonic() < end:
+            self._collect({})
+            time.sleep(self._poll_s)
+
     def send_and_receive(
         self, requests: Mapping[int, Frames], deadline_s: float
     ) -> Iterator[Reply | NodeError]:
         """Send each client its request and yield one result a client, as the answers come.
 
         Clients that connect meanwhile are greeted, and are in `clients` from then on. A request
-        that nobody has taken up by the deadline is never carried out.
+        that nobody has taken up soon after the deadline is never carried out.
         """
         start = time.monotonic()
         self._look_around(force=True)
+        self._wait_for_greeted(requests.keys())
         present = {client: frames for client, frames in requests.items() if client in self._nodes}
         for client in requests.keys() - present.keys():
             yield NodeError(client, None, "absent", "not connected", 0.0)
-        waiting = self._push(present, deadline_s)
+        waiting = self._push(present, deadline_s + _LATE_S)
         while waiting:
             for target, answer in self._collect(waiting):
-                yield _result(target, answer, time.monotonic() - start)
+                yield self._result(target, answer, time.monotonic() - start)
             self._look_around()
             yield from self._give_up(waiting, time.monotonic() - start, deadline_s)
             if waiting:
@@ -110,7 +130,7 @@ class FlowerTransport:
     def _push(self, requests: Mapping[int, Frames], ttl_s: float) -> dict[str, _InFlight]:
         targets = [_InFlight(client, self._nodes[client]) for client in requests]
         messages = [
-            Message(payload.pack(requests[target.client]), target.node, "train", ttl=ttl_s)
+            Message(payload.pack(requests[target.client]), target.node.id, "train", ttl=ttl_s)
             for target in targets
         ]
         return dict(zip(self._grid.push_messages(messages), targets, strict=True))
@@ -125,61 +145,63 @@ class FlowerTransport:
                 answers.append((waiting.pop(sent), answer))
         return answers
 
-    def _welcome(self, node: int, answer: Answer) -> None:
+    def _welcome(self, node: _Node, answer: Answer) -> None:
         """Note a new client; the newest node that speaks for a client is the client's."""
         try:
             if isinstance(answer, Unreadable):
                 raise ValueError(answer.detail)
             client = payload.sender(answer.content)
-            self.clients[client] = payload.unpack(answer.content)
+            self.clients[client] = payload.unpack(answer.content, self._max_bytes)
             self._nodes[client] = node
-        except ValueError:  # an error instead of an answer: greet the node again
-            self._seen.discard(node)
+        except ValueError:  # an error instead of an answer
+            self._greet_at[node] = time.monotonic() + _GREET_AGAIN_S
 
     def _look_around(self, force: bool = False) -> None:
         """Greet nodes not yet seen, forget those gone; at most once a second unless forced."""
         if not force and time.monotonic() - self._looked_at < _PRESENCE_S:
             return
-        self._looked_at = time.monotonic()
-        online = set(self._grid.get_node_ids())
+        now = self._looked_at = time.monotonic()
+        online = {_Node(info.node_id, info.last_activated_at) for info in self._grid.get_nodes()}
         for client in [c for c, node in self._nodes.items() if node not in online]:
             del self._nodes[client], self.clients[client]
         self._greeted = {m: node for m, node in self._greeted.items() if node in online}
-        new = sorted(online - self._seen)
-        self._seen = online
-        if new:
-            hellos = [Message(payload.pack(self._hello), n, "train", ttl=_HELLO_TTL_S) for n in new]
-            self._greeted.update(zip(self._grid.push_messages(hellos), new, strict=True))
+        due = sorted(node for node in online if self._greet_at.get(node, 0.0) <= now)
+        self._greet_at = {node: self._greet_at.get(node, inf) for node in online}
+        self._greet_at.update(dict.fromkeys(due, inf))
+        if due:
+            hello = payload.pack(self._hello)
+            hellos = [Message(hello, node.id, "train", ttl=_HELLO_TTL_S) for node in due]
+            self._greeted.update(zip(self._grid.push_messages(hellos), due, strict=True))
 
     def _give_up(
         self, waiting: dict[str, _InFlight], seconds: float, deadline_s: float
     ) -> Iterator[NodeError]:
         """End the requests whose deadline has passed or whose node is gone or replaced."""
-        for sent, (client, node) in [(s, (t.client, t.node)) for s, t in waiting.items()]:
-            now_at = self._nodes.get(client)
+        for sent, (client, node) in list(waiting.items()):
             if seconds >= deadline_s:
                 reason, detail = "deadline", f"no answer within {deadline_s:g} s"
-            elif now_at is None:
-                reason, detail = "node_lost", f"node {node} went away"
-            elif now_at != node:
-                reason, detail = "replaced", f"node {node} was replaced by {now_at}"
+            elif client not in self._nodes:
+                reason, detail = "node_lost", "its node went away"
+            elif self._nodes[client] != node:
+                reason, detail = "replaced", "its node was started anew or replaced by another"
             else:
                 continue
             del waiting[sent]
-            yield NodeError(client, node, reason, detail, seconds)
+            yield NodeError(client, node.id, reason, detail, seconds)
 
-
-def _result(target: _InFlight, answer: Answer, seconds: float) -> Reply | NodeError:
-    client, node = target.client, target.node
-    if isinstance(answer, Unreadable):
-        return NodeError(client, node, answer.reason, answer.detail, seconds)
-    if answer.has_error():
-        error = answer.error
-        reason = _REASONS.get(error.code, "flower")
-        return NodeError(client, node, reason, error.reason or "", seconds)
-    try:
-        if (claimed := payload.sender(answer.content)) != client:
-            raise ValueError(f"client {claimed} answered in place of {client}")
-        return Reply(client, node, payload.unpack(answer.content), seconds)
-    except ValueError as error:
-        return NodeError(client, node, "malformed", str(error), seconds)
+    def _result(self, target: _InFlight, answer: Answer, seconds: float) -> Reply | NodeError:
+        client, node = target.client, target.node.id
+        if isinstance(answer, Unreadable):
+            return NodeError(client, node, answer.reason, answer.detail, seconds)
+        if answer.has_error():
+            reason = _REASONS.get(answer.error.code, "flower")
+            return NodeError(client, node, reason, answer.error.reason or "", seconds)
+        try:
+            if (claimed := payload.sender(answer.content)) != client:
+                raise ValueError(f"client {claimed} answered in place of {client}")
+            frames = payload.unpack(answer.content, self._max_bytes)
+        except payload.TooLarge as error:
+            return NodeError(client, node, "too_large", str(error), seconds)
+        except ValueError as error:
+            return NodeError(client, node, "malformed", str(error), seconds)
+        return Reply(client, node, frames, seconds)

@@ -1,0 +1,71 @@
+"""Flower's SuperLink behind a gate: from other machines, only nodes may speak to it.
+
+One port serves the sites (Fleet API), the submission of runs (Control API) and the processes that
+carry them out (Runtime API). TLS and node authentication guard the first of the three alone;
+whoever reaches the port may submit a run, and a run is code. So requests from elsewhere than this
+machine get no further than the Fleet API.
+
+Run as a program; it takes the options of ``flower-superlink``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+import uvicorn
+from flwr.supercore.http_logging import get_uvicorn_log_config
+from flwr.supercore.logger import console_handler
+from flwr.superlink.cli.flower_superlink import (
+    SuperLinkLifespan,
+    _parse_superlink_lifespan_config,
+)
+from flwr.superlink.main import create_app
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from rolora.engines.flower.bound import end_with_parent
+
+_OPEN_TO_ALL = ("/v1/fleet/", "/health")
+
+
+class Gate:
+    """Passes on to `app` what comes from this machine, and what is for the Fleet API."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve or refuse one request."""
+        if scope["type"] == "lifespan" or self._allowed(scope):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            refusal = PlainTextResponse("only from the server itself", status_code=403)
+            await refusal(scope, receive, send)
+        # Anything else, such as a web socket, is dropped: the SuperLink serves none to nodes.
+
+    @staticmethod
+    def _allowed(scope: Scope) -> bool:
+        if scope["type"] == "http" and scope["path"].startswith(_OPEN_TO_ALL):
+            return True
+        client = scope.get("client")
+        return client is not None and ipaddress.ip_address(client[0]).is_loopback
+
+
+def main() -> None:
+    """Serve until SIGINT or SIGTERM."""
+    end_with_parent()
+    config = _parse_superlink_lifespan_config()
+    uvicorn.run(
+        Gate(create_app(config, SuperLinkLifespan)),
+        host=config.host,
+        port=config.port,
+        log_config=get_uvicorn_log_config(console_handler.level),
+        ssl_keyfile=config.ssl_keyfile,
+        ssl_certfile=config.ssl_certfile,
+        # Behind a proxy on this machine every request would seem to come from here.
+        proxy_headers=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
