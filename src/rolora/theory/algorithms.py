@@ -55,7 +55,8 @@ def alt_min_gd(problem: Regression, eta: Array | float, rounds: int) -> Trajecto
         A = shared(problem.A0)
         for _ in range(rounds):
             B = mean(least_squares_b(problem, A))
-            A = orthonormal(A - per_problem(eta) * mean(gradient_a(problem, A, B)))
+            in_A, _ = gradients(problem, A, B)
+            A = orthonormal(A - per_problem(eta) * mean(in_A))
             yield A, B
 
     return _record(problem, states())
@@ -90,19 +91,16 @@ def fedavg_lora(
     """
 
     @np.errstate(over="ignore", invalid="ignore")  # too large a step runs off to infinity
-    def local_training(A: Array, B: Array) -> tuple[Array, Array]:
+    def one_round(A: Array, B: Array) -> tuple[Array, Array]:
         for _ in range(local_steps):
-            A, B = (
-                A - per_problem(eta_A) * gradient_a(problem, A, B),
-                B - per_problem(eta_B) * gradient_b(problem, A, B),
-            )
-        return A, B
+            in_A, in_B = gradients(problem, A, B)
+            A, B = A - per_problem(eta_A) * in_A, B - per_problem(eta_B) * in_B
+        return mean(A), mean(B)
 
     def states() -> Iterator[tuple[Array, Array]]:
         A, B = shared(problem.A0), shared(np.zeros_like(problem.b_mean))
         for _ in range(rounds):
-            A_i, B_i = local_training(A, B)
-            A, B = mean(A_i), mean(B_i)
+            A, B = one_round(A, B)
             yield A, B
 
     return _record(problem, states())
@@ -114,19 +112,12 @@ def least_squares_b(problem: Regression, A: Array) -> Array:
     return transpose(np.linalg.solve(transpose(Z) @ Z, transpose(Z) @ problem.Y))
 
 
-def gradient_a(problem: Regression, A: Array, B: Array) -> Array:
-    """Each client's gradient of ``|Y_i - X_i A B^T|_F^2 / m`` in A."""
-    return 2 / problem.m * transpose(problem.X) @ (residual(problem, A, B) @ B)
-
-
-def gradient_b(problem: Regression, A: Array, B: Array) -> Array:
-    """Each client's gradient of ``|Y_i - X_i A B^T|_F^2 / m`` in B."""
-    return 2 / problem.m * transpose(residual(problem, A, B)) @ (problem.X @ A)
-
-
-def residual(problem: Regression, A: Array, B: Array) -> Array:
-    """``X_i A B^T - Y_i``, ``[..., N, rows, k]``."""
-    return problem.X @ A @ transpose(B) - problem.Y
+def gradients(problem: Regression, A: Array, B: Array) -> tuple[Array, Array]:
+    """Each client's gradients of ``|Y_i - X_i A B^T|_F^2 / m`` in A and in B."""
+    Z = problem.X @ A
+    residual = Z @ transpose(B) - problem.Y
+    scale = 2 / problem.m
+    return scale * transpose(problem.X) @ (residual @ B), scale * transpose(residual) @ Z
 
 
 def mean(per_client: Array) -> Array:
@@ -161,11 +152,12 @@ def _record(problem: Regression, states: Iterator[tuple[Array, Array]]) -> Traje
 def _measure(problem: Regression, A: Array, B: Array) -> tuple[Array, Array, Array]:
     """Sine, loss and error of one state, ``[...]`` each."""
     with np.errstate(over="ignore", invalid="ignore"):
-        loss = (residual(problem, A, B) ** 2).sum(axis=(-2, -1)).mean(axis=-1) / problem.m
+        residual = problem.X @ A @ transpose(B) - problem.Y
+        loss = (residual**2).sum(axis=(-2, -1)).mean(axis=-1) / problem.m
         A, B = A[..., 0, :, :], B[..., 0, :, :]
         gap = A @ transpose(B) - problem.A_star @ transpose(problem.b_mean)
         error = (gap**2).sum(axis=(-2, -1))
-    finite: Array = np.isfinite(A).all(axis=(-2, -1))
+        finite = np.isfinite(A.sum(axis=(-2, -1)))
     angle = sine(orthonormal(np.where(finite[..., None, None], A, 1.0)), problem.A_star)
     return np.where(finite, angle, np.nan), _diverged_to_inf(loss), _diverged_to_inf(error)
 

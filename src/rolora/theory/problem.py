@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,7 +142,7 @@ def rotate_rows(X: Array, Y: Array) -> tuple[Array, Array]:
     With ``[X Y] = Q R``, ``Q^T`` rotates the rows and leaves ``|Y - X W|_F`` as it is for every
     ``W``, and with it every loss, gradient and least-squares solution.
     """
-    R: Array = np.linalg.qr(np.concatenate([X, Y], axis=-1), mode="r")
+    R = cast(Array, np.linalg.qr(np.concatenate([X, Y], axis=-1), mode="r"))
     return R[..., : X.shape[-1]], R[..., X.shape[-1] :]
 
 
