@@ -152,7 +152,7 @@ def one_round(
         up, failures = up + screen.bytes_up, failures + screen.failures
         for plan in plans:
             ledger.replied(plan) if plan.client in screen.losses else ledger.failed(plan.client)
-        if new is None or len(screen.losses) < math.ceil(config.federation.quorum * len(plans)):
+        if new is None or len(screen.losses) < needed(config.federation.quorum, len(plans)):
             continue
         with clock("aggregate"):
             new = server_step(config.server, method.start(state), new, method.stepped)
@@ -258,6 +258,11 @@ def wrong_layout(update: Update, wanted: Mapping[tuple[str, Part], tuple[int, ..
             return Failure(update.client, "wrong_shape", detail)
     module, part = next(key for key in wanted if key not in given)
     return Failure(update.client, "missing_part", f"{module} {part}")
+
+
+def needed(quorum: float, cohort: int) -> int:
+    """How many updates a round needs: the share `quorum` of `cohort`, rounded up."""
+    return math.ceil(round(quorum * cohort, 6))  # 0.28 * 25 is 7, but 7.000000000000001 in floats
 
 
 def sample_cohort(
