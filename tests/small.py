@@ -13,8 +13,9 @@ from rolora.data import Examples
 from rolora.engines.in_process import InProcess, Split
 from rolora.ledger import Ledger
 from rolora.lora import LoraModel
-from rolora.methods import Setting, make_method
+from rolora.methods import make_method
 from rolora.models import build_lora_model, load_pretrained
+from rolora.run import setting_of
 from rolora.seeds import torch_generator
 from rolora.server import run_rounds
 
@@ -148,24 +149,8 @@ def engine(settings, model=None, sizes=(9, 5, 7), examples=None):
     return InProcess(settings, model, splits)
 
 
-def setting(settings):
-    """What a method is told, from a config."""
-    ranks = settings.lora.client_ranks
-    return Setting(
-        lora_alpha=settings.lora.lora_alpha,
-        max_rank=settings.lora.max_rank,
-        rounds=settings.rounds,
-        head=settings.model.head,
-        mixed_ranks=ranks is not None and len(set(ranks)) > 1,
-        gauge=settings.method.gauge,
-        schedule=settings.method.schedule,
-        switch_at=settings.method.switch_at,
-        prox_mu=settings.method.prox_mu,
-    )
-
-
 def method(settings):
-    return make_method(settings.method.name, setting(settings))
+    return make_method(settings.method.name, setting_of(settings))
 
 
 class Memory:
