@@ -181,11 +181,12 @@ def reproduce(
 ) -> None:
     """Run an experiment of the paper; without a name, list them."""
     from rolora.config import nearest
-    from rolora.reproduce import EXPERIMENTS, experiments_table
+    from rolora.display import experiments_table
+    from rolora.reproduce import EXPERIMENTS
 
     console = Console()
     if name is None:
-        console.print(experiments_table())
+        console.print(experiments_table(EXPERIMENTS))
         return
     if name not in EXPERIMENTS:
         raise BadInput(f"reproduce {name}: unknown experiment{nearest(name, EXPERIMENTS)}")

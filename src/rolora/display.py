@@ -13,6 +13,7 @@ from rich.table import Table
 
 from rolora.methods import METHODS
 from rolora.report.units import byte_size, duration, percent
+from rolora.reproduce.framework import Experiment
 from rolora.run import Prepared
 from rolora.types import Failure, Update
 
@@ -115,4 +116,14 @@ def methods_table() -> Table:
     for name, method in METHODS.items():
         ranks = "yes" if method.mixed_ranks else "no"
         table.add_row(name, method.title, method.travels, method.exact, ranks, method.citation)
+    return table
+
+
+def experiments_table(experiments: Mapping[str, Experiment]) -> Table:
+    """The paper's experiments with what each needs."""
+    table = Table(title="Experiments of the paper", title_justify="left")
+    for column in ("name", "what it shows", "data", "weights", "minutes", "GPU"):
+        table.add_column(column, overflow="fold")
+    for name, item in experiments.items():
+        table.add_row(name, item.title, item.data, item.weights, item.minutes, item.gpu)
     return table

@@ -59,7 +59,7 @@ class RunDirectory:
 
     def checkpoint(self, state: ServerState, ledger: Ledger, engine: Engine) -> None:
         """Make `state` the one that ``--resume`` goes on from."""
-        checkpoint = Checkpoint(state, ledger.held, engine.tensors(), self.history, self.run)  # type: ignore[arg-type]
+        checkpoint = Checkpoint(state, ledger.held, engine.tensors(), self.history, self.run)
         save_checkpoint(self.path / "checkpoint", checkpoint, self.keep)
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
