@@ -31,6 +31,7 @@ class Cluster:
         self._database = directory / "state.db" if database else None
         self.home = directory / "home"
         self.nodes: dict[int, launch.Service] = {}
+        self._started: list[launch.Service] = []
         self._workers: list[Worker] = []
         launch.prepare(self.home, self.address, self._authority)
         self.start_superlink()
@@ -51,7 +52,7 @@ class Cluster:
         self, client: int, handle: Handler, tls: launch.SiteTls | None = None
     ) -> launch.Service:
         """A worker and rolora's node in front of it."""
-        session = self.directory / f"node{client}.id"
+        session = self.directory / f"{tls.node_key.name if tls else client}.id"
         worker = self.start_worker(handle)
         return self._start(client, launch.node_command(self.address, client, worker, tls, session))
 
@@ -65,6 +66,7 @@ class Cluster:
     def _start(self, client: int, command: list[str]) -> launch.Service:
         log, home = self.directory / f"node{client}.log", self.directory / f"node{client}"
         self.nodes[client] = launch.Service(command, log, home)
+        self._started.append(self.nodes[client])
         return self.nodes[client]
 
     @contextlib.contextmanager
@@ -81,7 +83,7 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for service in [*self.nodes.values(), self.superlink]:
+        for service in [*self._started, self.superlink]:
             service.stop()
         for worker in self._workers:
             worker.close()

@@ -378,24 +378,35 @@ class TestFaults:
                 kill(cluster.superlink)
                 ask_all(transport, {0: [b"a"]})
 
-    def test_keys_and_certificates_decide_who_joins(self, tmp_path, authority):
-        """A registered site joins, also anew after a crash; another key or authority does not."""
+    def test_keys_and_certificates_decide_who_joins(self, tmp_path, authority, caplog):
+        """A registered site joins, also anew after a crash, and only as itself; another key or
+        authority does not.
+        """
         other = tmp_path / "other"
         other.mkdir()
         certificates.make_authority(other, "another")
         certificates.make_node_key(other / "stranger")
+        certificates.make_node_key(other / "claimant")
         server = launch.ServerTls(
             authority / "ca.crt", authority / "server.crt", authority / "server.key"
         )
         site = launch.SiteTls(authority / "ca.crt", authority / "site0")
         with Cluster(tmp_path, server) as cluster:
-            launch.register_node(cluster.home, authority / "site0.pub", "site0")
+            launch.register_node(cluster.home, authority / "site0.pub", 0)
             with pytest.raises(RunFailed, match="already in use"):
-                launch.register_node(cluster.home, authority / "site0.pub", "again")
-            cluster.start_node(0, echo, site)
+                launch.register_node(cluster.home, authority / "site0.pub", 1)
+            launch.register_node(cluster.home, other / "claimant.pub", 1)
+            first = cluster.start_node(0, echo, site)
             with cluster.run(1) as transport:
+                claimant = cluster.start_node(
+                    0, echo, launch.SiteTls(authority / "ca.crt", other / "claimant")
+                )
+                wait_for_text(claimant, "serves client 0")
+                assert ask_all(transport, {1: [b"a"]})[1].reason == "absent"
+                assert "registered as client-1 and speaks for 0" in caplog.text
+                claimant.stop()
                 assert ask_all(transport, {0: [b"a"]})[0].frames == [b"echo a"]
-                kill(cluster.nodes[0])
+                kill(first)
                 node = cluster.start_node(0, echo, site)
                 wait_for_text(node, "serves client 0")
                 assert ask_all(transport, {0: [b"a"]})[0].frames == [b"echo a"]

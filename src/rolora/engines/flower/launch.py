@@ -205,12 +205,18 @@ def prepare(home: Path, address: str, authority: Path | None) -> None:
     (home / "config.toml").write_text(f'{text}address = "{address}"\n{security}\n')
 
 
-def register_node(home: Path, public_key: Path, name: str) -> None:
-    """Let the site that holds the private half of `public_key` in.
+def node_name(client: int) -> str:
+    """The name under which the node of a client is registered."""
+    return f"client-{client}"
+
+
+def register_node(home: Path, public_key: Path, client: int) -> None:
+    """Let whoever holds the private half of `public_key` in, as `client`.
 
     Raises:
         RunFailed: the SuperLink cannot be reached or refuses, for instance a key known already.
     """
+    name = node_name(client)
     flwr(home, "supernode", "register", str(public_key), _CONNECTION, "--name", name)
 
 

@@ -8,27 +8,34 @@ from flwr.app import ConfigRecord, RecordDict
 
 from rolora.engines.flower.worker import Frames
 
+Chunks = list[ConfigRecord]
+
 _INLINE_BYTES, _CHUNK_BYTES = 2**20, 4 * 2**20
 
 
-def pack(frames: Frames, client: int | None = None) -> RecordDict:
+def pack(
+    frames: Frames, client: int | None = None, packed: dict[int, Chunks] | None = None
+) -> RecordDict:
     """A message of `frames`; an answer names the `client` that gives it.
 
     Flower moves each record in a request of its own, and one that two messages share only once. So
     frames up to 1 MB lie together in the record ``frames``, by their number; of a larger one it
     holds the number of chunks of 4 MB, which are the records ``<number>.<chunk>``.
+
+    Args:
+        packed: the chunks of frames packed before, by ``id(frame)``; given to each of several
+            messages, it keeps one copy of a frame that they share.
     """
     record = ConfigRecord({"count": len(frames), "client": -1 if client is None else client})
     content = RecordDict({"frames": record})
+    packed = {} if packed is None else packed
     for i, frame in enumerate(frames):
         if len(frame) <= _INLINE_BYTES:
             record[str(i)] = bytes(frame)
             continue
-        starts = range(0, len(frame), _CHUNK_BYTES)
-        record[str(i)] = len(starts)
-        for k, start in enumerate(starts):
-            chunk = bytes(frame[start : start + _CHUNK_BYTES])
-            content[f"{i}.{k}"] = ConfigRecord({"chunk": chunk})
+        chunks = packed.get(id(frame)) or packed.setdefault(id(frame), _chunks(frame))
+        record[str(i)] = len(chunks)
+        content.update({f"{i}.{k}": chunk for k, chunk in enumerate(chunks)})
     return content
 
 
@@ -46,7 +53,7 @@ def unpack(content: RecordDict, max_bytes: int | None = None) -> list[bytes]:
     """
     record, chunks = _record(content), content.config_records
     try:
-        frames = [_chunks_of(record, chunks, i) for i in range(record["count"])]
+        frames = [_held(record, chunks, i) for i in range(record["count"])]
     except (KeyError, TypeError):
         raise ValueError("a message with frames missing") from None
     size = sum(len(chunk) for frame in frames for chunk in frame)
@@ -67,6 +74,11 @@ def sender(content: RecordDict) -> int:
     return client
 
 
+def _chunks(frame: bytes) -> Chunks:
+    starts = range(0, len(frame), _CHUNK_BYTES)
+    return [ConfigRecord({"chunk": bytes(frame[s : s + _CHUNK_BYTES])}) for s in starts]
+
+
 def _record(content: RecordDict) -> ConfigRecord:
     try:
         return content.config_records["frames"]
@@ -74,7 +86,7 @@ def _record(content: RecordDict) -> ConfigRecord:
         raise ValueError("a message without frames") from None
 
 
-def _chunks_of(record: ConfigRecord, chunks: Mapping[str, ConfigRecord], i: int) -> list[bytes]:
+def _held(record: ConfigRecord, chunks: Mapping[str, ConfigRecord], i: int) -> list[bytes]:
     held = record[str(i)]
     if isinstance(held, bytes):
         return [held]

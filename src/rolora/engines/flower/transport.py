@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from flwr.serverapp import Grid
 
 from rolora.engines.flower import payload
 from rolora.engines.flower.inbox import Answer, Inbox, Unreadable
+from rolora.engines.flower.launch import node_name
 from rolora.engines.flower.worker import Frames
 
 _REASONS = {
@@ -27,6 +29,8 @@ _GREET_AGAIN_S = 5.0
 _MOMENT_S = 2.0
 _LATE_S = 2.0  # so that the deadline is ours, and not Flower's, to report
 _PRESENCE_S = 1.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class _Node(NamedTuple):
 
     id: int
     since: str
+    name: str
 
 
 class _InFlight(NamedTuple):
@@ -115,10 +120,12 @@ class FlowerTransport:
         start = time.monotonic()
         self._look_around(force=True)
         self._wait_for_greeted(requests.keys())
-        present = {client: frames for client, frames in requests.items() if client in self._nodes}
-        for client in requests.keys() - present.keys():
+        present = [_InFlight(c, self._nodes[c]) for c in requests if c in self._nodes]
+        for client in requests.keys() - self._nodes.keys():
             yield NodeError(client, None, "absent", "not connected", 0.0)
-        waiting = self._push(present, deadline_s + _LATE_S)
+        frames = [requests[target.client] for target in present]
+        sent = self._push(frames, [target.node for target in present], deadline_s + _LATE_S)
+        waiting = dict(zip(sent, present, strict=True))
         while waiting:
             for target, answer in self._collect(waiting):
                 yield self._result(target, answer, time.monotonic() - start)
@@ -127,13 +134,17 @@ class FlowerTransport:
             if waiting:
                 time.sleep(self._poll_s)
 
-    def _push(self, requests: Mapping[int, Frames], ttl_s: float) -> dict[str, _InFlight]:
-        targets = [_InFlight(client, self._nodes[client]) for client in requests]
+    def _push(self, requests: list[Frames], nodes: list[_Node], ttl_s: float) -> list[str]:
+        """Send each node its request; returns the ids of the messages."""
+        packed: dict[int, payload.Chunks] = {}
         messages = [
-            Message(payload.pack(requests[target.client]), target.node.id, "train", ttl=ttl_s)
-            for target in targets
+            Message(payload.pack(frames, packed=packed), node.id, "train", ttl=ttl_s)
+            for frames, node in zip(requests, nodes, strict=True)
         ]
-        return dict(zip(self._grid.push_messages(messages), targets, strict=True))
+        # A message to a node that has just gone has no id. Asked for one that it does not know,
+        # the SuperLink answers with an error, as for any other message that was lost.
+        sent = self._grid.push_messages(messages) if messages else []
+        return [name or f"unsent-{node.id}" for name, node in zip(sent, nodes, strict=True)]
 
     def _collect(self, waiting: dict[str, _InFlight]) -> list[tuple[_InFlight, Answer]]:
         """Take the answers that have come: hellos are noted, the others taken out of `waiting`."""
@@ -146,14 +157,19 @@ class FlowerTransport:
         return answers
 
     def _welcome(self, node: _Node, answer: Answer) -> None:
-        """Note a new client; the newest node that speaks for a client is the client's."""
+        """Note a new client; the newest node that speaks for a client is the client's. Whoever
+        holds a registered key speaks for the one client that it was registered for.
+        """
         try:
             if isinstance(answer, Unreadable):
                 raise ValueError(answer.detail)
             client = payload.sender(answer.content)
+            if node.name and node.name != node_name(client):
+                raise ValueError(f"it is registered as {node.name} and speaks for {client}")
             self.clients[client] = payload.unpack(answer.content, self._max_bytes)
             self._nodes[client] = node
-        except ValueError:  # an error instead of an answer
+        except ValueError as error:
+            log.warning("node %s does not join: %s", node.id, error)
             self._greet_at[node] = time.monotonic() + _GREET_AGAIN_S
 
     def _look_around(self, force: bool = False) -> None:
@@ -161,17 +177,18 @@ class FlowerTransport:
         if not force and time.monotonic() - self._looked_at < _PRESENCE_S:
             return
         now = self._looked_at = time.monotonic()
-        online = {_Node(info.node_id, info.last_activated_at) for info in self._grid.get_nodes()}
+        online = {
+            _Node(info.node_id, info.last_activated_at, info.name)
+            for info in self._grid.get_nodes()
+        }
         for client in [c for c, node in self._nodes.items() if node not in online]:
             del self._nodes[client], self.clients[client]
         self._greeted = {m: node for m, node in self._greeted.items() if node in online}
         due = sorted(node for node in online if self._greet_at.get(node, 0.0) <= now)
         self._greet_at = {node: self._greet_at.get(node, inf) for node in online}
         self._greet_at.update(dict.fromkeys(due, inf))
-        if due:
-            hello = payload.pack(self._hello)
-            hellos = [Message(hello, node.id, "train", ttl=_HELLO_TTL_S) for node in due]
-            self._greeted.update(zip(self._grid.push_messages(hellos), due, strict=True))
+        hellos = self._push([self._hello] * len(due), due, _HELLO_TTL_S)
+        self._greeted.update(zip(hellos, due, strict=True))
 
     def _give_up(
         self, waiting: dict[str, _InFlight], seconds: float, deadline_s: float
