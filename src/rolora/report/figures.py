@@ -49,6 +49,7 @@ LABEL_COLOURS = 8
 MANY_ROUNDS = 60
 MANY_CLIENTS = 60
 MOST_LABELS = 100
+LEAST_SPAN = 0.1  # of an accuracy axis, so that noise does not fill it
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 440, 48, 12, 10, 40
 
 Array = NDArray[np.float64]
@@ -101,11 +102,15 @@ def _accuracy(run: RunFiles, title: str, x: Array, label: str, spans: list[Any])
 
     def paint(axes: Axes) -> None:
         _shade(axes, run.rounds, spans)
+        _limit(axes, spans)
         if majority is not None:
             axes.axhline(majority, color=colour("muted"), lw=1, dashes=(4, 3), zorder=1.5)
         _line(axes, x[evaluated], seen[evaluated], "blue")
         if final.test_accuracy is not None:
             axes.plot(x[-1:], [final.test_accuracy], "D", ms=6, color=colour("orange"), zorder=4)
+        low, high = axes.get_ylim()
+        room = max(0.0, LEAST_SPAN - (high - low)) / 2
+        axes.set_ylim(low - room, high + room)
         axes.yaxis.set_major_formatter(_PERCENT)
         _finish(axes, label)
 
@@ -113,15 +118,15 @@ def _accuracy(run: RunFiles, title: str, x: Array, label: str, spans: list[Any])
     if final.test_accuracy is not None:
         keys.append(Key("diamond", "orange", "test, once at the end"))
     if majority is not None:
-        keys.append(Key("dash", "muted", "most frequent label"))
-    caption = f"Share of held-out examples that the {_whose(run)} model gets right."
+        keys.append(Key("dash", "muted", "constant guess"))
+    caption = f"Share of held-out examples that {_whose(run)} right."
     if not evaluated.any():
         caption += " No evaluation has been made yet."
     return Panel(
         f"Accuracy {title}",
         _svg(f"accuracy-{title}", paint),
-        caption,
-        (*keys, *_phase_keys(run.rounds)),
+        caption + _phase_note(run.rounds),
+        tuple(keys),
     )
 
 
@@ -134,6 +139,7 @@ def _loss(run: RunFiles, title: str, x: Array, label: str, spans: list[Any]) -> 
 
     def paint(axes: Axes) -> None:
         _shade(axes, run.rounds, spans)
+        _limit(axes, spans)
         _line(axes, x, train, "orange")
         _line(axes, x[evaluated], held_out[evaluated], "blue")
         if wide:
@@ -141,7 +147,7 @@ def _loss(run: RunFiles, title: str, x: Array, label: str, spans: list[Any]) -> 
         _finish(axes, label)
 
     caption = "Mean cross-entropy, in nats: of the clients' training batches in the round, and of "
-    caption += "the validation examples after it."
+    caption += "the validation examples after it." + _phase_note(run.rounds)
     lost = int(np.isnan(train).sum())
     if lost:
         caption += f" {lost} of {len(train)} rounds have no finite training loss."
@@ -149,11 +155,7 @@ def _loss(run: RunFiles, title: str, x: Array, label: str, spans: list[Any]) -> 
         f"Loss {title}",
         _svg(f"loss-{title}", paint),
         caption + (" Logarithmic scale." if wide else ""),
-        (
-            Key("line", "orange", "training"),
-            Key("line", "blue", "validation"),
-            *_phase_keys(run.rounds),
-        ),
+        (Key("line", "orange", "training"), Key("line", "blue", "validation")),
     )
 
 
@@ -188,8 +190,8 @@ def _client_dots(run: RunFiles, known: Sequence[ClientRecord]) -> Panel:
     return Panel(
         "Accuracy by client",
         _svg("client-dots", paint),
-        f"Share of each client's own held-out examples that {_its(run)} model gets right. Lines "
-        "are 95 % intervals (Wilson): a client with few examples is measured coarsely.",
+        f"Share of each client's own test examples that {_its(run)} model gets right. Lines are "
+        "95 % intervals (Wilson): a client with few examples is measured coarsely.",
         (
             Key("dot", "blue", "client"),
             Key("dash", "muted", f"all clients' examples, {percent(overall)}"),
@@ -209,12 +211,12 @@ def _client_histogram(run: RunFiles, known: Sequence[ClientRecord]) -> Panel:
             axes.axvline(edge, color=colour("muted"), lw=1, dashes=(4, 3))
         axes.xaxis.set_major_formatter(_PERCENT)
         axes.yaxis.set_major_formatter(_COUNT)
-        _finish(axes, "accuracy on the client's own examples", "clients")
+        _finish(axes, "accuracy on the client's own test examples", "clients")
 
     return Panel(
         "Accuracy across clients",
         _svg("client-histogram", paint),
-        f"How many of {count(len(known))} clients reach which accuracy on their own held-out "
+        f"How many of {count(len(known))} clients reach which accuracy on their own test "
         f"examples with {_its(run)} model. Small clients pile up at round fractions.",
         (
             Key("line", "ink", f"median {percent(float(middle))}"),
@@ -291,8 +293,8 @@ def _label_cells(table: Array, names: Sequence[str]) -> Panel:
         _finish(axes, "clients, sorted by label shares" if many else "client", grid=False)
 
     caption = (
-        "Share of each label among a client's training examples: the darker, the larger; the "
-        f"darkest is {percent(float(cells.max()), 0)}."
+        "Share of each label among a client's training examples: the stronger the colour, the "
+        f"larger; the strongest is {percent(float(cells.max()), 0)}."
     )
     if many:
         caption += f" {len(columns)} of {count(len(table))} clients are drawn, evenly spaced."
@@ -340,6 +342,7 @@ def traffic(run: RunFiles) -> Iterator[Panel]:
             else:
                 axes.stairs(heights, edges, fill=True, color=colour(hue), lw=0)
         axes.axhline(0, color=colour("muted"), lw=1)
+        axes.set_xlim(edges[0], edges[-1])
         axes.yaxis.set_major_formatter(FuncFormatter(lambda at, _: f"{abs(at):g}"))
         _finish(axes, "round", unit)
 
@@ -377,7 +380,7 @@ def thinned(items: Any, most: int) -> Any:
 
 
 def _whose(run: RunFiles) -> str:
-    return "clients' personal" if run.personal else "global"
+    return "the clients' personal models get" if run.personal else "the global model gets"
 
 
 def _its(run: RunFiles) -> str:
@@ -424,10 +427,15 @@ def _shade(axes: Axes, rounds: Sequence[RoundRecord], spans: Sequence[tuple[floa
             axes.axvspan(start, end, color=colour("shade"), lw=0, zorder=0)
 
 
-def _phase_keys(rounds: Sequence[RoundRecord]) -> tuple[Key, ...]:
+def _phase_note(rounds: Sequence[RoundRecord]) -> str:
     if not alternates(rounds) or len(rounds) > MANY_ROUNDS:
-        return ()
-    return (Key("area", "shade", "B trains"), Key("area", "page", "A trains"))
+        return ""
+    return " Shaded rounds train B, the others A."
+
+
+def _limit(axes: Axes, spans: Sequence[tuple[float, float]]) -> None:
+    start, end = spans[0][0], spans[-1][1]
+    axes.set_xlim(start, end + 0.02 * (end - start))
 
 
 def _line(axes: Axes, x: Array, y: Array, name: str) -> None:
@@ -442,11 +450,12 @@ def _finish(axes: Axes, x_label: str, y_label: str = "", grid: bool = True) -> N
         axes.grid(axis="y")
     if y_label:
         axes.set_ylabel(y_label)
-    if x_label in ("round", "client") and axes.get_xscale() == "linear":
-        axes.xaxis.set_major_locator(MaxNLocator(9, integer=True, min_n_ticks=1))
+    if x_label in ("round", "client"):
+        whole = MaxNLocator(11, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+        axes.xaxis.set_major_locator(whole)
 
 
-_PERCENT = FuncFormatter(lambda at, _: f"{100 * at:.3g} %")
+_PERCENT = FuncFormatter(lambda at, _: f"{100 * at:.4g} %")
 _COUNT = FuncFormatter(lambda at, _: f"{at:,.0f}" if at == round(at) else "")
 
 _STYLE = {
@@ -484,9 +493,7 @@ def _svg(name: str, paint: Callable[[Axes], None], height: int = 220, left: int 
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
         box = (left, BOTTOM, WIDTH - left - RIGHT, height - TOP - BOTTOM)
-        axes = figure.add_axes(
-            (box[0] / WIDTH, box[1] / height, box[2] / WIDTH, box[3] / height)
-        )
+        axes = figure.add_axes((box[0] / WIDTH, box[1] / height, box[2] / WIDTH, box[3] / height))
         paint(axes)
         out = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))

@@ -11,11 +11,12 @@ import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rolora.config import Config, load_config
+from rolora.report.units import percent
 from rolora.types import BadInput
 
 COLLAPSED_SHARE = 0.98
@@ -58,7 +59,7 @@ class MethodRecord(Record):
     name: str | None = None
     title: str | None = None
     travels: str | None = None
-    exact: bool | str | None = None
+    exact: str | None = None
     citation: str | None = None
 
 
@@ -69,6 +70,7 @@ class DataRecord(Record):
     train: int | None = None
     validation: int | None = None
     test: int | None = None
+    test_from: str | None = None
     label_names: tuple[str, ...] = ()
     fingerprint: str | None = None
 
@@ -80,11 +82,10 @@ class ModelRecord(Record):
     type: str | None = None
     parameters: int | None = None
     adapter_parameters: int | None = None
-    trained_parameters_per_round: Any = None
 
 
 class ClientRecord(Record):
-    """One client's own held-out examples and the share of them that is right."""
+    """One client's own test examples and the share of them that is right."""
 
     client: int
     examples: int
@@ -120,7 +121,7 @@ class Summary(Record):
     label_table: tuple[tuple[int, ...], ...] = ()
     client_accuracy: tuple[ClientRecord, ...] = ()
     final: FinalRecord = FinalRecord()
-    best: BestRecord = BestRecord()
+    best: BestRecord | None = None
     majority_accuracy: float | None = None
     bytes_up: int | None = None
     bytes_down: int | None = None
@@ -211,7 +212,7 @@ class RunFiles:
 
     @property
     def client_accuracy(self) -> float | None:
-        """The share right of all clients' own held-out examples, each with its client's model."""
+        """The share right of all clients' own test examples, each with its client's model."""
         known = [c for c in self.summary.client_accuracy if c.accuracy is not None and c.examples]
         examples = sum(c.examples for c in known)
         if not examples:
@@ -226,12 +227,16 @@ class RunFiles:
         if shares and max(shares) > COLLAPSED_SHARE:
             label = shares.index(max(shares))
             name = names[label] if label < len(names) else str(label)
-            return f"{max(shares):.1%} of the test predictions are one label ({name})"
+            return f"{percent(max(shares))} of the test predictions are one label ({name})"
         accuracy, majority = summary.final.test_accuracy, summary.majority_accuracy
-        if accuracy is not None and majority is not None and accuracy <= majority + COLLAPSED_MARGIN:
+        if (
+            accuracy is not None
+            and majority is not None
+            and accuracy <= majority + COLLAPSED_MARGIN
+        ):
             return (
-                f"test accuracy {accuracy:.1%} is not more than one point above "
-                f"the most frequent label's share of {majority:.1%}"
+                f"test accuracy {percent(accuracy)} is not more than one point above "
+                f"the most frequent label's share of {percent(majority)}"
             )
         return None
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from rolora.report import figures, units
 from rolora.report.files import RunFiles, read_run, write_whole
@@ -92,8 +93,11 @@ def _lead(run: RunFiles) -> Iterator[str]:
     if federation.cohort_size < federation.clients:
         who += f", {count(federation.cohort_size)} of them a round"
     done = len(run.rounds)
-    rounds = f"{count(done)} rounds" if run.finished else f"{done} of {run.config.rounds} rounds"
-    yield f"{run.method} fine-tuned {run.model} on {run.data} across {who}, in {rounds}."
+    verb = "fine-tuned" if run.finished else "is fine-tuning"
+    rounds = f"in {count(done)} rounds"
+    if not run.finished:
+        rounds = f"{count(done)} of {count(run.config.rounds)} rounds so far"
+    yield f"{run.method} {verb} {run.model} on {run.data} across {who}, {rounds}."
     yield from _result(run)
     if run.rounds:
         yield (
@@ -109,13 +113,10 @@ def _result(run: RunFiles) -> Iterator[str]:
     )
     if final.test_accuracy is not None:
         test = run.summary.data.test
-        of = f" of {count(test)} test examples" if test else " of the test examples"
-        yield f"The final model gets {percent(final.test_accuracy)}{of} right{against}."
-    if run.personal and run.client_accuracy is not None:
-        yield (
-            f"Each client's personal model gets, over all clients, {percent(run.client_accuracy)} "
-            "of the clients' own held-out examples right."
-        )
+        of = f"of {count(test)} test examples" if test else "of the test examples"
+        who = "The clients' personal models get" if run.personal else "The final model gets"
+        own = ", each its own client's," if run.personal else ""
+        yield f"{who} {percent(final.test_accuracy)} {of}{own} right{against}."
     seen = _evaluated(run)
     if not run.finished and seen:
         last = seen[-1]
@@ -130,9 +131,11 @@ def _warnings(run: RunFiles) -> Iterator[tuple[str, str]]:
     if not run.finished:
         yield (
             "Unfinished run.",
-            f"{len(run.rounds)} of {run.config.rounds} rounds are done and the test set has not "
-            "been used. rolora run with the same config and --resume goes on from the last "
-            "checkpoint.",
+            Markup(
+                "{} of {} rounds are done and the test set has not been used. "
+                "<code>rolora run</code> with the same config, the same <code>--out</code> and "
+                "<code>--resume</code> goes on from the last checkpoint."
+            ).format(len(run.rounds), run.config.rounds),
         )
     if run.collapsed:
         sentence = run.collapsed[:1].upper() + run.collapsed[1:]
@@ -150,33 +153,31 @@ def _warnings(run: RunFiles) -> Iterator[tuple[str, str]]:
 def _tiles(run: RunFiles) -> Iterator[Tile]:
     final, best, majority = run.summary.final, run.summary.best, run.summary.majority_accuracy
     if final.test_accuracy is not None:
-        note = f"most frequent label {percent(majority)}" if majority is not None else ""
-        yield Tile("Test accuracy", percent(final.test_accuracy), note)
-        if run.summary.data.test:
-            low, high = wilson_interval(final.test_accuracy, run.summary.data.test)
-            yield Tile(
-                "95 % interval",
-                f"{100 * low:.1f} to {percent(high)}",
-                f"of {count(run.summary.data.test)} test examples",
-            )
-    if run.client_accuracy is not None and run.personal:
-        yield Tile("Personal models", percent(run.client_accuracy), "on clients' own examples")
+        yield Tile("Test accuracy", percent(final.test_accuracy), _interval(run))
+    if majority is not None:
+        yield Tile("Constant guess", percent(majority), "the most frequent test label")
     seen = _evaluated(run)
     if seen:
         last = seen[-1]
-        yield Tile("Validation accuracy", percent(last.eval_accuracy), f"after round {last.round}")
-        if best.eval_accuracy is not None:
-            yield Tile("Best validation", percent(best.eval_accuracy), f"in round {best.round}")
+        note = f"in round {last.round}"
+        if best and best.round != last.round:
+            note += f"; best {percent(best.eval_accuracy)} in round {best.round}"
+        yield Tile("Validation accuracy", percent(last.eval_accuracy), note)
     if run.rounds:
         contributions = sum(r.clients or 0 for r in run.rounds)
-        per_up = run.bytes_up / contributions if contributions else None
-        per_down = run.bytes_down / contributions if contributions else None
-        yield Tile("Sent up", byte_size(run.bytes_up), f"{byte_size(per_up)} a client and round")
-        yield Tile("Sent down", byte_size(run.bytes_down), f"{byte_size(per_down)} a client and round")
+        for name, total in (("Sent up", run.bytes_up), ("Sent down", run.bytes_down)):
+            mean = byte_size(total / contributions) if contributions else units.NONE
+            yield Tile(name, byte_size(total), f"{mean} a client and round")
         per_round = duration(run.total_seconds / len(run.rounds))
         yield Tile("Time", duration(run.total_seconds), f"{per_round} a round")
-    failed = sum(len(r.failures) for r in run.rounds)
-    yield Tile("Failures", count(failed), "updates that were asked for and not used")
+
+
+def _interval(run: RunFiles) -> str:
+    accuracy, test = run.summary.final.test_accuracy, run.summary.data.test
+    if accuracy is None or not test:
+        return ""
+    low, high = wilson_interval(accuracy, test)
+    return f"95{units.THIN}% interval {100 * low:.1f} to {percent(high)}"
 
 
 def _evaluated(run: RunFiles) -> list[Any]:
@@ -202,7 +203,7 @@ def _quantiles(run: RunFiles) -> Table | None:
     accuracy = [c.accuracy for c in run.summary.client_accuracy if c.accuracy is not None]
     if accuracy:
         cuts = np.quantile(accuracy, shares, method="inverted_cdf")
-        rows.append(("accuracy on own held-out examples", *(percent(float(cut)) for cut in cuts)))
+        rows.append(("accuracy on own test examples", *(percent(float(cut)) for cut in cuts)))
     if not rows:
         return None
     return Table(header, tuple(rows), note="Quantiles over clients, each client counted once.")
@@ -244,13 +245,14 @@ def _setup(run: RunFiles) -> Iterator[tuple[str, str]]:
     summary, model, data = run.summary, run.summary.model, run.summary.data
     yield "Method", run.method
     yield "What travels", summary.method.travels or ""
-    yield "Exact aggregation", _yes_or_no(summary.method.exact)
+    yield "Exact aggregation", summary.method.exact or ""
     yield "Citation", summary.method.citation or ""
     yield "Model", f"{run.model}, {model.type}" if model.type else run.model
     yield "Parameters", _parameters(run)
     yield "Data", run.data
     splits = (("training", data.train), ("validation", data.validation), ("test", data.test))
     yield "Examples", ", ".join(f"{count(n)} {name}" for name, n in splits if n is not None)
+    yield "Test examples from", data.test_from or ""
     yield "Data fingerprint", data.fingerprint or ""
     yield "Predicted labels", _predicted(run)
     yield "Seed", str(run.config.seed)
@@ -265,10 +267,6 @@ def _setup(run: RunFiles) -> Iterator[tuple[str, str]]:
     yield "Versions", ", ".join(f"{name} {number}" for name, number in versions.items() if number)
 
 
-def _yes_or_no(value: bool | str | None) -> str:
-    return {True: "yes", False: "no", None: ""}.get(value, str(value))
-
-
 def _parameters(run: RunFiles) -> str:
     model = run.summary.model
     if model.parameters is None:
@@ -277,12 +275,6 @@ def _parameters(run: RunFiles) -> str:
     if model.adapter_parameters is not None:
         share = percent(model.adapter_parameters / model.parameters, 2)
         parts.append(f"{count(model.adapter_parameters)} in the adapter ({share})")
-    trained = model.trained_parameters_per_round
-    if isinstance(trained, int | float):
-        parts.append(f"{count(trained)} trained in a round")
-    elif isinstance(trained, dict):
-        per_phase = ", ".join(f"{count(n)} in {phase} rounds" for phase, n in trained.items())
-        parts.append(f"trained: {per_phase}")
     return "; ".join(parts)
 
 
