@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table as RichTable
 
 from rolora.reproduce.framework import Claim, Experiment, ReproduceResult
 
-__all__ = ["EXPERIMENTS", "Claim", "Experiment", "ReproduceResult"]
+__all__ = ["EXPERIMENTS", "Claim", "Experiment", "ReproduceResult", "experiments_table"]
 
 
 def _linear(overrides: Sequence[str], out: Path | None, console: Console) -> ReproduceResult:
@@ -30,3 +31,13 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
 }
 """By name, in the order in which ``rolora reproduce`` lists them."""
+
+
+def experiments_table() -> RichTable:
+    """The experiments and what each needs, for a terminal."""
+    table = RichTable(title="rolora reproduce NAME", title_justify="left")
+    for column in ("name", "experiment", "data", "weights", "minutes", "GPU"):
+        table.add_column(column)
+    for one in EXPERIMENTS.values():
+        table.add_row(one.name, one.title, one.data, one.weights, one.minutes, one.gpu)
+    return table

@@ -196,6 +196,18 @@ class Cells:
         write_whole(path, json.dumps({**body, "sha256": _digest(body)}, indent=1) + "\n")
         return _read_cell(path)
 
+    def finished(self, name: str, settings: Mapping[str, Any]) -> bool:
+        """Whether the cell is there and whole; a damaged one is told of."""
+        path = self.path(name, settings)
+        try:
+            _read_cell(path)
+        except FileNotFoundError:
+            return False
+        except ValueError as error:
+            self.say(f"cell {path.name}: {error}; it is run again")
+            return False
+        return True
+
     def path(self, name: str, settings: Mapping[str, Any]) -> Path:
         """Where the cell lies."""
         key = _digest({"name": name, "settings": settings})[:12]
