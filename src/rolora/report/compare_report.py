@@ -11,13 +11,14 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -38,8 +39,9 @@ MIB = 2**20
 NONE = "\N{EN DASH}"
 HEADER = (
     *("method", "test accuracy", "validation", "best validation", "MiB up", "MiB down"),
-    *("bytes, ratio", "seconds", "collapsed runs"),
+    *("bytes, ratio", "seconds", "collapsed"),
 )
+NARROW = tuple(name for name in HEADER if name != "best validation")
 DIFFERENCES_HEADER = ("method", "mean difference", "95 % interval", "p", "by seed")
 
 # Okabe and Ito's palette, in an order in which neighbours differ in lightness too.
@@ -89,12 +91,16 @@ def comparison_table(directory: Path) -> Table:
     path = Path(directory) / "comparison.json"
     try:
         comparison = json.loads(path.read_text(encoding="utf-8"))
-        table = Table(title=_title(comparison), caption=_note(comparison), title_justify="left")
-        for number, name in enumerate(HEADER):
-            ends = number in (0, len(HEADER) - 1)
-            table.add_column(name, justify="left" if ends else "right", overflow="fold")
+        table = Table(title=_title(comparison), caption=_note(comparison), box=box.SIMPLE_HEAD)
+        table.title_justify = table.caption_justify = "left"
+        table.padding, table.pad_edge = (0, 1, 0, 0), False
+        for name in NARROW:
+            words = name in ("method", "collapsed")
+            justify: Literal["left", "right"] = "left" if words else "right"
+            table.add_column(name.replace(" ", "\n"), justify=justify, no_wrap=not words)
         for row in _rows(comparison):
-            table.add_row(*map(Text, row))
+            by_name = dict(zip(HEADER, row, strict=True))
+            table.add_row(*(Text(by_name[name]) for name in NARROW))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path}: not a comparison ({type(error).__name__}: {error})") from None
     return table
@@ -199,18 +205,13 @@ def _difference(cells: Cells, method: str, baseline: str, measure: str) -> dict[
 def _rows(comparison: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     """The cells of the table under `HEADER`, one row a method."""
     baseline = _sent(comparison["methods"][comparison["baseline"]])
-    for name, method in comparison["methods"].items():
-        sent = _sent(method)
+    for method in comparison["methods"].values():
         yield (
             method["title"],
             *(_accuracy(method[measure]) for measure in MEASURES[:3]),
             _number(method["bytes_up"]["mean"], MIB),
             _number(method["bytes_down"]["mean"], MIB),
-            "1"
-            if name == comparison["baseline"]
-            else f"{sent / baseline:.2f}"
-            if baseline
-            else NONE,
+            f"{_sent(method) / baseline:.2f}" if baseline else NONE,
             f"{method['seconds']['mean']:.1f}",
             _collapsed(method),
         )
@@ -235,10 +236,7 @@ def _number(value: float, unit: int) -> str:
 
 def _collapsed(method: dict[str, Any]) -> str:
     seeds = list(method["collapsed"])
-    if not seeds:
-        return "none"
-    plural = "s" if len(seeds) > 1 else ""
-    return f"{len(seeds)} of {len(method['seeds'])} (seed{plural} {', '.join(seeds)})"
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}" if seeds else "none"
 
 
 def _difference_rows(comparison: dict[str, Any], measure: str) -> Iterator[tuple[str, ...]]:
@@ -249,11 +247,15 @@ def _difference_rows(comparison: dict[str, Any], measure: str) -> Iterator[tuple
         low, high, p_value = difference["low"], difference["high"], difference["p_value"]
         yield (
             comparison["methods"][difference["method"]]["title"],
-            f"{100 * difference['mean']:+.1f}",
-            NONE if low is None else f"{100 * low:+.1f} to {100 * high:+.1f}",
+            _points(difference["mean"]),
+            NONE if low is None else f"{_points(low)} to {_points(high)}",
             NONE if p_value is None else f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001",
-            ", ".join(f"{100 * value:+.1f}" for value in difference["by_seed"].values()),
+            ", ".join(map(_points, difference["by_seed"].values())),
         )
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _title(comparison: dict[str, Any]) -> str:
@@ -365,66 +367,59 @@ def _picture(cells: Cells) -> bytes:
 
 @dataclass(frozen=True)
 class _Curve:
-    """One method's accuracies, ``[points]`` each; `low` and `high` are over seeds."""
+    """One method's accuracies ``[seeds, points]``, and where they were measured ``[points]``."""
 
     title: str
-    seeds: int
     rounds: np.ndarray
     mib: np.ndarray
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    accuracy: np.ndarray
 
     @staticmethod
     def of(by_seed: dict[int, RunFiles]) -> _Curve:
-        """At the rounds that were evaluated under every seed."""
+        """At the rounds that were evaluated under every seed; bytes are means over seeds."""
         accuracy, sent = [], []
         for run in by_seed.values():
-            seen = {r.round: r.eval_accuracy for r in run.rounds if r.eval_accuracy is not None}
             total = np.cumsum([r.bytes_up + r.bytes_down for r in run.rounds]) / MIB
+            sent.append({r.round: at for r, at in zip(run.rounds, total, strict=True)})
+            seen = {r.round: r.eval_accuracy for r in run.rounds if r.eval_accuracy is not None}
             accuracy.append(seen)
-            sent.append(dict(zip([r.round for r in run.rounds], total.tolist(), strict=True)))
-        rounds = sorted(set.intersection(*(set(seen) for seen in accuracy)))
-        values = np.array([[seen[r] for r in rounds] for seen in accuracy])
+        rounds = sorted(set.intersection(*map(set, accuracy)))
         return _Curve(
             title=next(iter(by_seed.values())).method,
-            seeds=len(by_seed),
             rounds=np.array(rounds),
             mib=np.array([[total[r] for r in rounds] for total in sent]).mean(0),
-            mean=values.mean(0),
-            low=values.min(0),
-            high=values.max(0),
+            accuracy=np.array([[seen[r] for r in rounds] for seen in accuracy]),
         )
 
 
 def _draw(axes: Axes, x: np.ndarray, curve: _Curve, number: int) -> None:
     hue, dash = COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
-    if curve.seeds > 1:
-        axes.fill_between(x, curve.low, curve.high, color=hue, alpha=0.13, lw=0)
-    axes.plot(x, curve.mean, dash, color=hue, lw=2, label=curve.title)
+    if len(curve.accuracy) > 1:
+        axes.plot(x, curve.accuracy.T, dash, color=hue, lw=0.8, alpha=0.5)
+    axes.plot(x, curve.accuracy.mean(0), dash, color=hue, lw=2.2, label=curve.title, zorder=3)
 
 
 def _guess(axes: Axes, cells: Cells) -> None:
     runs = next(iter(cells.values())).values()
     guesses = [g for run in runs if (g := run.summary.majority_accuracy) is not None]
     if guesses:
-        axes.axhline(np.mean(guesses), color="#5b646d", lw=1, dashes=(4, 3), label="constant guess")
+        axes.axhline(
+            float(np.mean(guesses)), color="#5b646d", lw=1, dashes=(4, 3), label="constant guess"
+        )
 
 
 def _legend(figure: Figure, axes: Axes, curves: Sequence[_Curve]) -> None:
     """Names in the order in which the lines end, beside where they end."""
     handles, labels = axes.get_legend_handles_labels()
-    ends = [curve.mean[-1] if curve.mean.size else 0.0 for curve in curves]
-    order = sorted(range(len(curves)), key=lambda i: -ends[i]) + list(
-        range(len(curves), len(handles))
-    )
-    seeds = max(curve.seeds for curve in curves)
-    legend = figure.legend(
+    ends = [c.accuracy[:, -1].mean() if c.accuracy.size else 0.0 for c in curves]
+    order = [*np.argsort(-np.array(ends), kind="stable"), *range(len(curves), len(handles))]
+    seeds = max(len(curve.accuracy) for curve in curves)
+    figure.legend(
         [handles[i] for i in order],
         [labels[i] for i in order],
         loc="outside right center",
         frameon=False,
-        title=f"mean and range\nof {seeds} seeds" if seeds > 1 else None,
         alignment="left",
+        title=f"thick: mean of {seeds} seeds\nthin: each seed" if seeds > 1 else None,
+        title_fontsize=9,
     )
-    legend.get_title().set_color("#5b646d")

@@ -180,7 +180,7 @@ def _client_dots(run: RunFiles, known: Sequence[ClientRecord]) -> Panel:
     overall = run.client_accuracy
 
     def paint(axes: Axes) -> None:
-        axes.axhline(overall, color=colour("muted"), lw=1, dashes=(4, 3), zorder=1.5)
+        axes.axhline(float(overall or 0.0), color=colour("muted"), lw=1, dashes=(4, 3), zorder=1.5)
         axes.vlines(ids, ranges[:, 0], ranges[:, 1], color=colour("blue"), lw=1.5, alpha=0.45)
         axes.plot(ids, accuracy, "o", ms=6 if len(ids) <= 30 else 4.5, color=colour("blue"))
         axes.yaxis.set_major_formatter(_PERCENT)
@@ -439,8 +439,8 @@ def _limit(axes: Axes, spans: Sequence[tuple[float, float]]) -> None:
 
 
 def _line(axes: Axes, x: Array, y: Array, name: str) -> None:
-    dots = {"marker": "o", "ms": 4} if len(x) <= MANY_ROUNDS else {}
-    axes.plot(x, y, color=colour(name), lw=1.8, zorder=3, **dots)
+    marker = "o" if len(x) <= MANY_ROUNDS else ""
+    axes.plot(x, y, color=colour(name), lw=1.8, zorder=3, marker=marker, ms=4)
 
 
 def _finish(axes: Axes, x_label: str, y_label: str = "", grid: bool = True) -> None:
