@@ -100,10 +100,14 @@ class InProcess:
             trained = local_update(model, data, jobs, self.config.optimizer, self.config.seed)
             return list(zip(jobs, trained, strict=True))
 
+        kept = LocalStore()
         for stack in self.workers.map(train_stack, self._stacks(plans)):
             for job, trained in stack:
-                self._keep(job, trained)
+                self._keep(kept, job, trained)
                 yield trained.update
+        # Not before: a round that is interrupted is done again after a restart.
+        self.store.parts.update(kept.parts)
+        self.store.optimizers.update(kept.optimizers)
 
     def _stacks(self, plans: Sequence[Plan]) -> Iterator[list[Job]]:
         waiting: list[Job] = []
@@ -136,13 +140,15 @@ class InProcess:
             return start.overwrite(initial)  # type: ignore[arg-type]
         return start if kept is None else start.overwrite(kept)
 
-    def _keep(self, job: Job, trained: Trained) -> None:
-        """Store what stays with the client."""
+    def _keep(self, store: LocalStore, job: Job, trained: Trained) -> None:
+        """Put what stays with the client in `store`; a client that went astray keeps the old."""
         client, local = job.plan.client, job.plan.local & job.plan.train
+        if not trained.parts.flat.isfinite().all():
+            return
         if local:
-            self.store.parts[client] = trained.parts.select(local)
+            store.parts[client] = trained.parts.select(local)
         if self.config.optimizer.state == "persist":
-            self.store.optimizers[client] = {**(job.optimizer or {}), **trained.optimizer}
+            store.optimizers[client] = {**(job.optimizer or {}), **trained.optimizer}
 
     def _choose_stack(self, examples: Examples) -> int:
         tokens = self.config.optimizer.batch_size * float(examples.lengths.float().mean())
