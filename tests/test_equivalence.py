@@ -17,8 +17,9 @@ from rolora.ledger import Ledger
 from rolora.methods import METHODS
 from rolora.models import load_pretrained
 from rolora.replica import Replica
+from rolora.seeds import derive
 from rolora.server import run_rounds
-from rolora.types import ClientInfo, Plan
+from rolora.types import ClientInfo, Failure, Plan
 from rolora.wire import pack_plan, pack_update, unpack_plan, unpack_update
 
 # AdamW's first steps are g / (|g| + eps): with its default eps of 1e-8 a gradient of that size
@@ -454,14 +455,79 @@ def test_kept_state_of_the_inactive_factor_waits_for_its_turn():
     engine = small.engine(settings, sizes=(9,))
     steps = []
 
-    def answered(_):
-        held = engine.store.optimizers[0]
-        steps.append([float(held.get(f"{part}.step", torch.tensor(0.0))) for part in "AB"])
+    class Watching(small.Memory):
+        def checkpoint(self, state, ledger, engine):
+            held = engine.store.optimizers[0]
+            steps.append([float(held.get(f"{part}.step", torch.tensor(0.0))) for part in "AB"])
 
     method = small.method(settings)
     state = method.init(engine.model.initial_adapter(2, 0))
-    run_rounds(settings, method, engine, state, Ledger(), small.Memory(), answered)
+    run_rounds(settings, method, engine, state, Ledger(), Watching())
     assert steps == [[0, 3], [3, 3], [3, 6], [6, 6]]
+
+
+def test_a_client_that_went_astray_keeps_what_it_had():
+    settings = small.config(
+        method={"name": "fedsa_lora"},
+        model={"head": "local"},
+        federation={"clients": 5},
+        optimizer={"state": "persist"},
+        rounds=3,
+    )
+    engine = small.engine(settings, sizes=SIZES)
+    data = engine.splits["train"].examples
+    good = data.dense["x"].clone()
+
+    class Spoiling(small.Memory):
+        def round_finished(self, metrics):
+            super().round_finished(metrics)
+            bad = metrics["round"] == 1  # client 2's first example is broken in round 2 alone
+            data.dense["x"][14:21] = float("nan") if bad else good[14:21]
+
+    method, record = small.method(settings), Spoiling()
+    state = method.init(engine.model.initial_adapter(2, 0))
+    run_rounds(settings, method, engine, state, Ledger(), record)
+    failures = [[(f["client"], f["reason"]) for f in m["failures"]] for m in record.metrics]
+    assert failures == [[], [(2, "nan")], []]
+    assert all(tensor.isfinite().all() for tensor in engine.tensors().values())
+    assert engine.store.optimizers[2]["A.step"] == 4  # rounds 1 and 3, of two steps
+
+
+@pytest.mark.parametrize("name", ["fedsa_lora", "rolora"])
+def test_a_run_interrupted_in_a_round_goes_on_as_if_it_had_not_been(name):
+    settings = small.config(
+        method={"name": name},
+        model={"head": "local"},
+        federation={"clients": 5},
+        optimizer={"state": "persist"},
+        checkpoint={"every": 10},
+        rounds=4,
+        engine={"stack": 1, "workers": 1},
+    )
+    end, _ = small.run(settings, small.engine(settings, sizes=SIZES))
+
+    class Saving(small.Memory):
+        def checkpoint(self, state, ledger, engine):
+            super().checkpoint(state, ledger, engine)
+            self.tensors = {key: t.clone() for key, t in engine.tensors().items()}
+
+    told = []
+
+    def interrupt(answer):
+        told.append(answer)
+        if len(told) == 13:  # the third answer of round 3
+            raise KeyboardInterrupt
+
+    method, engine, record = small.method(settings), small.engine(settings, sizes=SIZES), Saving()
+    state = method.init(engine.model.initial_adapter(2, 0))
+    with pytest.raises(KeyboardInterrupt):
+        run_rounds(settings, method, engine, state, Ledger(), record, interrupt)
+    ((state, held),) = record.states
+    assert state.round == 2
+    engine = small.engine(settings, sizes=SIZES)
+    engine.restore(record.tensors, state)
+    resumed, _ = small.run(settings, engine, state=state, ledger=Ledger(held))
+    assert_same_states(resumed, end)
 
 
 def test_nothing_is_kept_where_nothing_needs_to_be():
@@ -473,6 +539,48 @@ def test_nothing_is_kept_where_nothing_needs_to_be():
 
 
 # Retried rounds ----------------------------------------------------------------------------
+
+
+def losing(engine, lost):
+    """`engine`, whose answers are lost where ``lost(round, attempt, client)`` holds."""
+    train, attempts = engine.train, {}
+
+    def unreliable(plans):
+        number = plans[0].round
+        attempt = attempts[number] = attempts.get(number, -1) + 1
+        for update in train(plans):
+            bad = lost(number, attempt, update.client)
+            yield Failure(update.client, "lost") if bad else update
+
+    engine.train = unreliable
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("rolora", {"gauge": "orthonormal"}), ("fedex_lora", {}), ("flora", {})]
+)
+def test_lost_answers_and_lost_rounds_leave_every_client_with_the_right_tensors(name, options):
+    settings = small.config(
+        method={"name": name, **options},
+        federation={"clients": 5, "clients_per_round": 3, "quorum": 0.6},
+        rounds=8,
+        engine={"stack": 1, "workers": 1},
+    )
+
+    def lost(number, attempt, client):
+        return derive(0, number, attempt, client) % 3 == 0
+
+    shared = small.engine(settings, sizes=SIZES)
+    state, record = small.run(settings, losing(shared, lost))
+    apart = losing(Apart(settings, shared.model, shared.splits), lost)
+    on_machines, lines = small.run(settings, apart)
+    assert any(line["attempts"] > 1 for line in record.metrics)
+    assert any(line["attempts"] == 1 and line["failures"] for line in record.metrics)
+    assert_same_states(state, on_machines)
+    assert without_seconds(record) == without_seconds(lines)
+    full = losing(InProcess(settings, shared.model, shared.splits), lost)
+    generous, _ = small.run(settings, full, ledger=Generous())
+    assert_same_states(state, generous)
 
 
 @hypothesis_settings(max_examples=10)
