@@ -72,8 +72,9 @@ def ffa_floor(problem: Regression) -> Array:
 def share_above_bound(setting: Setting, eta: float) -> float:
     """The share of random starts that the first round leaves above the theorem's bound.
 
-    Derived here for r = 1, many samples and many dimensions, `eta` in units of ``1 / |b*|^2``: a
-    start whose cosine is of the order ``1 / sqrt(N m)`` may look as if it lay on the other side.
+    Derived in docs/theory.md for r = 1, many samples and many dimensions, `eta` in units of
+    ``1 / |b*|^2``: the samples may hide on which side of ``a*``'s orthogonal plane a start lies.
     """
-    margin = (1 + 2 * eta - sqrt(1 + eta)) / (2 * eta)
-    return atan(sqrt(setting.d / (setting.clients * setting.m)) / margin) / pi
+    blur = sqrt(setting.d / (setting.clients * setting.m))
+    near, far = ((1 + 2 * eta + side * sqrt(1 + eta)) / (2 * eta) for side in (-1, 1))
+    return (atan(blur / near) - atan(blur / far)) / pi
