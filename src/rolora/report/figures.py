@@ -511,7 +511,7 @@ def _themed(svg: str) -> str:
 def _themed_tag(tag: str) -> str:
     for name, (light, _) in THEME.items():
         tag = tag.replace(light, f"var(--{name})")
-    tag = re.sub(r' id="\w+_\d+"| xmlns(?::xlink)?="[^"]*"|font-family: [^;"]*;', "", tag)
+    tag = re.sub(r' id="[\w.]+_\d+"| xmlns(?::xlink)?="[^"]*"|font-family: [^;"]*;', "", tag)
     if tag.startswith("<svg"):
         tag = re.sub(r' (?:width|height|version)="[^"]*"', "", tag)
     return " ".join(tag.split())

@@ -41,7 +41,7 @@ def duration(seconds: float | None) -> str:
     """Seconds as ``41.3 s``, ``2 min 05 s`` or ``3 h 20 min``."""
     if seconds is None:
         return NONE
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{1000 * seconds:.0f}{THIN}ms"
     if seconds < 99.95:
         return f"{seconds:.1f}{THIN}s"
