@@ -258,6 +258,29 @@ def test_a_client_does_what_a_plain_pytorch_loop_does(variant):
         assert one.update.metrics["train_loss"] == pytest.approx(loss, abs=1e-5)
 
 
+@pytest.mark.parametrize("architecture", small.ARCHITECTURES)
+def test_a_base_in_bfloat16_trains_factors_in_float32_near_those_of_float32(
+    model_dir, architecture
+):
+    data, trained = small.text_examples(sum(SIZES)), {}
+    for dtype in ("float32", "bfloat16"):
+        chosen = small.config(
+            model={"name": str(model_dir(architecture)), "dtype": dtype},
+            lora={"target_modules": TEXT_TARGETS[architecture]},
+        )
+        model = small.text_model(model_dir(architecture), chosen)
+        jobs = jobs_for(model)
+        chosen = settings(name="sgd", lr=0.2)
+        trained[dtype] = local_update(model, data, jobs, chosen, seed=0)
+    for job, half, full in zip(jobs, trained["bfloat16"], trained["float32"], strict=True):
+        assert half.parts.flat.dtype == torch.float32
+        start = job.start.select({"A", "B"}).flat
+        step, expected = half.parts.flat - start, full.parts.flat - start
+        assert torch.nn.functional.cosine_similarity(step, expected, dim=0) > 0.9
+        loss = full.update.metrics["train_loss"]
+        assert half.update.metrics["train_loss"] == pytest.approx(loss, rel=0.15)
+
+
 # What may and may not change ---------------------------------------------------------------
 
 

@@ -115,30 +115,32 @@ def test_one_client_is_centralised_training_with_peft(model_dir, architecture, n
         assert (model.logits(data.batch(everything)) - ours).abs().max() > 0.05
 
 
-@every_method
-def test_one_full_batch_step_of_equal_clients_is_one_pooled_step(name):
-    """To first order: FLoRA, FlexLoRA and FedEx add the step's products, so the rate is small."""
-    settings = small.config(
-        rounds=1,
-        method={"name": name},
-        optimizer={"name": "sgd", "lr": 0.05, "local_steps": 1, "batch_size": 99},
-        federation={"clients": 3},
-    )
-    data = small.pixel_examples(18)
-    apart = small.engine(settings, sizes=(6, 6, 6), examples=data)
-    pooled_settings = settings.model_copy(
-        update={"federation": settings.federation.model_copy(update={"clients": 1})}
-    )
-    pooled = small.engine(pooled_settings, sizes=(18,), examples=data)
-    (a, _), (b, _) = small.run(settings, apart), small.run(pooled_settings, pooled)
-    if name == "flora":  # each client draws an A of its own
-        return
+POOLED = {"rolora": 4, "rolora+gauge": 4, "ffa_lora": 4, "fedit": 4, "flexlora": 1, "fedex_lora": 1}
+"""Rounds in which a step of every client is a step on all their examples.
+
+Where factors are averaged, in every round. FlexLoRA and FedEx-LoRA average products, which a step
+of both factors changes in second order; in round 1 only B moves, since B = 0 stops A.
+"""
+
+
+@pytest.mark.parametrize("case", POOLED)
+def test_one_full_batch_step_of_equal_clients_is_one_pooled_step(case):
+    name, _, gauge = case.partition("+")
+    sections = {
+        "rounds": POOLED[case],
+        "method": {"name": name, "gauge": "orthonormal" if gauge else "none"},
+        "optimizer": {"name": "sgd", "lr": 0.1, "local_steps": 1, "batch_size": 99},
+    }
+    data, states = small.pixel_examples(18), []
+    for sizes in ((6, 6, 6), (18,)):
+        settings = small.config(**sections, federation={"clients": len(sizes)})
+        engine = small.engine(settings, sizes=sizes, examples=data)
+        states.append(small.run(settings, engine)[0])
     method = small.method(settings)
     for module in small.TARGETS:
-        ours, theirs = (product(method, s, module) for s in (a, b))
+        ours, theirs = (product(method, state, module) for state in states)
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
-        if name != "fedsa_lora":  # its B stays with the clients
-            assert theirs.abs().max() > 1e-3
+        assert theirs.abs().max() > 1e-2
 
 
 def product(method, state, module):
