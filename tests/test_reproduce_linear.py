@@ -362,7 +362,7 @@ def test_a_report_says_all_and_its_json_is_strict(tmp_path):
     page = (tmp_path / "new" / "directory" / "report.md").read_text("utf-8")
     assert "| A\\|B | 0.9 | 0.8 ± 0.1 |" in page
     assert "| A beats B | Table 1 | **holds** | p = 0.01 |" in page
-    assert "![A caption](plot.svg)" in page
+    assert "![plot](plot.svg)\n\nA caption" in page
     text = (tmp_path / "new" / "directory" / "report.json").read_text("utf-8")
     assert json.loads(text, parse_constant=pytest.fail)["results"] == {"x": [1.0, None, None]}
 

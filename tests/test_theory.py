@@ -334,6 +334,16 @@ def test_own_b_keep_their_mean_and_leave_an_angle_that_samples_shrink():
     assert 2 < ends[0] / ends[1] < 8  # 1 / sqrt(m): 4
 
 
+def test_own_b_and_own_covariances_leave_an_angle_that_samples_do_not_shrink():
+    ends = []
+    for m in (400, 6400):
+        setting = Setting(clients=4, m=m, d=6, k=3, spread=0.5, condition=10.0)
+        problem = draw_problems(0, 30, setting)
+        run = alt_min_gd(problem, step_size(problem, 0.25), 150)
+        ends.append(np.median(run.sine[:, -1]))
+    assert 0.5 < ends[0] / ends[1] < 2
+
+
 def test_spread_leaves_the_mean_b_star_where_it_was():
     plain, spread = (draw_problems(4, 3, Setting(spread=s)) for s in (0.0, 2.0))
     np.testing.assert_allclose(plain.b_mean, spread.b_mean, rtol=1e-12)

@@ -317,7 +317,7 @@ def _page(
         ("claim", "source", "standing", "evidence"),
         tuple((c.text, c.source, f"**{c.standing}**", c.evidence) for c in claims),
     )
-    pictures = [f"![{text}]({name}.svg)\n\n{text}\n" for name, text in captions.items()]
+    pictures = [f"![{name}]({name}.svg)\n\n{text}\n" for name, text in captions.items()]
     run = [f"{name} {number}" for name, number in versions.items()]
     run += [f"{key} = {value}" for key, value in settings.items()]
     parts = [
