@@ -322,6 +322,14 @@ class TestStates:
         assert f"The first 200 of {total}" in page
         assert len(cells_of(page, "All failures")) == 200
 
+    def test_cohorts_drawn_again_are_counted(self, tmp_path):
+        run = make_run(tmp_path, rounds=4, failures=0.5)
+        records = rounds_of(run)
+        records[2]["attempts"] = 2
+        (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+        words = words_of(write_report(run).read_text())
+        assert "another cohort drawn in 1 of 4 rounds, first in round 3" in words
+
     def test_personal_models_are_called_so(self, tmp_path):
         words = words_of(write_report(make_run(tmp_path, method="fedsa_lora")).read_text())
         assert "The clients' personal models get" in words

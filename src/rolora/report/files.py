@@ -38,7 +38,11 @@ class FailureRecord(Record):
 
 
 class RoundRecord(Record):
-    """One line of ``metrics.jsonl``; bytes are summed over clients, seconds are by stage."""
+    """One line of ``metrics.jsonl``; bytes are summed over clients, seconds are by stage.
+
+    `clients` of the `cohort` that was asked contributed; `attempts` counts the cohorts drawn until
+    one reached the quorum.
+    """
 
     round: int
     phase: str = ""
@@ -47,6 +51,7 @@ class RoundRecord(Record):
     eval_accuracy: float | None = None
     clients: int | None = None
     cohort: int | None = None
+    attempts: int = 1
     failures: tuple[FailureRecord, ...] = ()
     bytes_up: int = 0
     bytes_down: int = 0

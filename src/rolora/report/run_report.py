@@ -81,6 +81,7 @@ def _content(run: RunFiles) -> dict[str, Any]:
         "stages": _stages(run),
         "failures": _failures(run),
         "reasons": _reasons(run),
+        "redrawn": [r.round for r in run.rounds if r.attempts > 1],
         "setup": [(name, value) for name, value in _setup(run) if value],
         "rounds": _rounds(run),
     }
@@ -141,8 +142,8 @@ def _warnings(run: RunFiles) -> Iterator[tuple[str, str]]:
         sentence = run.collapsed[:1].upper() + run.collapsed[1:]
         yield "Collapsed.", f"{sentence}: the model is no better than a constant guess."
     failed = sum(len(r.failures) for r in run.rounds)
-    asked = sum(r.cohort or 0 for r in run.rounds)
-    if failed and asked and failed > 0.1 * asked:
+    asked = failed + sum(r.clients or 0 for r in run.rounds)
+    if failed > 0.1 * asked:
         yield (
             "Many failures.",
             f"{count(failed)} of {count(asked)} times a client that was asked gave no usable "
