@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +17,7 @@ from rolora.client import Job, Trained, local_update
 from rolora.config import Config
 from rolora.data import Examples
 from rolora.lora import LoraModel
-from rolora.replica import Replica
+from rolora.replica import Replica, restored
 from rolora.types import Adapter, ClientInfo, Evaluation, Failure, Plan, ServerState, Update
 from rolora.wire import parse_name, tensor_name
 
@@ -79,9 +80,12 @@ class InProcess:
         config: the run's settings.
         model: the shared frozen model with its LoRA layers.
         splits: ``train``, ``validation`` and ``test``.
+        threads: that each worker's tensor operations are split between, on a CPU.
     """
 
-    def __init__(self, config: Config, model: LoraModel, splits: Mapping[str, Split]):
+    def __init__(
+        self, config: Config, model: LoraModel, splits: Mapping[str, Split], threads: int = 1
+    ):
         self.config, self.model, self.splits = config, model, splits
         self.clients = [
             ClientInfo(id=i, rank=config.lora.rank_of(i), num_examples=len(rows))
@@ -89,7 +93,8 @@ class InProcess:
         ]
         self.replicas: dict[int, Replica] = {}
         self.store = LocalStore()
-        self.workers = Workers(model, config.engine.workers or default_workers(model.device))
+        count = config.engine.workers or default_workers(model.device)
+        self.workers = Workers(model, count, threads)
         self.stack = config.engine.stack or self._choose_stack(splits["train"].examples)
 
     def train(self, plans: Sequence[Plan]) -> Iterator[Update | Failure]:
@@ -151,10 +156,11 @@ class InProcess:
             store.optimizers[client] = {**(job.optimizer or {}), **trained.optimizer}
 
     def _choose_stack(self, examples: Examples) -> int:
+        """Not a function of the workers: another number of cores must give the same bits."""
         tokens = self.config.optimizer.batch_size * float(examples.lengths.float().mean())
         limit = STACK_TOKENS.get(self.model.device.type, 1024)
-        share = -(-self.config.federation.cohort_size // len(self.workers))
-        return max(1, min(int(limit / tokens), share, 64))
+        half = -(-self.config.federation.cohort_size // 2)
+        return max(1, min(int(limit / tokens), half, 64))
 
     def evaluate(self, plan: Plan, split: str) -> list[Evaluation]:
         """The global model in one pass, or each client's own where parts are local."""
@@ -199,6 +205,11 @@ class InProcess:
             pass
         return result
 
+    @property
+    def kept(self) -> Mapping[int, Adapter]:
+        """Per client, the parts that it keeps for itself."""
+        return self.store.parts
+
     def tensors(self) -> dict[str, Tensor]:
         """What clients keep for themselves."""
         return self.store.tensors()
@@ -206,10 +217,8 @@ class InProcess:
     def restore(self, tensors: Mapping[str, Tensor], state: ServerState) -> None:
         """Take up what clients kept, and what they hold of the global parts."""
         self.store = LocalStore.of(tensors)
-        for rank in {client.rank for client in self.clients}:
-            replica = self.replicas[rank] = Replica()
-            for part in state.parts.parts:
-                replica.held[part, state.versions[part]] = state.parts.select({part})
+        ranks = {client.rank for client in self.clients}
+        self.replicas = restored(state, ranks, self.config.lora.max_rank)
 
 
 @dataclass(frozen=True)
@@ -257,19 +266,19 @@ def _progress(job: Job) -> dict[str, float]:
 
 def default_workers(device: torch.device) -> int:
     """One a core on a CPU, else one."""
-    return torch.get_num_threads() if device.type == "cpu" else 1
+    return len(os.sched_getaffinity(0)) if device.type == "cpu" else 1
 
 
 class Workers:
     """Threads that each have a set of LoRA layers over the one base model.
 
-    On a CPU each runs its tensor operations on one core. That is faster than one worker whose
+    On a CPU each runs its tensor operations on `threads` cores, as a rule one. That is faster than one worker whose
     operations are split between cores, keeps its speed when another process takes a core, and
     gives the same bits whatever the number of workers.
     """
 
-    def __init__(self, model: LoraModel, count: int):
-        self.single_threaded = model.device.type == "cpu"
+    def __init__(self, model: LoraModel, count: int, threads: int = 1):
+        self.threads = threads if model.device.type == "cpu" else None
         self.idle: SimpleQueue[LoraModel] = SimpleQueue()
         for twin in [model, *(model.twin() for _ in range(count - 1))]:
             self.idle.put(twin)
@@ -288,11 +297,11 @@ class Workers:
             finally:
                 self.idle.put(model)
 
-        def one_thread() -> None:
-            if self.single_threaded:
-                torch.set_num_threads(1)
+        def set_threads() -> None:
+            if self.threads is not None:
+                torch.set_num_threads(self.threads)
 
-        with ThreadPoolExecutor(self.count, initializer=one_thread) as pool:
+        with ThreadPoolExecutor(self.count, initializer=set_threads) as pool:
             running: deque[Future[R]] = deque()
             for item in items:
                 running.append(pool.submit(work, item))
