@@ -62,7 +62,8 @@ class DataConfig(Section):
 
     `validation` is split off the training data; `test` is touched once, at the end: a fraction of
     the data where they bring no test split of their own. `limit` keeps that many training
-    examples, drawn from the seed.
+    examples, drawn from the seed. `labels` are the names of the labels in order, where they are
+    not to be found in the data: a site of a federation may not hold an example of each.
     """
 
     name: str | None = None
@@ -71,6 +72,7 @@ class DataConfig(Section):
     text: str | None = None
     text_pair: str | None = None
     label: str | None = None
+    labels: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     train_split: str = "train"
     test_split: str | None = None
     validation: Annotated[float, Field(gt=0.0, lt=0.9)] = 0.1
@@ -105,12 +107,14 @@ class PartitionConfig(Section):
 
 class FederationConfig(Section):
     """Who takes part. `clients_per_round` defaults to all; `quorum` is the share of the cohort
-    whose updates a round needs.
+    whose updates a round needs. Across machines, a client that has not answered `deadline` seconds
+    after it was asked has failed in this round.
     """
 
     clients: Positive = 10
     clients_per_round: Positive | None = None
     quorum: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    deadline: Rate | None = 3600.0
 
     @model_validator(mode="after")
     def _cohort_fits(self) -> FederationConfig:
@@ -196,13 +200,18 @@ class EngineConfig(Section):
     """Where clients run. `stack` is the number of clients trained in one forward pass, chosen
     from the batch where null. `workers` train stacks at the same time on one thread each; null is
     one a core on a CPU, and one on a GPU. `cache_mb` bounds the cache of frozen activations (0:
-    no cache).
+    no cache). Across machines, `superlink` is the address of ``rolora server`` on this machine,
+    `authority` the certificate of its authority, if it has one, and `patience` the seconds that a
+    run waits for a server, or for a quorum of clients, that is gone.
     """
 
     name: Literal["in_process", "flower"] = "in_process"
     stack: Positive | None = None
     cache_mb: Annotated[int, Field(ge=0)] = 1024
     workers: Positive | None = None
+    superlink: str = Field(default="127.0.0.1:9092", pattern=r"^[^\s/]+:\d+$")
+    authority: Path | None = None
+    patience: Rate = 300.0
 
 
 class Config(Section):

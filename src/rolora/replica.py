@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from torch import Tensor
 
 from rolora.algebra import orthonormalise
-from rolora.types import Adapter, Key, Part, Plan
+from rolora.types import Adapter, Key, Part, Plan, ServerState
 
 
 class MissingPart(ValueError):  # noqa: N818
@@ -39,18 +41,31 @@ class Replica:
         if self.started is not None and self.started[0] == plan.round:
             self._receive(plan)
             return self.started[1]
+        start = self.take(plan)
+        if plan.gauge is not None:
+            start = start.overwrite(orthonormalise(start.select({"A", "B"}), plan.gauge))
+            self.held[plan.gauge, plan.round] = start.select({plan.gauge})
+        self.started = (plan.round, start)
+        return start
+
+    def take(self, plan: Plan) -> Adapter:
+        """Take in what `plan` sends and give the global tensors at its versions.
+
+        Raises:
+            MissingPart: the plan counts on a version that is neither held nor sent.
+        """
         self._forget(plan)
         self._receive(plan)
         parts: dict[Key, Tensor] = {}
         for part, version in plan.versions.items():
             if part not in ("U", "V"):
                 parts.update(self.held[part, version])
-        start = Adapter.of(parts)
-        if plan.gauge is not None:
-            start = start.overwrite(orthonormalise(start.select({"A", "B"}), plan.gauge))
-            self.held[plan.gauge, plan.round] = start.select({plan.gauge})
-        self.started = (plan.round, start)
-        return start
+        return Adapter.of(parts)
+
+    def drop(self, part: Part, version: int) -> None:
+        """Forget one version of a part, and what training was to start from."""
+        del self.held[part, version]
+        self.started = None
 
     def _receive(self, plan: Plan) -> None:
         for part, version in plan.versions.items():
@@ -78,10 +93,23 @@ class Replica:
         return Adapter.of(sums)
 
     def _forget(self, plan: Plan) -> None:
-        """Drop versions that no plan can count on any more."""
+        """Drop versions that no plan can count on any more; what `plan` does not name stays."""
         increments = plan.versions.get("U", -1)
         self.held = {
             (part, version): tensors
             for (part, version), tensors in self.held.items()
-            if version == plan.versions.get(part) or (part == "D" and version == increments)
+            if version == plan.versions.get(part, version) or (part == "D" and version == increments)
         }
+
+
+def restored(state: ServerState, ranks: Collection[int], max_rank: int) -> dict[int, Replica]:
+    """Replicas by rank that hold the global parts of `state`.
+
+    The factors are those of the largest rank; clients of another are sent theirs anew.
+    """
+    replicas = {rank: Replica() for rank in ranks}
+    for rank, replica in replicas.items():
+        for part in state.parts.parts:
+            if rank == max_rank or part not in ("A", "B"):
+                replica.held[part, state.versions[part]] = state.parts.select({part})
+    return replicas

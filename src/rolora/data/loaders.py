@@ -96,7 +96,7 @@ def load_data(config: DataConfig, seed: int) -> RawSplits:
     """
     task = task_of(config)
     splits = open_splits(config, task)
-    train = _parse(_split(splits, config.train_split, "data.train_split"), task)
+    train = _parse(_split(splits, config.train_split, "data.train_split"), task, config.labels)
     found = _own_test(splits, config, task)
     if found is not None:
         test_from, table = found
@@ -224,7 +224,7 @@ def _parse(table: Table, task: Task, known: tuple[str, ...] | None = None) -> Ra
         if name not in index:
             raise BadInput(
                 f"data.label = {task.label!r}: row {row} of {table.source} has the label {name!r}, "
-                f"which no training example has (known: {', '.join(label_names[:20])})"
+                f"which training does not know (known: {', '.join(label_names[:20])})"
             )
     return RawSplit(
         text=text,

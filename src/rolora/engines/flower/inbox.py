@@ -57,7 +57,7 @@ class Inbox:
     """
 
     def __init__(self, grid: Grid, max_bytes: int):
-        self._grid, self._max_bytes = grid, max_bytes
+        self._grid, self.max_bytes = grid, max_bytes
         self._arriving: list[_Arriving] = []
 
     def take(self, sent: Collection[str]) -> Iterator[tuple[str, Answer]]:
@@ -100,8 +100,8 @@ class Inbox:
                 return Unreadable("incomplete", str(error))
             answer.contents[answer.missing.pop()] = content
             answer.size += len(content)
-            if answer.size > self._max_bytes:
-                return Unreadable("too_large", f"more than {self._max_bytes} bytes")
+            if answer.size > self.max_bytes:
+                return Unreadable("too_large", f"more than {self.max_bytes} bytes")
         client.ConfirmMessageReceived(
             ConfirmMessageReceivedRequest(node=grid.node, run_id=run, message_object_id=answer.head)
         )

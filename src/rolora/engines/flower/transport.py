@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
@@ -86,20 +86,38 @@ class FlowerTransport:
 
     def __init__(self, grid: Grid, hello: Frames, max_bytes: int = 2**31, poll_s: float = 0.05):
         self._grid, self._hello, self._poll_s = grid, hello, poll_s
-        self._inbox, self._max_bytes = Inbox(grid, max_bytes), max_bytes
+        self._inbox = Inbox(grid, max_bytes)
         self._greeted: dict[str, _Node] = {}  # message id -> node, for unanswered hellos
         self._nodes: dict[int, _Node] = {}  # by client
         self._greet_at: dict[_Node, float] = {}  # node -> when to greet it, if it has not answered
         self._looked_at = 0.0
+        self.refusals: dict[int, str] = {}
+        """Per connected node that did not join: why."""
         self.clients: dict[int, list[bytes]] = {}
         """Per connected client: its answer to the hello."""
 
-    def wait_for(self, clients: int, timeout_s: float) -> None:
-        """Return once that many clients are connected, or after `timeout_s`."""
+    @property
+    def max_bytes(self) -> int:
+        """The largest answer taken."""
+        return self._inbox.max_bytes
+
+    @max_bytes.setter
+    def max_bytes(self, limit: int) -> None:
+        self._inbox.max_bytes = limit
+
+    def wait_for(
+        self, clients: int, timeout_s: float, among: Collection[int] | None = None
+    ) -> bool:
+        """Return once that many clients, or that many of those in `among`, are connected, or
+        after `timeout_s`; says whether they are.
+        """
         end = time.monotonic() + timeout_s
-        while len(self.clients) < clients and time.monotonic() < end:
+        while True:
             self._look_around()
             self._collect({})
+            connected = [c for c in self.clients if among is None or c in among]
+            if len(connected) >= clients or time.monotonic() > end:
+                return len(connected) >= clients
             time.sleep(self._poll_s)
 
     def _wait_for_greeted(self, clients: Set[int]) -> None:
@@ -110,12 +128,17 @@ class FlowerTransport:
             time.sleep(self._poll_s)
 
     def send_and_receive(
-        self, requests: Mapping[int, Frames], deadline_s: float
+        self,
+        requests: Mapping[int, Frames],
+        deadline_s: float,
+        follow_up: Callable[[Reply], Frames | None] = lambda reply: None,
     ) -> Iterator[Reply | NodeError]:
         """Send each client its request and yield one result a client, as the answers come.
 
         Clients that connect meanwhile are greeted, and are in `clients` from then on. A request
-        that nobody has taken up soon after the deadline is never carried out.
+        that nobody has taken up soon after the deadline is never carried out. Where `follow_up`
+        has more to say to a reply, that is sent to the client, and its answer takes the reply's
+        place.
         """
         start = time.monotonic()
         self._look_around(force=True)
@@ -128,7 +151,14 @@ class FlowerTransport:
         waiting = dict(zip(sent, present, strict=True))
         while waiting:
             for target, answer in self._collect(waiting):
-                yield self._result(target, answer, time.monotonic() - start)
+                seconds = time.monotonic() - start
+                result = self._result(target, answer, seconds)
+                more = follow_up(result) if isinstance(result, Reply) else None
+                if more is None:
+                    yield result
+                else:
+                    left = max(deadline_s - seconds, 0.0) + _LATE_S
+                    waiting.update(zip(self._push([more], [target.node], left), [target]))
             self._look_around()
             yield from self._give_up(waiting, time.monotonic() - start, deadline_s)
             if waiting:
@@ -163,12 +193,16 @@ class FlowerTransport:
         try:
             if isinstance(answer, Unreadable):
                 raise ValueError(answer.detail)
+            if answer.has_error():
+                raise ValueError(answer.error.reason)
             client = payload.sender(answer.content)
             if node.name and node.name != node_name(client):
                 raise ValueError(f"it is registered as {node.name} and speaks for {client}")
-            self.clients[client] = payload.unpack(answer.content, self._max_bytes)
+            self.clients[client] = payload.unpack(answer.content, self.max_bytes)
             self._nodes[client] = node
+            self.refusals.pop(node.id, None)
         except ValueError as error:
+            self.refusals[node.id] = str(error)
             log.warning("node %s does not join: %s", node.id, error)
             self._greet_at[node] = time.monotonic() + _GREET_AGAIN_S
 
@@ -184,6 +218,8 @@ class FlowerTransport:
         for client in [c for c, node in self._nodes.items() if node not in online]:
             del self._nodes[client], self.clients[client]
         self._greeted = {m: node for m, node in self._greeted.items() if node in online}
+        ids = {node.id for node in online}
+        self.refusals = {node: why for node, why in self.refusals.items() if node in ids}
         due = sorted(node for node in online if self._greet_at.get(node, 0.0) <= now)
         self._greet_at = {node: self._greet_at.get(node, inf) for node in online}
         self._greet_at.update(dict.fromkeys(due, inf))
@@ -216,7 +252,7 @@ class FlowerTransport:
         try:
             if (claimed := payload.sender(answer.content)) != client:
                 raise ValueError(f"client {claimed} answered in place of {client}")
-            frames = payload.unpack(answer.content, self._max_bytes)
+            frames = payload.unpack(answer.content, self.max_bytes)
         except payload.TooLarge as error:
             return NodeError(client, node, "too_large", str(error), seconds)
         except ValueError as error:

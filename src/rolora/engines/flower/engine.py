@@ -1,0 +1,280 @@
+"""The engine across machines: plans go out to sites, updates come back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from rolora.config import Config
+from rolora.engines.flower.messages import (
+    ClientFacts,
+    Packer,
+    Request,
+    digest,
+    unpack_evaluations,
+    unpack_facts,
+    unpack_stale,
+    unpack_update,
+)
+from rolora.engines.flower.transport import FlowerTransport, NodeError, Reply
+from rolora.engines.flower.worker import Frames
+from rolora.ledger import Ledger
+from rolora.replica import Replica, restored
+from rolora.server import needed
+from rolora.types import (
+    Adapter,
+    ClientInfo,
+    Evaluation,
+    Failure,
+    Key,
+    Layout,
+    Part,
+    Plan,
+    RunFailed,
+    ServerState,
+    Update,
+)
+from rolora.wire import WireError, payload_bytes
+
+_A_WEEK_S = 7 * 24 * 3600.0
+_HEADERS_BYTES = 2**16
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Which run an engine serves.
+
+    Args:
+        run: the same after a restart of the server, another for every run.
+        label_names: that every site must have.
+        layout: the layout of an adapter of a given rank.
+    """
+
+    run: str
+    label_names: tuple[str, ...]
+    layout: Callable[[int], Layout]
+
+
+class FlowerEngine:
+    """Carries out plans on the clients that are connected.
+
+    All clients of the config are enrolled, whether connected or not: the cohort of a round is the
+    same whoever is there, and one who is absent has failed in the round. What the ledger believes
+    a client to hold is checked by the client, version and content; what it lacks after all, for
+    instance because it was restarted, it is sent in the same round.
+
+    Args:
+        transport: to the clients, whose answer to the hello are :class:`ClientFacts`.
+        config: the run's settings.
+        facts: which run it is.
+        ledger: of the run; what an evaluation sends is noted there as well.
+    """
+
+    def __init__(
+        self, transport: FlowerTransport, config: Config, facts: RunFacts, ledger: Ledger
+    ):
+        self.transport, self.config, self.facts, self.ledger = transport, config, facts, ledger
+        self.seen: dict[int, ClientFacts] = {}
+        self.mirrors: dict[int, Replica] = {}
+        self._apart = Ledger()  # of evaluations at another rank than the client's own
+        self._round = 0
+        self._checkpointed: list[int] = []
+
+    @property
+    def clients(self) -> list[ClientInfo]:
+        """All clients, by id; of one that never joined the number of examples is not known."""
+        self._meet()
+        return [
+            ClientInfo(
+                id=client,
+                rank=self.config.lora.rank_of(client),
+                num_examples=self.seen[client].examples("train") if client in self.seen else 0,
+            )
+            for client in range(self.config.federation.clients)
+        ]
+
+    def train(self, plans: Sequence[Plan]) -> Iterator[Update | Failure]:
+        """Have the plans carried out; answers come as they arrive, one for each."""
+        self._round = plans[0].round
+        self._await_quorum([plan.client for plan in plans])
+        for plan in plans:
+            self._mirror(plan.rank).start(plan)
+        for plan, answer in self._exchange(plans, "train"):
+            yield answer if isinstance(answer, Failure) else _update(plan, answer)
+
+    def evaluate(self, plan: Plan, split: str) -> list[Evaluation]:
+        """Evaluate on every connected client; one that gives no answer is left out and logged.
+
+        Raises:
+            RunFailed: no client answered.
+        """
+        self._await_quorum(range(self.config.federation.clients))
+        self._mirror(plan.rank).take(plan)
+        plans = [
+            self._ledger(client, plan.rank).narrow(replace(plan, client=client))
+            for client in sorted(self.transport.clients)
+            if client < self.config.federation.clients
+        ]
+        found: dict[int, list[Evaluation]] = {}
+        for narrowed, answer in self._exchange(plans, "evaluate", split):
+            client, ledger = narrowed.client, self._ledger(narrowed.client, plan.rank)
+            try:
+                if isinstance(answer, Failure):
+                    raise WireError(f"{answer.reason} {answer.detail}")
+                labels = len(self.facts.label_names)
+                found[client] = unpack_evaluations(answer, client, labels)
+                ledger.replied(narrowed)
+            except WireError as error:
+                ledger.failed(client)
+                log.warning("client %s was not evaluated: %s", client, error)
+        if not found:
+            raise RunFailed(f"no client answered when asked to evaluate on its {split} examples")
+        return [evaluation for client in sorted(found) for evaluation in found[client]]
+
+    @property
+    def kept(self) -> Mapping[int, Adapter]:
+        """Nothing: what a client keeps for itself never leaves its site."""
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Nothing, as sites keep their own; the round is noted as one that a restart finds."""
+        self._checkpointed.append(self._round - 1)  # perhaps it has lost its quorum
+        return {}
+
+    def restore(self, tensors: Mapping[str, Tensor], state: ServerState) -> None:
+        """Take up what clients may hold of the global parts."""
+        ranks = {self.config.lora.rank_of(i) for i in range(self.config.federation.clients)}
+        self.mirrors = restored(state, ranks, self.config.lora.max_rank)
+
+    def _exchange(
+        self, plans: Sequence[Plan], do: str, split: str = ""
+    ) -> Iterator[tuple[Plan, list[bytes] | Failure]]:
+        """Send the plans and yield each with its answer."""
+        sendable = []
+        for plan in plans:
+            refusal = self._refusal(plan.client)
+            if refusal is None:
+                sendable.append(plan)
+            else:
+                yield plan, refusal
+        exchange = _Exchange(self, {plan.client: plan for plan in sendable}, do, split)
+        # An update of the right form is about as large as the factors that it is made of.
+        largest = max((self._answer_bytes(plan) for plan in sendable), default=0)
+        self.transport.max_bytes = _HEADERS_BYTES + 2 * largest
+        deadline = self.config.federation.deadline or _A_WEEK_S
+        for result in self.transport.send_and_receive(
+            exchange.requests(), deadline, exchange.complete
+        ):
+            plan = exchange.plans[result.client]
+            if isinstance(result, NodeError):
+                yield plan, Failure(result.client, result.reason, result.detail)
+            else:
+                yield plan, result.frames
+
+    def settled(self) -> int:
+        """The last round that no restart goes back behind: that of the oldest checkpoint kept."""
+        kept = self._checkpointed[-self.config.checkpoint.keep :]
+        return kept[0] if len(kept) == self.config.checkpoint.keep else 0
+
+    def _answer_bytes(self, plan: Plan) -> int:
+        return payload_bytes(self.facts.layout(plan.rank).select(plan.upload))
+
+    def _refusal(self, client: int) -> Failure | None:
+        """Why a connected client is not asked."""
+        self._meet()
+        facts = self.seen.get(client)
+        if facts is None or facts.label_names == self.facts.label_names:
+            return None
+        return Failure(client, "other_labels", wrong_labels(facts, self.facts.label_names))
+
+    def _meet(self) -> None:
+        """Read what newly connected clients say of their data."""
+        for client, frames in self.transport.clients.items():
+            try:
+                self.seen[client] = unpack_facts(frames)
+            except WireError as error:
+                log.warning("client %s: %s", client, error)
+
+    def _await_quorum(self, clients: Sequence[int]) -> None:
+        wanted = needed(self.config.federation.quorum, len(clients))
+        if not self.transport.wait_for(wanted, 0.0, clients):
+            log.warning("fewer than %s of %s clients are connected; waiting", wanted, len(clients))
+            self.transport.wait_for(wanted, self.config.engine.patience, clients)
+
+    def _mirror(self, rank: int) -> Replica:
+        return self.mirrors.setdefault(rank, Replica())
+
+    def _ledger(self, client: int, rank: int) -> Ledger:
+        return self.ledger if rank == self.config.lora.rank_of(client) else self._apart
+
+
+class _Exchange:
+    """The requests of one round, and what clients turn out to lack."""
+
+    def __init__(self, engine: FlowerEngine, plans: Mapping[int, Plan], do: str, split: str):
+        self.engine, self.plans, self.do, self.split = engine, plans, do, split
+        self.pack = Packer()
+        self.digests: dict[int, dict[tuple[Part, int], str]] = {}
+        self.completed: set[int] = set()
+
+    def requests(self) -> dict[int, list[bytes]]:
+        """The frames for each client."""
+        return {client: self.frames(plan) for client, plan in self.plans.items()}
+
+    def complete(self, reply: Reply) -> Frames | None:
+        """For a client that lacks a part: the request with all that it lacks; once."""
+        held = unpack_stale(reply.frames)
+        if held is None or reply.client in self.completed:
+            return None
+        self.completed.add(reply.client)
+        plan = self.plans[reply.client]
+        mirror, tensors = self.engine.mirrors[plan.rank], dict[Key, Tensor]()
+        for part, version in plan.versions.items():
+            if part not in ("U", "V") and version not in held.get(part, []):
+                tensors.update(mirror.held[part, version])
+        return self.frames(replace(plan, send=Adapter.of(tensors)))
+
+    def frames(self, plan: Plan) -> list[bytes]:
+        """A request on the wire."""
+        engine = self.engine
+        digests = self._digests(plan)
+        settled = engine.settled()
+        return self.pack(Request(self.do, engine.facts.run, plan, digests, self.split, settled))
+
+    def _digests(self, plan: Plan) -> dict[Part, str]:
+        """Of every version that the plan counts on."""
+        known, mirror = self.digests.setdefault(plan.rank, {}), self.engine.mirrors[plan.rank]
+        found: dict[Part, str] = {}
+        for part, version in plan.versions.items():
+            if part in ("U", "V"):
+                continue
+            if (part, version) not in known:
+                known[part, version] = digest(mirror.held[part, version])
+            found[part] = known[part, version]
+        return found
+
+
+def _update(plan: Plan, frames: list[bytes]) -> Update | Failure:
+    """The update in an answer, or what is wrong with it."""
+    if unpack_stale(frames) is not None:
+        return Failure(plan.client, "stale", "it lacks parts that it has just been sent")
+    try:
+        update = unpack_update(frames)
+    except WireError as error:
+        return Failure(plan.client, "malformed", str(error))
+    if update.client != plan.client:
+        return Failure(plan.client, "foreign_client", f"its update is for {update.client}")
+    return update
+
+
+def wrong_labels(facts: ClientFacts, expected: Sequence[str]) -> str:
+    """What to do where a client's labels are not those of the others."""
+    return (
+        f"its labels are {', '.join(facts.label_names)}, the others' {', '.join(expected)}; "
+        "name them all, in one order, in data.labels of the run's config"
+    )

@@ -1,0 +1,169 @@
+"""A site's answers: it joins a run, trains and evaluates on its own data.
+
+The training is that of the simulator over one client, whose model stays loaded between rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rolora.checkpoint import write_atomic
+from rolora.config import Config, parse_config
+from rolora.engines.flower.kept import KeptStore
+from rolora.engines.flower.messages import (
+    PROTOCOL,
+    ClientFacts,
+    Request,
+    digest,
+    pack_evaluations,
+    pack_facts,
+    pack_stale,
+    pack_update,
+    unpack_request,
+)
+from rolora.engines.flower.worker import Frames
+from rolora.engines.in_process import InProcess
+from rolora.models import Pretrained
+from rolora.peft_format import save_adapter
+from rolora.replica import MissingPart, Replica
+from rolora.types import Adapter, BadInput, Failure, Plan
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SiteModel:
+    """A site's model and data, loaded for the settings of a run.
+
+    Args:
+        config: the run's settings with the site's own in place.
+        pretrained: as loaded.
+        engine: the simulator over this one client.
+        facts: what the server is told.
+    """
+
+    config: Config
+    pretrained: Pretrained
+    engine: InProcess
+    facts: ClientFacts
+
+
+class SiteHandler:
+    """Answers the requests of a server, one at a time.
+
+    Args:
+        client: the site's id.
+        load: loads model and data for a run's settings; raises BadInput where they do not fit.
+        directory: what the client keeps for itself goes under ``runs/``, and what a finished run
+            leaves to ``adapter/``.
+    """
+
+    def __init__(self, client: int, load: Callable[[Config], SiteModel], directory: Path):
+        self.client, self._load, self.directory = client, load, directory
+        self._settings: Mapping[str, Any] | None = None
+        self._site: SiteModel | None = None
+        self._run = ""
+
+    def __call__(self, frames: Frames) -> Frames:
+        """Answer one request; what is raised reaches the server as a message."""
+        if len(frames) == 1:
+            return self.join(json.loads(frames[0]))
+        request = unpack_request(frames)
+        site = self._of_run(request)
+        self._check(request.plan)
+        replica = site.engine.replicas.setdefault(request.plan.rank, Replica())
+        drop_unlike(replica, request)
+        try:
+            return self._train(site, request) if request.do == "train" else self._evaluate(
+                site, replica, request
+            )
+        except MissingPart:
+            return pack_stale(replica.versions())
+
+    def join(self, hello: Mapping[str, Any]) -> Frames:
+        """Load what the run needs, unless it is loaded, and tell what data there are."""
+        if hello.get("protocol") != PROTOCOL:
+            raise BadInput("this site and the server run versions of rolora that do not fit")
+        if self._site is None or hello["config"] != self._settings:
+            self._site, self._run = None, ""  # not two models at a time
+            config = parse_config(hello["config"], source="the settings of the run")
+            if self.client >= config.federation.clients:
+                raise BadInput(
+                    f"client = {self.client}: the run has {config.federation.clients} clients, "
+                    f"numbered from 0"
+                )
+            self._site, self._settings = self._load(config), hello["config"]
+            counts = {name: sum(labels) for name, labels in self._site.facts.labels.items()}
+            log.info("client %s joins with %s", self.client, counts)
+        return pack_facts(self._site.facts)
+
+    def _of_run(self, request: Request) -> SiteModel:
+        """The loaded model, with nothing left in it of another run."""
+        if self._site is None:
+            raise BadInput("the site has not joined the run yet")
+        if request.run != self._run:
+            self._kept = KeptStore(self.directory / "runs", request.run)
+            self._same_data(self._site.facts.fingerprint)
+            self._site.engine.replicas.clear()
+            self._run = request.run
+        return self._site
+
+    def _same_data(self, fingerprint: str) -> None:
+        """Note the data that a run began on, and refuse to go on with others."""
+        noted = self._kept.directory / "data"
+        if not noted.exists():
+            noted.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(noted, fingerprint.encode())
+        elif noted.read_text() != fingerprint:
+            raise BadInput("data: not those with which this site began the run")
+
+    def _check(self, plan: Plan) -> None:
+        if plan.client != self.client:
+            raise BadInput(f"a plan for client {plan.client}; this is client {self.client}")
+        if plan.upload & plan.local:
+            raise BadInput(f"asked for {sorted(plan.upload & plan.local)}, which stays here")
+
+    def _train(self, site: SiteModel, request: Request) -> Frames:
+        plan = request.plan
+        site.engine.store = self._kept.before(plan.round)
+        [answer] = site.engine.train([plan])
+        if isinstance(answer, Failure):
+            raise BadInput(f"{answer.reason} {answer.detail}")
+        self._kept.save(plan.round, site.engine.store)
+        self._kept.settle(request.settled)
+        log.info("round %s: loss %.4f", plan.round, answer.metrics["train_loss"])
+        return pack_update(answer)
+
+    def _evaluate(self, site: SiteModel, replica: Replica, request: Request) -> Frames:
+        plan = request.plan
+        plan = replace(plan, send=replica.take(plan))
+        site.engine.store = self._kept.before(plan.round)
+        held_out = len(site.engine.splits[request.split].examples)
+        evaluations = site.engine.evaluate(plan, request.split) if held_out else []
+        if request.split == "test":
+            self._leave_adapter(site, plan.send)
+        return pack_evaluations(evaluations)
+
+    def _leave_adapter(self, site: SiteModel, parts: Adapter) -> None:
+        """The run is over: leave its adapter, with what is this client's own."""
+        kept = site.engine.kept.get(self.client)
+        own = parts if kept is None else parts.overwrite(kept)
+        path = self.directory / "adapter"
+        save_adapter(path, own, site.engine.model, site.pretrained, site.config)
+        log.info("the run is over; its adapter is in %s", path)
+
+
+def drop_unlike(replica: Replica, request: Request) -> None:
+    """Drop parts that are held under the right version with another content, as after a server
+    went on from a checkpoint and did some rounds differently.
+    """
+    for part, wanted in request.digests.items():
+        version = request.plan.versions[part]
+        held = replica.held.get((part, version))
+        if held is not None and digest(held) != wanted:
+            replica.drop(part, version)

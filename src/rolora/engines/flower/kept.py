@@ -1,0 +1,54 @@
+"""What a site keeps for itself between rounds, on its disk."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from safetensors.torch import load_file, save
+
+from rolora.checkpoint import write_atomic
+from rolora.engines.in_process import LocalStore
+
+
+class KeptStore:
+    """A client's own parts and optimiser state after every round of one run, a file a round.
+
+    A server that goes on from an older checkpoint does some rounds again; each starts from what
+    the client kept before it, as the first time.
+
+    Args:
+        directory: of the site.
+        run: names a directory under it.
+
+    Raises:
+        ValueError: `run` is not of hex digits alone.
+    """
+
+    def __init__(self, directory: Path, run: str):
+        if not re.fullmatch(r"[0-9a-f]{8,64}", run):
+            raise ValueError(f"run {run!r}: must be hex digits")
+        self.directory = directory / run
+
+    def rounds(self) -> dict[int, Path]:
+        """The file of each round after which something was kept."""
+        found = self.directory.glob("round_*.safetensors")
+        return {int(path.stem.removeprefix("round_")): path for path in sorted(found)}
+
+    def before(self, round_number: int) -> LocalStore:
+        """What was kept when `round_number` first began."""
+        earlier = [path for number, path in self.rounds().items() if number < round_number]
+        return LocalStore.of(load_file(earlier[-1])) if earlier else LocalStore()
+
+    def save(self, round_number: int, store: LocalStore) -> None:
+        """Keep `store` as it is after a round; whole or not at all."""
+        tensors = {name: t.detach().cpu().contiguous() for name, t in store.tensors().items()}
+        if tensors:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.directory / f"round_{round_number:06d}.safetensors", save(tensors))
+
+    def settle(self, round_number: int) -> None:
+        """Drop what only a return behind `round_number` would need."""
+        settled = [path for number, path in self.rounds().items() if number <= round_number]
+        for path in settled[:-1]:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,209 @@
+"""What server and site say to each other, as frames: a JSON header, a plan, tensors.
+
+The tensors that several clients are sent are one frame, which the transport packs once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rolora import wire
+from rolora.engines.flower.worker import Frames
+from rolora.types import EMPTY, Adapter, Evaluation, Part, Plan, Update
+from rolora.wire import WireError
+
+PROTOCOL = 1
+"""Raised whenever a server and a site of different versions could misunderstand each other."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client is asked to do.
+
+    Args:
+        do: ``train``, or ``evaluate`` the model of `plan` on the examples of `split`.
+        run: which run it is; what a client keeps for itself belongs to one run.
+        plan: as the server's ledger narrowed it.
+        digests: per part, the digest of the version that `plan` counts on.
+        split: ``validation`` or ``test``.
+        settled: the last round that no restart of the server will go back behind.
+    """
+
+    do: str
+    run: str
+    plan: Plan
+    digests: Mapping[Part, str]
+    split: str = ""
+    settled: int = 0
+
+
+@dataclass(frozen=True)
+class ClientFacts:
+    """What a site tells of its data when it joins: counts and names, no example.
+
+    Args:
+        label_names: in order.
+        labels: per split, the number of examples of each label.
+        test_from: where its test examples come from.
+        fingerprint: a digest of its examples.
+    """
+
+    label_names: tuple[str, ...]
+    labels: Mapping[str, Sequence[int]]
+    test_from: str
+    fingerprint: str
+
+    def examples(self, split: str) -> int:
+        """Number of examples of a split."""
+        return sum(self.labels[split])
+
+
+@dataclass
+class Packer:
+    """Packs the requests of one exchange; tensors that several are sent become one frame."""
+
+    frames: dict[tuple[Any, ...], bytes] = field(default_factory=dict)
+
+    def __call__(self, request: Request) -> list[bytes]:
+        """The frames of a request."""
+        plan = request.plan
+        sent = sorted((part, plan.versions[part]) for part in plan.send.parts)
+        key = (plan.rank, *sent)
+        if key not in self.frames:
+            self.frames[key] = wire.pack(plan.send, {})
+        header = {
+            "do": request.do,
+            "run": request.run,
+            "digests": dict(request.digests),
+            "split": request.split,
+            "settled": request.settled,
+        }
+        bare = wire.pack_plan(replace(plan, send=EMPTY))
+        return [json.dumps(header).encode(), bare, self.frames[key]]
+
+
+def unpack_request(frames: Frames) -> Request:
+    """The inverse of :class:`Packer`.
+
+    Raises:
+        WireError: not a request.
+    """
+    try:
+        header, bare, tensors = frames
+        fields = json.loads(header)
+        plan = replace(wire.unpack_plan(bare), send=wire.unpack(tensors)[0])
+        return Request(plan=plan, **fields)
+    except (ValueError, TypeError) as error:
+        raise WireError(f"not a request ({error})") from None
+
+
+def pack_hello(config: Mapping[str, Any]) -> list[bytes]:
+    """The server's first word to a site: the settings of the run."""
+    hello = {"do": "hello", "protocol": PROTOCOL, "config": dict(config)}
+    return [json.dumps(hello).encode()]
+
+
+def pack_facts(facts: ClientFacts) -> list[bytes]:
+    """A site's answer to the hello."""
+    return [json.dumps({"protocol": PROTOCOL, **vars(facts)}).encode()]
+
+
+def unpack_facts(frames: Frames) -> ClientFacts:
+    """The inverse of :func:`pack_facts`.
+
+    Raises:
+        WireError: not an answer to a hello.
+    """
+    fields = _header(frames)
+    try:
+        labels = {str(split): [int(n) for n in counts] for split, counts in fields["labels"].items()}
+        names = tuple(str(name) for name in fields["label_names"])
+        if {"train", "validation", "test"} - labels.keys():
+            raise WireError("not an answer to a hello (a split is missing)")
+        if any(len(counts) != len(names) or min(counts) < 0 for counts in labels.values()):
+            raise WireError("not an answer to a hello (label counts)")
+        return ClientFacts(names, labels, str(fields["test_from"]), str(fields["fingerprint"]))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise WireError(f"not an answer to a hello ({error})") from None
+
+
+def pack_update(update: Update) -> list[bytes]:
+    """A trained client's answer."""
+    return [b'{"kind": "update"}', wire.pack_update(update)]
+
+
+def pack_evaluations(evaluations: Sequence[Evaluation]) -> list[bytes]:
+    """An evaluated client's answer; none where it has no held-out examples."""
+    numbers = [vars(evaluation) for evaluation in evaluations]
+    return [json.dumps({"kind": "evaluations", "evaluations": numbers}).encode()]
+
+
+def pack_stale(held: Mapping[Part, Sequence[int]]) -> list[bytes]:
+    """The answer of a client that lacks a part: the versions that it does hold."""
+    return [json.dumps({"kind": "stale", "held": {p: list(v) for p, v in held.items()}}).encode()]
+
+
+def unpack_stale(frames: Frames) -> dict[str, list[int]] | None:
+    """The versions held by a client that lacks a part; None for any other answer."""
+    try:
+        fields = _header(frames)
+        if fields.get("kind") != "stale":
+            return None
+        return {str(part): [int(v) for v in held] for part, held in fields["held"].items()}
+    except (WireError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return None
+
+
+def unpack_update(frames: Frames) -> Update:
+    """The update in an answer.
+
+    Raises:
+        WireError: the answer holds none.
+    """
+    if len(frames) != 2 or _header(frames).get("kind") != "update":
+        raise WireError("not an update")
+    return wire.unpack_update(frames[1])
+
+
+def unpack_evaluations(frames: Frames, client: int, num_labels: int) -> list[Evaluation]:
+    """The evaluations in an answer of `client`.
+
+    Raises:
+        WireError: not evaluations, or numbers that cannot be.
+    """
+    try:
+        return [
+            _evaluation(fields, client, num_labels) for fields in _header(frames)["evaluations"]
+        ]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise WireError(f"not evaluations ({error})") from None
+
+
+def _evaluation(fields: Mapping[str, Any], client: int, num_labels: int) -> Evaluation:
+    predicted = tuple(int(n) for n in fields["predicted"])
+    n, correct = int(fields["num_examples"]), int(fields["correct"])
+    sound = n > 0 and 0 <= correct <= n and len(predicted) == num_labels and sum(predicted) == n
+    if not sound or min(predicted) < 0:
+        raise WireError(f"counts that do not fit: {n} examples, {correct} right, {predicted}")
+    return Evaluation(client, n, float(fields["loss"]), correct, predicted)
+
+
+def _header(frames: Frames) -> dict[str, Any]:
+    try:
+        header = json.loads(frames[0])
+    except (IndexError, ValueError, RecursionError) as error:
+        raise WireError(f"a header that is no JSON ({error})") from None
+    if not isinstance(header, dict):
+        raise WireError("a header that is no mapping")
+    return header
+
+
+def digest(adapter: Adapter) -> str:
+    """A short name for exactly these tensors, the same on every machine."""
+    content = hashlib.blake2b(repr(adapter.layout.entries).encode(), digest_size=16)
+    content.update(adapter.flat.contiguous().cpu().numpy().data)
+    return content.hexdigest()
