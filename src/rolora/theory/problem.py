@@ -14,6 +14,7 @@ from rolora.types import BadInput
 Array = NDArray[Any]  # of float64
 
 MOST_REDRAWS = 10_000
+BLOCK = 128
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,12 @@ def rotate_rows(X: Array, Y: Array) -> tuple[Array, Array]:
     With ``[X Y] = Q R``, ``Q^T`` rotates the rows and leaves ``|Y - X W|_F`` as it is for every
     ``W``, and with it every loss, gradient and least-squares solution.
     """
-    R = cast(Array, np.linalg.qr(np.concatenate([X, Y], axis=-1), mode="r"))
+    data = np.concatenate([X, Y], axis=-1)
+    R = data[..., :0, :]
+    # Few rows at a time: BLAS would start threads for more, and wait for them longer than it works.
+    for start in range(0, data.shape[-2], BLOCK):
+        rows = np.concatenate([R, data[..., start : start + BLOCK, :]], axis=-2)
+        R = cast(Array, np.linalg.qr(rows, mode="r"))
     return R[..., : X.shape[-1]], R[..., X.shape[-1] :]
 
 
