@@ -270,7 +270,7 @@ def test_a_base_in_bfloat16_trains_factors_in_float32_near_those_of_float32(
         )
         model = small.text_model(model_dir(architecture), chosen)
         jobs = jobs_for(model)
-        chosen = settings(name="sgd", lr=0.2)
+        chosen = settings(name="sgd", lr=0.2, local_steps=1)
         trained[dtype] = local_update(model, data, jobs, chosen, seed=0)
     for job, half, full in zip(jobs, trained["bfloat16"], trained["float32"], strict=True):
         assert half.parts.flat.dtype == torch.float32

@@ -22,13 +22,12 @@ class Ledger:
     def narrow(self, plan: Plan) -> Plan:
         """The plan with only what its client lacks in `send`.
 
-        Parts that stay with the client are sent at the first contact. Of the base weight's
-        change the client gets the last increment if it holds what that adds to and it is smaller,
-        else all of it.
+        Parts that stay with the client keep their version, so they are sent at the first contact
+        alone. Of the base weight's change the client gets the last increment if it holds what that
+        adds to and it is smaller, else all of it.
         """
         held = self.held.get(plan.client, {})
         drop = {part for part in plan.send.parts if held.get(part) == plan.versions[part]}
-        drop |= {part for part in plan.local if part in held}
         drop |= self._base_parts_to_drop(plan, held)
         return replace(plan, send=plan.send.without(drop))
 
@@ -44,8 +43,9 @@ class Ledger:
 
     def replied(self, plan: Plan) -> None:
         """The client trained and answered: it holds all that it was to start from."""
-        kept = {part: v for part, v in plan.versions.items() if part not in ("U", "V")}
-        self.held[plan.client] = dict(kept)
+        self.held[plan.client] = {
+            str(part): version for part, version in plan.versions.items() if part not in ("U", "V")
+        }
 
     def finished(self, plan: Plan, new: ServerState) -> None:
         """The round stands: the client made the frozen factor orthonormal by itself."""
