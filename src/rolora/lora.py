@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rolora.config import LoraSettings, nearest
+from rolora.frozen_linear import speed_up_frozen_linears
 from rolora.prefix import FrozenPrefix
 from rolora.seeds import torch_generator
 from rolora.types import Adapter, BadInput, Key, Layout, Part
@@ -159,6 +160,7 @@ class LoraModel:
         self.frozen_head = {name: module.get_parameter(name).detach() for name in head}
         self.layers = {name: _replace_by_lora(module, name, dropout_p) for name in targets}
         self.head = _stacked_head(module, head) if train_head else {}
+        speed_up_frozen_linears(module)
         self.device = next(module.parameters()).device
         self.dropout_p = dropout_p
         self.prefix = (
