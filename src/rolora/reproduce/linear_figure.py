@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, PercentFormatter
 
 from rolora.report.statistics import wilson_interval
+from rolora.reproduce.axes import INK, MUTED, finish
 
-INK, MUTED, GRID = "#1b2025", "#5b646d", "#e2e5e8"
 # Okabe and Ito's hues, which colour-blind readers tell apart, in the order of the methods.
 HUES = ("#0072b2", "#e69f00", "#d55e00", "#009e73")
 FLOAT64 = 1e-15
@@ -42,9 +42,9 @@ def draw(run: Mapping[str, Any], sweep: Mapping[int, Mapping[str, Any]]) -> Figu
         left.plot(rounds, _above_rounding(bound[: last + 1], FLOAT64), label=name, **style)
     _over_rounds(middle, run, "loss", last)
     _over_samples(right, sweep)
-    _finish(left, "Sine of the angle to a*", "round")
-    _finish(middle, "Loss / |b*|²", "round")
-    _finish(right, "Random starts above the bound", "samples a client, m")
+    finish(left, "Sine of the angle to a*", "round")
+    finish(middle, "Loss / |b*|²", "round")
+    finish(right, "Random starts above the bound", "samples a client, m")
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9.5)
     return figure
@@ -96,14 +96,3 @@ def _over_samples(axes: Axes, sweep: Mapping[int, Mapping[str, Any]]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-
-
-def _finish(axes: Axes, title: str, x_label: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, color=INK, pad=8)
-    axes.set_xlabel(x_label, fontsize=9.5, color=MUTED)
-    axes.tick_params(colors=MUTED, labelsize=9, length=0)
-    axes.grid(True, color=GRID, lw=0.7)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(GRID)

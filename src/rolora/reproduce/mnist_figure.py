@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from rolora.data.mnist import Mnist
+from rolora.reproduce.axes import MUTED, finish
 from rolora.reproduce.mnist_report import at_rates, good_rates
 from rolora.reproduce.mnist_runs import (
     CENTRALISED,
@@ -25,7 +26,6 @@ from rolora.reproduce.mnist_runs import (
     Variant,
 )
 
-INK, MUTED, GRID = "#1b2025", "#5b646d", "#e2e5e8"
 # Okabe and Ito's hues, which colour-blind readers tell apart.
 HUES = {
     CENTRALISED.key: MUTED,
@@ -56,7 +56,8 @@ def over_rounds(config: MnistConfig, mnist: Mnist, runs: Runs) -> Figure:
             mean, spread = curves.mean(0), curves.std(0, ddof=1 if len(curves) > 1 else 0)
             _line(axes, rounds, mean, mean - spread, mean + spread, variant)
         axes.set_xlim(1, config.rounds)
-        _finish(axes, split.words[0].upper() + split.words[1:], "round")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        finish(axes, split.words[0].upper() + split.words[1:], "round")
     _finish_all(figure, panels, mnist)
     return figure
 
@@ -70,18 +71,16 @@ def over_rates(config: MnistConfig, mnist: Mnist, runs: Runs) -> Figure:
             values = np.array(
                 [at_rates(config, runs, variant, split, seed) for seed in config.rate_seeds]
             )
-            order = np.argsort(config.rates)
-            rates = np.array(config.rates)[order]
-            mean, low, high = (f(values, axis=0)[order] for f in (np.mean, np.min, np.max))
-            _line(above, rates, mean, low, high, variant)
+            rates, mean = np.array(config.rates), values.mean(0)
+            _line(above, rates, mean, values.min(0), values.max(0), variant)
             above.plot(rates, mean, "o", ms=3.2, color=HUES[variant.key])
-            ends = good_rates(rates.tolist(), mean.tolist(), config.within)
+            ends = good_rates(config.rates, mean.tolist(), config.within)
             below.plot(ends, [-place] * 2, color=HUES[variant.key], lw=5, solid_capstyle="round")
             chosen = runs.chosen[variant.key, split.key]
-            below.plot(chosen, -place, "o", ms=4, color="white", zorder=4)
+            below.plot(chosen, -place, "o", ms=5, mfc="white", mec=HUES[variant.key], zorder=4)
         _log_axis(above, config.rates)
-        _finish(above, split.words[0].upper() + split.words[1:], "")
-        _finish(below, "", "learning rate")
+        finish(above, split.words[0].upper() + split.words[1:], "")
+        finish(below, "", "learning rate")
         below.set_ylim(-len(VARIANTS) + 0.4, 0.6)
         below.yaxis.set_major_locator(NullLocator())
     panels[1, 0].set_ylabel(f"within {config.within:g}\nof the best", fontsize=9.5, color=MUTED)
@@ -100,21 +99,10 @@ def _line(
 
 def _log_axis(axes: Axes, rates: Sequence[float]) -> None:
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(sorted(rates)))
+    axes.xaxis.set_major_locator(FixedLocator(rates))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:g}")
     axes.tick_params(axis="x", labelrotation=45)
-
-
-def _finish(axes: Axes, title: str, x_label: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, color=INK, pad=8)
-    axes.set_xlabel(x_label, fontsize=9.5, color=MUTED)
-    axes.tick_params(colors=MUTED, labelsize=9, length=0)
-    axes.grid(True, color=GRID, lw=0.7)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(GRID)
 
 
 def _finish_all(figure: Figure, panels: Sequence[Axes], mnist: Mnist) -> None:

@@ -120,17 +120,17 @@ def _over_rounds(result: Result) -> float:
 def good_rates(
     rates: Sequence[float], accuracies: Sequence[float], within: float
 ) -> tuple[float, float]:
-    """The lowest and highest rate of the unbroken range around the best that loses at most `within`.
+    """The ends of the unbroken range of rates around the best that lose at most `within`.
 
     Between two rates the accuracy is taken as linear in the rate's logarithm; beyond the first
     and the last nothing is known, so a range that reaches them may be wider.
 
     Args:
-        rates: in any order.
+        rates: ascending.
         accuracies: one a rate.
         within: what may be lost.
     """
-    pairs = sorted(zip(rates, accuracies, strict=True))
+    pairs = list(zip(rates, accuracies, strict=True))
     best = max(range(len(pairs)), key=lambda i: pairs[i][1])
     least = pairs[best][1] - within
     return _crossing(pairs[best::-1], least), _crossing(pairs[best:], least)
@@ -256,7 +256,7 @@ def _split_row(
 
 def _rate(config: MnistConfig, rate: float) -> str:
     """The rate, marked where a better one may lie beyond the grid."""
-    edge = len(config.rates) > 1 and rate in (min(config.rates), max(config.rates))
+    edge = len(config.rates) > 1 and rate in (config.rates[0], config.rates[-1])
     return f"{rate:g}" + (" (end of the grid)" if edge else "")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -62,18 +63,20 @@ class MnistConfig(Section):
     batch_size: Positive = 64
     rates: Annotated[tuple[Rate, ...], Field(min_length=1)] = (
         *(5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1),  # the paper's grid
-        *(2e-1, 5e-1, 1.0, 2.0),
+        *(2e-1, 5e-1, 1.0, 2.0, 5.0, 1e1),
     )
     seeds: Seeds = (0, 1, 2, 3, 4)
     tuning_seed: Seed = 100
-    rate_seeds: Seeds = (100, 101, 102)
+    rate_seeds: Seeds = (100, 101, 102, 103, 104)
     near: Margin = 0.01
     within: Margin = 0.02
     workers: Positive | None = None
 
     @model_validator(mode="after")
-    def _different(self) -> MnistConfig:
-        for name in ("rates", "seeds", "rate_seeds"):
+    def _grid_and_seeds(self) -> MnistConfig:
+        if any(after <= before for before, after in pairwise(self.rates)):
+            raise ValueError(f"rates = {list(self.rates)}: must ascend")
+        for name in ("seeds", "rate_seeds"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} = {list(values)}: must be different numbers")
@@ -184,7 +187,7 @@ def best_rate(
 def job(
     config: MnistConfig, variant: Variant, split: SplitOfDigits, rate: float, seed: int, test: bool
 ) -> Job:
-    """One run of the experiment as a run of the core."""
+    """One run of the experiment as a run of the core; without `test` only its end is looked at."""
     clients = 1 if variant.pooled else split.clients
     batch_size = config.batch_size * split.clients // clients
     run = Config(
@@ -202,7 +205,7 @@ def job(
             local_epochs=config.local_epochs,
             batch_size=batch_size,
         ),
-        evaluation=EvaluationConfig(every=1, batch_size=2000),
+        evaluation=EvaluationConfig(every=1 if test else config.rounds, batch_size=2000),
         engine=EngineConfig(workers=1),
     )
     kind = "test" if test else "validation"

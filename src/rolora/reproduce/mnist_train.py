@@ -65,8 +65,8 @@ class Job:
 
 
 class Result(TypedDict):
-    """What a run leaves: validation accuracy a round, and of the final model the test accuracy
-    (None where it was not asked for), whether it diverged, bytes up and down, seconds.
+    """What a run leaves: validation accuracy, round by round where it was looked at; of the final
+    model the test accuracy (None where it was not asked for); whether it diverged; bytes; seconds.
     """
 
     accuracy: list[float]
@@ -97,11 +97,12 @@ def train(job: Job, mnist: Mnist) -> Result:
             test_accuracy = evaluate(method, engine, state, "test")["eval_accuracy"]
     except RunFailed:
         test_accuracy = CHANCE if job.test else None
-    missing = config.rounds - len(curve.lines)
+    seen = [line["eval_accuracy"] for line in curve.lines if line["eval_accuracy"] is not None]
+    missing = config.rounds // config.evaluation.every - len(seen)
     return Result(
-        accuracy=[line["eval_accuracy"] for line in curve.lines] + [CHANCE] * missing,
+        accuracy=seen + [CHANCE] * missing,
         test_accuracy=test_accuracy,
-        diverged=missing > 0,
+        diverged=len(curve.lines) < config.rounds,
         bytes_up=sum(line["bytes_up"] for line in curve.lines),
         bytes_down=sum(line["bytes_down"] for line in curve.lines),
         seconds=round(time.perf_counter() - begin, 2),
