@@ -16,6 +16,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from rolora.config import Config, ModelConfig
+from rolora.first_token import keep_first_token
 from rolora.lora import LoraModel, match_targets
 from rolora.seeds import torch_generator
 from rolora.types import BadInput
@@ -156,7 +157,7 @@ def resolve_device(name: str) -> torch.device:
 def build_lora_model(pretrained: Pretrained, config: Config) -> LoraModel:
     """Freeze the model and put stacked LoRA layers on its target modules, in place."""
     targets = match_targets(pretrained.module, pretrained.model_type, config.lora, pretrained.head)
-    return LoraModel(
+    model = LoraModel(
         pretrained.module,
         targets,
         head=pretrained.head,
@@ -164,6 +165,8 @@ def build_lora_model(pretrained: Pretrained, config: Config) -> LoraModel:
         train_head=config.model.head != "frozen",
         cache_bytes=config.engine.cache_mb * 2**20,
     )
+    keep_first_token(pretrained.module, pretrained.model_type)
+    return model
 
 
 @contextmanager
