@@ -378,10 +378,11 @@ class TestFaults:
                 kill(cluster.superlink)
                 ask_all(transport, {0: [b"a"]})
 
-    def test_keys_and_certificates_decide_who_joins(self, tmp_path, authority, caplog):
+    def test_keys_and_certificates_decide_who_joins(self, tmp_path, authority, caplog, monkeypatch):
         """A registered site joins, also anew after a crash, and only as itself; another key or
         authority does not.
         """
+        monkeypatch.setattr("rolora.engines.flower.site._FORGIVEN_S", 0.0)
         other = tmp_path / "other"
         other.mkdir()
         certificates.make_authority(other, "another")

@@ -1,13 +1,15 @@
-"""The command line: ``rolora run``, ``compare``, ``methods``, ``report``, ``export``, ``validate``.
+"""The command line: ``rolora run``, ``compare``, ``report``, ``server``, ``client`` and others.
 
 Exit codes: 0 done; 2 bad input, with one message; 1 failure while running; 130 interrupted.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -29,6 +31,12 @@ Overrides = Annotated[
     typer.Argument(help="Settings that replace the config's.", metavar="[key.path=value]..."),
 ]
 Out = Annotated[Optional[Path], typer.Option("--out", help="Directory to write.")]  # noqa: UP045
+Settings = Annotated[Path, typer.Option("--config", help="A YAML file.")]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Go without TLS and keys, also over a network.")
+]
+federation = typer.Typer(help="Runs across machines.", no_args_is_help=True)
+app.add_typer(federation, name="federation")
 RunPath = Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN")]
 
 
@@ -191,6 +199,58 @@ def reproduce(
     if name not in EXPERIMENTS:
         raise BadInput(f"reproduce {name}: unknown experiment{nearest(name, EXPERIMENTS)}")
     EXPERIMENTS[name].run(overrides or [], out, console)
+
+
+@app.command()
+def server(config: Settings = Path("server.yaml"), insecure: Insecure = False) -> None:
+    """Take in the sites of a federation; runs are started beside it with rolora run."""
+    from rolora.federation import ServerConfig, load_settings, serve_server
+
+    _serve(lambda notice: serve_server(load_settings(ServerConfig, config), insecure, notice))
+
+
+@app.command()
+def client(config: Settings = Path("site.yaml"), insecure: Insecure = False) -> None:
+    """Take part in a federation's runs with this site's own data, which stay here."""
+    from rolora.federation import SiteConfig, load_settings, serve_client
+
+    _serve(lambda notice: serve_client(load_settings(SiteConfig, config), insecure, notice))
+
+
+@federation.command()
+def init(
+    directory: Annotated[Path, typer.Argument(help="Directory to write.", metavar="DIR")],
+    config: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="The run's YAML config.", metavar="[CONFIG]"),
+    ] = None,
+    sites: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--sites", help="Number of sites; else the config's federation.clients."),
+    ] = None,
+    address: Annotated[
+        str, typer.Option("--address", help="Where sites reach the server, as host:port.")
+    ] = "127.0.0.1:9092",
+    one_machine: Annotated[
+        bool, typer.Option("--one-machine", help="Sites share the config's data, to try it out.")
+    ] = False,
+    insecure: Insecure = False,
+) -> None:
+    """Write a federation: the run, the server, its sites, certificates, keys and a runbook."""
+    from rolora.project import write_project
+
+    written = write_project(directory, config, sites, address, one_machine, insecure)
+    Console().print(f"{written} holds what to do next", soft_wrap=True)
+
+
+def _serve(serve: Callable[[Callable[[str], None]], None]) -> None:
+    console = Console()
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        serve(lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True))
+    except KeyboardInterrupt:
+        console.print("stopped")
+        raise typer.Exit(130) from None
 
 
 def default_directory(stem: str, resume: bool) -> Path:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rolora.methods import METHODS
 from rolora.report.units import byte_size, duration, percent
 from rolora.reproduce.framework import Experiment
-from rolora.run import Prepared
+from rolora.run import Ready
 from rolora.types import Failure, Update
 
 
@@ -44,13 +44,13 @@ class RunDisplay:
         with self.progress:
             yield self
 
-    def begin(self, prepared: Prepared, finished: int) -> None:
+    def begin(self, ready: Ready, finished: int) -> None:
         """Say what runs."""
-        config = prepared.config
-        sizes = sorted(len(rows) for rows in prepared.shares["train"])
+        config = ready.config
+        sizes = sorted(map(sum, ready.facts().label_table))
         self.console.print(
             f"[bold]{METHODS[config.method.name].title}[/] · {config.model.name} "
-            f"({prepared.model.num_parameters() / 1e6:.1f} M parameters) · "
+            f"({ready.model.num_parameters() / 1e6:.1f} M parameters) · "
             f"{config.data.name or config.data.path} ({sum(sizes)} training examples) · "
             f"{len(sizes)} clients of {sizes[0]} to {sizes[-1]} examples · "
             f"{config.rounds} rounds",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,7 +19,15 @@ import torch
 
 import rolora
 from rolora.config import Config, dump_config
-from rolora.data import Examples, assign_like, label_table, load_data, partition, tokenize
+from rolora.data import (
+    Examples,
+    RawSplits,
+    assign_like,
+    label_table,
+    load_data,
+    partition,
+    tokenize,
+)
 from rolora.engines.in_process import InProcess, Split
 from rolora.ledger import Ledger, planned_layout
 from rolora.lora import LoraModel
@@ -25,7 +35,7 @@ from rolora.methods import METHODS, Method, Setting, make_method
 from rolora.models import Pretrained, build_lora_model, load_pretrained, resolve_device
 from rolora.peft_format import save_adapter
 from rolora.rundir import RunDirectory
-from rolora.server import run_rounds
+from rolora.server import Engine, run_rounds
 from rolora.types import Adapter, BadInput, ClientInfo, Evaluation, Failure, ServerState, Update
 from rolora.wire import payload_bytes
 
@@ -33,7 +43,7 @@ from rolora.wire import payload_bytes
 class Display(Protocol):
     """What a person sees of a run."""
 
-    def begin(self, prepared: Prepared, finished: int) -> None:
+    def begin(self, ready: Ready, finished: int) -> None:
         """Everything is loaded; `finished` rounds were done by an earlier process."""
 
     def answered(self, answer: Update | Failure) -> None:
@@ -44,6 +54,63 @@ class Display(Protocol):
 
     def notice(self, text: str) -> None:
         """Something to know."""
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a run's summary says of the data.
+
+    Args:
+        label_names: in order.
+        examples: number of examples by split.
+        label_table: per client, its number of training examples of each label.
+        test_labels: the number of test examples of each label.
+        test_from: where the test examples come from.
+        fingerprint: a digest of all examples.
+    """
+
+    label_names: Sequence[str]
+    examples: Mapping[str, int]
+    label_table: Sequence[Sequence[int]]
+    test_labels: Sequence[int]
+    test_from: str
+    fingerprint: str
+
+
+class TrainingEngine(Engine, Protocol):
+    """An engine whose clients may keep parts of their own."""
+
+    @property
+    def kept(self) -> Mapping[int, Adapter]:
+        """What is known here of the parts that clients keep for themselves."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A run that can begin, here or across machines.
+
+    Args:
+        config: of the run.
+        method: plans and aggregates.
+        pretrained: the model as loaded.
+        model: the same with LoRA layers.
+        data: what must be the same for the run to go on.
+        facts: what is known of the data by now.
+        engine: makes the engine, for a run of this name and a ledger.
+    """
+
+    config: Config
+    method: Method
+    pretrained: Pretrained
+    model: LoraModel
+    data: str
+    facts: Callable[[], DataFacts]
+    engine: Callable[[str, Ledger], TrainingEngine]
+
+    def initial(self) -> ServerState:
+        """The state before round 1."""
+        adapter = self.model.initial_adapter(self.config.lora.max_rank, self.config.seed)
+        return self.method.init(adapter)
 
 
 @dataclass(frozen=True)
@@ -68,10 +135,33 @@ class Prepared:
     test_from: str
     method: Method
 
+    def ready(self) -> Ready:
+        """The run on the simulator."""
+        return Ready(
+            config=self.config,
+            method=self.method,
+            pretrained=self.pretrained,
+            model=self.model,
+            data=self.fingerprint(),
+            facts=self.facts,
+            engine=lambda run, ledger: build_engine(self),
+        )
+
     def initial(self) -> ServerState:
         """The state before round 1."""
-        adapter = self.model.initial_adapter(self.config.lora.max_rank, self.config.seed)
-        return self.method.init(adapter)
+        return self.ready().initial()
+
+    def facts(self) -> DataFacts:
+        """What the summary says of the data."""
+        train, test = self.examples["train"], self.examples["test"]
+        return DataFacts(
+            label_names=test.label_names,
+            examples={name: len(examples) for name, examples in self.examples.items()},
+            label_table=label_table(self.shares["train"], train.labels, test.num_labels).tolist(),
+            test_labels=np.bincount(test.labels.numpy(), minlength=test.num_labels).tolist(),
+            test_from=self.test_from,
+            fingerprint=self.fingerprint(),
+        )
 
     def client(self, number: int) -> ClientInfo:
         """What the method may know of one client."""
@@ -110,23 +200,11 @@ def prepare(config: Config) -> Prepared:
     Raises:
         BadInput: something in the config cannot be had or does not fit.
     """
-    method = make_method(config.method.name, setting_of(config))
-    if config.method.gauge != "none" and config.optimizer.state == "persist":
-        raise BadInput(
-            "optimizer.state = 'persist': the gauge changes the basis in which kept momentum "
-            "lives; use reset, or method.gauge: none"
-        )
+    method = checked_method(config)
     resolve_device(config.model.device)
     raw = load_data(config.data, config.seed)
     pretrained = load_pretrained(config.model, raw.train.label_names, config.seed)
-    examples = {
-        name: tokenize(split, pretrained.tokenizer, config.data.max_length)
-        for name, split in (
-            ("train", raw.train),
-            ("validation", raw.validation),
-            ("test", raw.test),
-        )
-    }
+    examples = tokenized(raw, pretrained, config)
     return Prepared(
         config=config,
         pretrained=pretrained,
@@ -136,6 +214,30 @@ def prepare(config: Config) -> Prepared:
         test_from=raw.test_from,
         method=method,
     )
+
+
+def checked_method(config: Config) -> Method:
+    """The run's method.
+
+    Raises:
+        BadInput: it is unknown, or does not go with another setting.
+    """
+    method = make_method(config.method.name, setting_of(config))
+    if config.method.gauge != "none" and config.optimizer.state == "persist":
+        raise BadInput(
+            "optimizer.state = 'persist': the gauge changes the basis in which kept momentum "
+            "lives; use reset, or method.gauge: none"
+        )
+    return method
+
+
+def tokenized(raw: RawSplits, pretrained: Pretrained, config: Config) -> dict[str, Examples]:
+    """The splits by name."""
+    splits = {"train": raw.train, "validation": raw.validation, "test": raw.test}
+    return {
+        name: tokenize(split, pretrained.tokenizer, config.data.max_length)
+        for name, split in splits.items()
+    }
 
 
 def deal(config: Config, examples: Mapping[str, Examples]) -> dict[str, list[torch.Tensor]]:
@@ -177,26 +279,48 @@ def execute(
     if not resume and (directory / "config.yaml").exists():
         raise BadInput(f"--out {directory}: holds a run already; add --resume, or name another")
     begun = now()
-    prepared = prepare(config)
-    engine = build_engine(prepared)
-    record = RunDirectory.create(directory, config, prepared.fingerprint(), begun)
-    checkpoint, damaged = record.newest()
-    for line in damaged:
-        display.notice(f"damaged checkpoint passed over: {line}")
-    if checkpoint is None:
-        state, ledger = prepared.initial(), Ledger()
-    else:
-        state, ledger = checkpoint.state, Ledger(checkpoint.ledger)
-        engine.restore(checkpoint.engine, state)
-        display.notice(f"going on after round {state.round}")
-    display.begin(prepared, state.round)
-    watched = _Watched(record, display)
-    state = run_rounds(config, prepared.method, engine, state, ledger, watched, display.answered)
-    results = engine.evaluate(prepared.method.evaluation_plan(state), "test")
-    save_adapters(directory, prepared, engine, state)
-    summary = summarise(prepared, record, state, results, command)
-    record.finish(summary)
+    with opened(config, display.notice) as ready:
+        record = RunDirectory.create(directory, config, ready.data, begun)
+        checkpoint, damaged = record.newest()
+        for line in damaged:
+            display.notice(f"damaged checkpoint passed over: {line}")
+        ledger = Ledger(checkpoint.ledger if checkpoint else None)
+        engine = ready.engine(run_name(config, record), ledger)
+        state = checkpoint.state if checkpoint else ready.initial()
+        if checkpoint is not None:
+            engine.restore(checkpoint.engine, state)
+            display.notice(f"going on after round {state.round}")
+        display.begin(ready, state.round)
+        watched = _Watched(record, display)
+        state = run_rounds(config, ready.method, engine, state, ledger, watched, display.answered)
+        results = engine.evaluate(ready.method.evaluation_plan(state), "test")
+        save_adapters(directory, ready, engine, state)
+        summary = summarise(ready, record, state, results, command)
+        record.finish(summary)
     return summary
+
+
+@contextmanager
+def opened(config: Config, notice: Callable[[str], None]) -> Iterator[Ready]:
+    """The run, ready to begin, on the engine that the config names.
+
+    Raises:
+        BadInput: the config does not fit, or the extra ``rolora[flower]`` is needed and missing.
+        RunFailed: the server, or enough of its clients, cannot be reached.
+    """
+    if config.engine.name == "in_process":
+        yield prepare(config).ready()
+        return
+    from rolora.federation import connected
+
+    with connected(config, notice) as ready:
+        yield ready
+
+
+def run_name(config: Config, record: RunDirectory) -> str:
+    """Hex digits that name the run: the same when it goes on, others for every run."""
+    text = json.dumps([config.seed, config.method.name, str(record.path.resolve()), record.history])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass
@@ -215,34 +339,35 @@ class _Watched:
 
 
 def save_adapters(
-    directory: Path, prepared: Prepared, engine: InProcess, state: ServerState
+    directory: Path, ready: Ready, engine: TrainingEngine, state: ServerState
 ) -> None:
-    """``adapter/``, and ``adapter/clients/ID/`` for every client that keeps parts of its own."""
+    """``adapter/``, and ``adapter/clients/ID/`` for every client of the simulator that keeps parts
+    of its own; a site keeps its own adapter.
+    """
     parts = state.parts
 
     def save(path: Path, adapter: Adapter) -> None:
-        save_adapter(path, adapter, prepared.model, prepared.pretrained, prepared.config)
+        save_adapter(path, adapter, ready.model, ready.pretrained, ready.config)
 
     save(directory / "adapter", parts)
-    for client, kept in sorted(engine.store.parts.items()):
+    for client, kept in sorted(engine.kept.items()):
         save(directory / "adapter" / "clients" / str(client), parts.overwrite(kept))
 
 
 def summarise(
-    prepared: Prepared,
+    ready: Ready,
     record: RunDirectory,
     state: ServerState,
     results: Sequence[Evaluation],
     command: str,
 ) -> dict[str, Any]:
     """What ``summary.json`` holds."""
-    config, lines = prepared.config, record.lines()
+    config, facts, lines = ready.config, ready.facts(), record.lines()
     evaluated = [line for line in lines if line["eval_accuracy"] is not None]
     best = max(evaluated, key=lambda line: line["eval_accuracy"], default=None)
     total = sum(result.num_examples for result in results)
-    test = prepared.examples["test"]
     predicted = np.sum([result.predicted for result in results], axis=0)
-    labels = np.bincount(test.labels.numpy(), minlength=test.num_labels)
+    labels = np.array(facts.test_labels)
     last = lines[-1]
     return {
         "rolora_version": rolora.__version__,
@@ -251,20 +376,18 @@ def summarise(
         "config_hash": hashlib.sha256(dump_config(config).encode()).hexdigest()[:16],
         "data": {
             "name": config.data.name or str(config.data.path),
-            **{name: len(examples) for name, examples in prepared.examples.items()},
-            "test_from": prepared.test_from,
-            "label_names": list(test.label_names),
-            "fingerprint": prepared.fingerprint(),
+            **facts.examples,
+            "test_from": facts.test_from,
+            "label_names": list(facts.label_names),
+            "fingerprint": facts.fingerprint,
         },
         "model": {
             "name": config.model.name,
-            "type": prepared.pretrained.model_type,
-            "parameters": prepared.model.num_parameters(),
+            "type": ready.pretrained.model_type,
+            "parameters": ready.model.num_parameters(),
             "adapter_parameters": state.parts.select({"A", "B"}).layout.size,
         },
-        "label_table": label_table(
-            prepared.shares["train"], prepared.examples["train"].labels, test.num_labels
-        ).tolist(),
+        "label_table": [list(row) for row in facts.label_table],
         "client_accuracy": [
             {
                 "client": result.client,
@@ -290,7 +413,7 @@ def summarise(
             stage: round(sum(line["seconds"].get(stage, 0.0) for line in lines), 3)
             for stage in ("plan", "train", "aggregate", "evaluate", "total")
         },
-        "device": str(prepared.model.device),
+        "device": str(ready.model.device),
         "dtype": config.model.dtype,
         "threads": torch.get_num_threads(),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 
 _VARIABLE = "ROLORA_BOUND_TO_STDIN"
@@ -19,5 +18,6 @@ def end_with_parent() -> None:
 
 
 def _wait_for_end() -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 1024):  # not sys.stdin, which is locked when the interpreter ends
+        pass
     os.kill(os.getpid(), signal.SIGTERM)

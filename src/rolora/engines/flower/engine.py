@@ -19,7 +19,7 @@ from rolora.engines.flower.messages import (
     unpack_stale,
     unpack_update,
 )
-from rolora.engines.flower.transport import FlowerTransport, NodeError, Reply
+from rolora.engines.flower.results import NodeError, Reply, Transport
 from rolora.engines.flower.worker import Frames
 from rolora.ledger import Ledger
 from rolora.replica import Replica, restored
@@ -73,13 +73,19 @@ class FlowerEngine:
         config: the run's settings.
         facts: which run it is.
         ledger: of the run; what an evaluation sends is noted there as well.
+        seen: what every client that ever joined said of its data; kept up to date here.
     """
 
     def __init__(
-        self, transport: FlowerTransport, config: Config, facts: RunFacts, ledger: Ledger
+        self,
+        transport: Transport,
+        config: Config,
+        facts: RunFacts,
+        ledger: Ledger,
+        seen: dict[int, ClientFacts],
     ):
         self.transport, self.config, self.facts, self.ledger = transport, config, facts, ledger
-        self.seen: dict[int, ClientFacts] = {}
+        self.seen = seen
         self.mirrors: dict[int, Replica] = {}
         self._apart = Ledger()  # of evaluations at another rank than the client's own
         self._round = 0

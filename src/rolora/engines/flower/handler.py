@@ -79,8 +79,10 @@ class SiteHandler:
         replica = site.engine.replicas.setdefault(request.plan.rank, Replica())
         drop_unlike(replica, request)
         try:
-            return self._train(site, request) if request.do == "train" else self._evaluate(
-                site, replica, request
+            return (
+                self._train(site, request)
+                if request.do == "train"
+                else self._evaluate(site, replica, request)
             )
         except MissingPart:
             return pack_stale(replica.versions())

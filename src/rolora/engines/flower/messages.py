@@ -120,7 +120,7 @@ def unpack_facts(frames: Frames) -> ClientFacts:
     """
     fields = _header(frames)
     try:
-        labels = {str(split): [int(n) for n in counts] for split, counts in fields["labels"].items()}
+        labels = {str(name): [int(n) for n in counts] for name, counts in fields["labels"].items()}
         names = tuple(str(name) for name in fields["label_names"])
         if {"train", "validation", "test"} - labels.keys():
             raise WireError("not an answer to a hello (a split is missing)")

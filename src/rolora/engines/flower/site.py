@@ -17,12 +17,17 @@ from rolora.types import RunFailed
 _REFUSALS = {
     "[code: 2001]": "the server wants a registered key, and this site was given none",
     "[code: 2004]": "the server does not know this site's key, or takes the site for connected "
-    "already; after a crash it may do so for a minute",
+    "already",
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not from the federation's "
     "authority, or not for the address given",
 }
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 1.0, 30.0
 _STEADY_S = 60.0
+_FORGIVEN = "[code: 2004]"
+_FORGIVEN_S = 120.0
+"""For so long a refused key is tried again: the server may still be registering keys, or take a
+node that crashed for alive.
+"""
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +41,8 @@ def serve_site(handle: Handler, start_node: Callable[[Path], Service]) -> None:
             again, after a growing pause, whenever the node has ended.
 
     Raises:
-        RunFailed: the server refuses this site's key, or its certificate is not to be trusted.
+        RunFailed: the server goes on refusing this site's key, or its certificate is not
+            to be trusted.
         KeyboardInterrupt: Ctrl-C or SIGTERM, once everything is stopped.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -62,7 +68,7 @@ class _Keeper(threading.Thread):
         self.refused = ""
 
     def run(self) -> None:
-        pause = _FIRST_PAUSE_S
+        pause, first = _FIRST_PAUSE_S, time.monotonic()
         while not self._stopping.is_set():
             started = time.monotonic()
             with self._start_node(self._worker.path) as self._node:
@@ -70,14 +76,15 @@ class _Keeper(threading.Thread):
                     return
                 self._node.process.wait()
                 said = self._node.output()
-            self.refused = _refusal(said)
-            if self.refused:
+            refused = _refusal(said)
+            if refused and (_FORGIVEN not in said or time.monotonic() - first > _FORGIVEN_S):
+                self.refused = refused
                 self._worker.close()
                 return
             if time.monotonic() - started > _STEADY_S:
                 pause = _FIRST_PAUSE_S
             if not self._stopping.is_set():
-                log.warning("the node ended; starting it again in %g s", pause)
+                log.warning("%s; trying again in %g s", refused or "the node ended", pause)
             self._stopping.wait(pause)
             pause = min(2 * pause, _LAST_PAUSE_S)
 

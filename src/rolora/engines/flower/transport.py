@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Set
-from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from flwr.serverapp import Grid
 from rolora.engines.flower import payload
 from rolora.engines.flower.inbox import Answer, Inbox, Unreadable
 from rolora.engines.flower.launch import node_name
+from rolora.engines.flower.results import NodeError, Reply
 from rolora.engines.flower.worker import Frames
 
 _REASONS = {
@@ -31,34 +31,6 @@ _LATE_S = 2.0  # so that the deadline is ours, and not Flower's, to report
 _PRESENCE_S = 1.0
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An answer: who gave it, and how many seconds after the request was sent."""
-
-    client: int
-    node: int
-    frames: list[bytes]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class NodeError:
-    """No answer from `client`, and why.
-
-    `reason` is one of ``absent`` (not connected), ``deadline``, ``node_lost`` (no heartbeat for
-    60 s, or signed off), ``replaced`` (the client came back, on this node or another),
-    ``client_error`` (its worker raised), ``client_crashed``, ``expired``, ``malformed``,
-    ``too_large``, ``incomplete`` (its sender went away in the middle), or ``flower`` (any other
-    error of Flower's).
-    """
-
-    client: int
-    node: int | None
-    reason: str
-    detail: str
-    seconds: float
 
 
 class _Node(NamedTuple):
@@ -158,7 +130,9 @@ class FlowerTransport:
                     yield result
                 else:
                     left = max(deadline_s - seconds, 0.0) + _LATE_S
-                    waiting.update(zip(self._push([more], [target.node], left), [target]))
+                    waiting.update(
+                        zip(self._push([more], [target.node], left), [target], strict=True)
+                    )
             self._look_around()
             yield from self._give_up(waiting, time.monotonic() - start, deadline_s)
             if waiting:
