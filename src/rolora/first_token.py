@@ -37,5 +37,5 @@ def keep_first_token(module: nn.Module, model_type: str) -> None:
         return
     layers = module.get_submodule(ENCODERS[model_type])
     assert isinstance(layers, nn.ModuleList)
-    attention = layers[-1].attention
-    attention.output = FirstToken(attention.output)
+    attention = layers.get_submodule(f"{len(layers) - 1}.attention")
+    attention.output = FirstToken(attention.get_submodule("output"))
