@@ -98,7 +98,8 @@ class Replica:
         self.held = {
             (part, version): tensors
             for (part, version), tensors in self.held.items()
-            if version == plan.versions.get(part, version) or (part == "D" and version == increments)
+            if version == plan.versions.get(part, version)
+            or (part == "D" and version == increments)
         }
 
 

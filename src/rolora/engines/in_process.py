@@ -272,9 +272,9 @@ def default_workers(device: torch.device) -> int:
 class Workers:
     """Threads that each have a set of LoRA layers over the one base model.
 
-    On a CPU each runs its tensor operations on `threads` cores, as a rule one. That is faster than one worker whose
-    operations are split between cores, keeps its speed when another process takes a core, and
-    gives the same bits whatever the number of workers.
+    On a CPU each runs its tensor operations on `threads` cores, as a rule one. That is faster than
+    one worker whose operations are split between cores, keeps its speed when another process takes
+    a core, and gives the same bits whatever the number of workers.
     """
 
     def __init__(self, model: LoraModel, count: int, threads: int = 1):
