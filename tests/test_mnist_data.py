@@ -103,10 +103,9 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, content, item, compress
     path.write_bytes(content)
     try:
         array = read_idx(path, item)
-    except BadInput as error:
-        assert str(path) in str(error)
-    else:
-        assert idx(array) == content
+    except BadInput:
+        return
+    assert idx(array) == (gzip.decompress(content) if compressed else content)
 
 
 @pytest.mark.parametrize(
