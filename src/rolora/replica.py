@@ -68,6 +68,8 @@ class Replica:
         self.started = None
 
     def _receive(self, plan: Plan) -> None:
+        """Take in all that is sent, then see whether anything is missing."""
+        missing = []
         for part, version in plan.versions.items():
             if part in ("U", "V") or (part, version) in self.held:
                 continue
@@ -76,10 +78,12 @@ class Replica:
             elif part == "D" and "U" in plan.send.parts:
                 self.held[part, version] = self._incremented(plan)
             else:
-                raise MissingPart(
-                    f"round {plan.round}, client {plan.client}: part {part} in version {version} "
-                    "was not sent and is not held"
-                )
+                missing.append(f"part {part} in version {version}")
+        if missing:
+            raise MissingPart(
+                f"round {plan.round}, client {plan.client}: {missing[0]} was not sent and is not "
+                "held"
+            )
 
     def _incremented(self, plan: Plan) -> Adapter:
         since = plan.versions["U"]

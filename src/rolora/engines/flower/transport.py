@@ -24,7 +24,7 @@ _REASONS = {
     5: "node_lost",  # NODE_UNAVAILABLE
     8: "client_crashed",  # CLIENT_APP_CRASHED
 }
-_HELLO_TTL_S = 60.0
+_HELLO_TTL_S = 600.0  # in which a site loads the model
 _GREET_AGAIN_S = 5.0
 _MOMENT_S = 2.0
 _LATE_S = 2.0  # so that the deadline is ours, and not Flower's, to report
