@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -455,3 +459,65 @@ def test_a_network_needs_tls_or_a_word(address, loopback):
             federation._insecure("server", address, False, said.append)
         federation._insecure("server", address, True, said.append)
         assert "WARNING" in said[0]
+
+
+def power_cut(service):
+    """End a node as a power cut would."""
+    os.killpg(service.process.pid, signal.SIGKILL)
+    service.process.wait()
+
+
+@pytest.mark.faults
+class TestFaults:
+    """The rounds themselves over real processes, some of which fail."""
+
+    def test_a_run_outlives_its_nodes(self, settings, tmp_path):
+        """One node is killed in the middle of round 2 and comes back; another client hangs in
+        round 3, and sends far too much in round 4.
+        """
+        pytest.importorskip("flwr")
+        from flower_cluster import Cluster
+
+        sites = [handler(settings, client, tmp_path) for client in range(3)]
+        trained = {1: 0, 2: 0}
+
+        def killed(frames):
+            if is_training(frames):
+                trained[1] += 1
+                if trained[1] == 2:
+                    threading.Thread(target=replace_node).start()
+                    time.sleep(30)
+            return sites[1](frames)
+
+        def odd(frames):
+            answer = sites[2](frames)
+            if is_training(frames):
+                trained[2] += 1
+                if trained[2] == 3:
+                    time.sleep(30)
+                if trained[2] == 4:
+                    return [answer[0], os.urandom(10_000_000)]
+            return answer
+
+        with Cluster(tmp_path) as cluster:
+
+            def replace_node():
+                power_cut(cluster.nodes[1])
+                cluster.start_node(1, sites[1])
+
+            for client, handle in enumerate((sites[0], killed, odd)):
+                cluster.start_node(client, handle)
+            options = [f"engine.superlink={cluster.address}", "federation.deadline=20"]
+            federate(settings, tmp_path / "run", *options, "rounds=6", "evaluation.every=9")
+        found = [
+            [(f["client"], f["reason"]) for f in x["failures"]] for x in lines(tmp_path / "run")
+        ]
+        assert found[0] == []
+        assert found[1] == [(1, "replaced")]
+        assert (2, "deadline") in found[2]
+        assert any((2, "too_large") in failures for failures in found[3:])
+        assert all((0, reason) not in f for f in found for reason in ("deadline", "absent"))
+
+
+def is_training(frames):
+    return len(frames) > 1 and json.loads(frames[0])["do"] == "train"
