@@ -131,7 +131,8 @@ def test_bfloat16_runs_on_the_cpu_and_stays_near_float32(model_dir, architecture
 
 
 @pytest.mark.parametrize("kind", ["empty", "text", "torn", "unknown", "pickle", "code"])
-def test_what_cannot_be_loaded_is_named_with_what_would_be_right(tmp_path, bert, kind):
+def test_what_cannot_be_loaded_is_named_with_what_would_be_right(tmp_path, bert, kind, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # whoever asks before running code
     if kind == "text":
         (tmp_path / "config.json").write_text("not json")
     elif kind == "unknown":
