@@ -1,0 +1,71 @@
+"""What bfloat16 costs in accuracy: the quickstart under several seeds, in both precisions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from rolora.config import Config, load_config
+from rolora.ledger import Ledger
+from rolora.report.statistics import describe, paired_difference
+from rolora.run import build_engine, prepare
+from rolora.server import Engine, evaluate, run_rounds
+from rolora.types import ServerState
+
+QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
+DTYPES = ("float32", "bfloat16")
+
+
+def bfloat16_accuracy(quick: bool, console: Console) -> dict[str, Any]:
+    """Test accuracy of the quickstart in float32 and bfloat16, seeds 0 to 4."""
+    seeds, rounds = (range(2), 2) if quick else (range(5), 16)
+    accuracy: dict[str, list[float]] = {dtype: [] for dtype in DTYPES}
+    seconds: dict[str, list[float]] = {dtype: [] for dtype in DTYPES}
+    for seed in seeds:
+        for dtype in DTYPES:
+            overrides = [f"seed={seed}", f"rounds={rounds}", f"model.dtype={dtype}"]
+            begin = time.perf_counter()
+            accuracy[dtype].append(test_accuracy(load_config(QUICKSTART, overrides)))
+            seconds[dtype].append(round(time.perf_counter() - begin, 2))
+            console.print(f"seed {seed}, {dtype}: {accuracy[dtype][-1]:.4f}")
+    pairs = zip(accuracy["bfloat16"], accuracy["float32"], strict=True)
+    differences = paired_difference([ours - theirs for ours, theirs in pairs])
+    console.print(_table(accuracy))
+    return {
+        "title": f"bfloat16 beside float32: quickstart, {rounds} rounds",
+        "test_accuracy": accuracy,
+        "seconds": seconds,
+        "bfloat16_minus_float32": vars(differences),
+    }
+
+
+def test_accuracy(config: Config) -> float:
+    """Of the model after all rounds."""
+    prepared = prepare(config)
+    engine, initial = build_engine(prepared), prepared.initial()
+    state = run_rounds(config, prepared.method, engine, initial, Ledger(), Unrecorded())
+    return float(evaluate(prepared.method, engine, state, "test")["eval_accuracy"])
+
+
+class Unrecorded:
+    """A run that leaves nothing behind."""
+
+    def round_finished(self, metrics: dict[str, Any]) -> None:
+        pass
+
+    def checkpoint(self, state: ServerState, ledger: Ledger, engine: Engine) -> None:
+        pass
+
+
+def _table(accuracy: Mapping[str, list[float]]) -> Table:
+    table = Table("precision", "test accuracy, mean ± standard deviation", "by seed")
+    for dtype, values in accuracy.items():
+        spread = describe(values)
+        shown = f"{spread.mean:.4f} ± {spread.std:.4f}"
+        table.add_row(dtype, shown, " ".join(f"{value:.4f}" for value in values))
+    return table

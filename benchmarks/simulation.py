@@ -1,0 +1,58 @@
+"""Rolora's side of a workload: whole rounds on the simulator."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from benchmarks.measure import Work
+from rolora.client import local_update
+from rolora.engines.in_process import InProcess
+from rolora.ledger import Ledger
+from rolora.methods import make_method
+from rolora.run import setting_of
+from rolora.server import Clock, one_round
+from rolora.types import Adapter
+
+
+class Simulation:
+    """``config.rounds`` rounds on an engine, from an initial adapter; may be run again.
+
+    Attributes:
+        stages: seconds of the last run by stage.
+    """
+
+    def __init__(self, engine: InProcess, initial: Adapter):
+        self.engine, self.config = engine, engine.config
+        self.method = make_method(self.config.method.name, setting_of(self.config))
+        self.initial = self.method.init(initial)
+        self.stages: dict[str, float] = {}
+
+    def reset(self) -> None:
+        """Forget what clients hold and what is cached."""
+        self.engine.replicas.clear()
+        prefix = self.engine.model.prefix
+        if prefix is not None:
+            prefix.cache.held.clear()
+            prefix.cache.size = 0
+
+    def run(self) -> Tensor:
+        """A and B after all rounds, in one vector."""
+        clock, ledger, state = Clock(), Ledger(), self.initial
+        for _ in range(self.config.rounds):
+            state, _ = one_round(
+                self.config, self.method, self.engine, state, ledger, clock, lambda answer: None
+            )
+        self.stages = clock.seconds
+        return state.parts.select({"A", "B"}).flat
+
+    def one_stack(self) -> None:
+        """The local training of the first stack in round 1, in this thread."""
+        self.reset()
+        clients = self.engine.clients[: self.engine.stack]
+        jobs = [self.engine.job(self.method.plan(self.initial, client)) for client in clients]
+        train = self.engine.splits["train"].examples
+        local_update(self.engine.model, train, jobs, self.config.optimizer, self.config.seed)
+
+    def work(self) -> Work:
+        """This, to be measured."""
+        return Work(self.run, self.reset, self.one_stack, lambda: self.stages)
