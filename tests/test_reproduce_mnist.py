@@ -162,8 +162,13 @@ def test_tuning_never_looks_at_the_test_digits(monkeypatch):
 
 
 @pytest.mark.parametrize("test", [False, True])
-def test_a_diverged_run_scores_chance(test):
-    result = ran(LORA, FIVE, rate=1e30, test=test)
+@pytest.mark.parametrize(
+    ("variant", "rate"),
+    [(LORA, 1e30), (FLEXLORA, 1e3)],  # NaN from a client; an SVD that fails
+    ids=["nan", "svd"],
+)
+def test_a_diverged_run_scores_chance(variant, rate, test):
+    result = ran(variant, FIVE, rate=rate, test=test)
     assert result["diverged"]
     assert result["accuracy"][-1] == CHANCE
     assert len(result["accuracy"]) == (4 if test else 1)

@@ -6,10 +6,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -54,8 +53,17 @@ def run_jobs(
     )
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task(what, total=len(jobs), completed=len(jobs) - len(waiting))
-        for _ in _carried_out(waiting, mnist, cells, count):
-            progress.advance(bar)
+        try:
+            for _ in _carried_out(waiting, mnist, cells, count):
+                progress.advance(bar)
+        except BrokenProcessPool:
+            raise RunFailed(
+                "a worker process died, perhaps for want of memory; the finished runs are kept, "
+                "workers=1 takes the least memory"
+            ) from None
+        except KeyboardInterrupt:
+            console.out("interrupted; finished runs are kept, the same command goes on from there")
+            raise
     kept = Cells(cells.directory)
     return [_cell(job, mnist, kept) for job in jobs]
 
@@ -76,29 +84,26 @@ def _carried_out(jobs: Sequence[Job], mnist: Mnist, cells: Cells, count: int) ->
             _cell(job, mnist, Cells(cells.directory))
             yield
         return
-    # Spawned, not forked: torch's threads do not survive a fork.
+    # Spawned, not forked: torch's threads do not survive a fork. No more jobs are handed over than
+    # there are workers, so that an interrupt waits for those under way alone.
     context = multiprocessing.get_context("spawn")
+    running: set[Future[None]] = set()
     with ProcessPoolExecutor(count, context, _begin, (mnist, cells.directory)) as pool:
-        futures = [pool.submit(_work, job) for job in jobs]
-        with _cancelled(futures):
-            for future in as_completed(futures):
-                future.result()
-                yield
+        for job in jobs:
+            if len(running) == count:
+                running = yield from _one_finished(running)
+            running.add(pool.submit(_work, job))
+        while running:
+            running = yield from _one_finished(running)
 
 
-@contextmanager
-def _cancelled(futures: Sequence[Future[None]]) -> Iterator[None]:
-    """What has not begun is not begun once the block is left early."""
-    try:
+def _one_finished(running: set[Future[None]]) -> Generator[None, None, set[Future[None]]]:
+    """Wait until a job ends; yield for every one that has, and return the others."""
+    done, others = wait(running, return_when=FIRST_COMPLETED)
+    for future in done:
+        future.result()
         yield
-    except BrokenProcessPool:
-        raise RunFailed(
-            "a worker process died, perhaps for want of memory; the finished cells are kept, "
-            "workers=1 takes the least memory"
-        ) from None
-    finally:
-        for future in futures:
-            future.cancel()
+    return others
 
 
 _worker: list[tuple[Mnist, Cells]] = []

@@ -80,8 +80,8 @@ class Result(TypedDict):
 def train(job: Job, mnist: Mnist) -> Result:
     """Run all rounds of `job`.
 
-    A run in which a client's factors cease to be finite ends there; it scores chance, 1/10, from
-    then on.
+    A run in which a client's factors cease to be finite, or grow until FlexLoRA's SVD fails, ends
+    there; it scores chance, 1/10, from then on.
     """
     config = job.config
     model, examples = _net(job.width, job.init, config.seed, config.data, mnist)
@@ -95,7 +95,7 @@ def train(job: Job, mnist: Mnist) -> Result:
         state = run_rounds(config, method, engine, state, Ledger(), curve)
         if job.test:
             test_accuracy = evaluate(method, engine, state, "test")["eval_accuracy"]
-    except RunFailed:
+    except (RunFailed, torch.linalg.LinAlgError):
         test_accuracy = CHANCE if job.test else None
     seen = [line["eval_accuracy"] for line in curve.lines if line["eval_accuracy"] is not None]
     missing = config.rounds // config.evaluation.every - len(seen)
