@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cached_property
 from math import prod
 from typing import Literal, get_args
 
@@ -58,17 +58,21 @@ class Layout:
             tuple(sorted(shapes.items(), key=lambda item: (rank[item[0][1]], item[0][0])))
         )
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of scalars."""
-        return _offsets(self)[1]
+        return sum(prod(shape) for _, shape in self.entries)
 
-    @property
+    @cached_property
     def spans(self) -> Mapping[Key, tuple[int, int, tuple[int, ...]]]:
         """Per key: start, end and shape in the flat vector."""
-        return _offsets(self)[0]
+        spans, at = {}, 0
+        for key, shape in self.entries:
+            spans[key] = (at, at + prod(shape), shape)
+            at += prod(shape)
+        return spans
 
-    @property
+    @cached_property
     def parts(self) -> frozenset[Part]:
         """The parts present."""
         return frozenset(part for (_, part), _ in self.entries)
@@ -81,15 +85,6 @@ class Layout:
     def select(self, parts: Collection[Part]) -> Layout:
         """The layout of the entries whose part is in `parts`."""
         return Layout(tuple(entry for entry in self.entries if entry[0][1] in parts))
-
-
-@cache
-def _offsets(layout: Layout) -> tuple[dict[Key, tuple[int, int, tuple[int, ...]]], int]:
-    spans, at = {}, 0
-    for key, shape in layout.entries:
-        spans[key] = (at, at + prod(shape), shape)
-        at += prod(shape)
-    return spans, at
 
 
 class Adapter(Mapping[Key, Tensor]):

@@ -96,7 +96,7 @@ class Examples:
             the token columns and ``attention_mask``, int64 ``[b, longest]``, and the dense
             columns ``[b, ...]``. Labels are not among them: take ``labels[rows]``.
         """
-        batch = {name: column[rows] for name, column in self.dense.items()}
+        batch = {name: column.index_select(0, rows) for name, column in self.dense.items()}
         if self.offsets is None:
             return batch
         lengths = self.lengths[rows][:, None]
