@@ -126,10 +126,12 @@ class Stack:
         start, end = self.layout.extent(part)
         return buffer[len(self.jobs) * start : len(self.jobs) * end]
 
-    def part_places(self, part: Part) -> Tensor:
-        """Where the clients' vectors of `part` lie in its piece of the buffer: ``[K, P_part]``."""
+    def part_places(self, part: Part, clients: int | slice = slice(None)) -> Tensor:
+        """Where the `clients`' vectors of `part` lie in its piece of the buffer, ``[K, P_part]``;
+        for a single number ``[P_part]``.
+        """
         start, end = self.layout.extent(part)
-        return self.places[:, start:end] - len(self.jobs) * start
+        return self.places[clients, start:end] - len(self.jobs) * start
 
     def parts(self) -> list[Part]:
         """The trained parts, in the buffer's order."""
@@ -258,7 +260,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer, stack: Stack, k: int) -> d
             if not isinstance(value, Tensor):
                 continue
             if value.dim() > 0:
-                own = Adapter(layout, value[stack.part_places(part)[k]].cpu())
+                own = Adapter(layout, value[stack.part_places(part, k)].cpu())
                 value = resized(own, rank).flat
             state[f"{part}.{name}"] = value.detach().cpu().clone()
     return state
@@ -295,16 +297,18 @@ def chunks(data: Examples, current: Sequence[Tensor], device_type: str) -> Itera
     A mean over a batch is a sum over its chunks, so the gradient does not change; what changes is
     that a short sentence is not padded to the longest of the batch.
     """
-    n = max(len(rows) for rows in current)
-    weights = torch.zeros(len(current), n)
-    stacked = torch.zeros(len(current), n, dtype=torch.long)
-    for k, rows in enumerate(current):
-        ordered = rows[torch.argsort(data.lengths[rows], descending=True, stable=True)]
-        stacked[k, : len(rows)], stacked[k, len(rows) :] = ordered, ordered[-1]
-        weights[k, : len(rows)] = 1.0 / len(rows)
-    lengths = data.lengths[stacked].amax(0).tolist()
+    stacked = nn.utils.rnn.pad_sequence(list(current), batch_first=True, padding_value=-1)
+    real = stacked >= 0
+    counts = real.sum(1, keepdim=True)
+    order = torch.where(real, data.lengths[stacked], -1).argsort(
+        dim=1, descending=True, stable=True
+    )
+    columns = torch.arange(stacked.shape[1])
+    rows = stacked.gather(1, order.gather(1, torch.minimum(columns, counts - 1)))
+    weights = torch.where(columns < counts, 1.0 / counts, 0.0)
+    lengths = data.lengths[rows].amax(0).tolist()
     for start, end in cuts(lengths, len(current), CHUNK_OVERHEAD.get(device_type, 1 << 20)):
-        yield Chunk(stacked[:, start:end], weights[:, start:end])
+        yield Chunk(rows[:, start:end], weights[:, start:end])
 
 
 def cuts(lengths: Sequence[int], clients: int, overhead: int) -> list[tuple[int, int]]:
@@ -313,6 +317,8 @@ def cuts(lengths: Sequence[int], clients: int, overhead: int) -> list[tuple[int,
     A run of n columns whose longest is T costs ``n T clients + overhead`` tokens.
     """
     n = len(lengths)
+    if lengths[0] == lengths[-1]:
+        return [(0, n)]
     best, cut = [0.0] + [float("inf")] * n, [0] * (n + 1)
     for end in range(1, n + 1):
         for start in range(end):

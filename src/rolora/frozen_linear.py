@@ -23,9 +23,16 @@ class FrozenLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x [..., d_in]`` to ``[..., d_out]``."""
-        if x.requires_grad and torch.is_grad_enabled():
-            return _Product.apply(x, self.weight, self.bias)
-        return _product(x, self.weight, self.bias)
+        return frozen_product(x, self.weight, self.bias)
+
+
+def frozen_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x W^T + b`` with a gradient for ``x`` alone: ``[..., d_in]`` to ``[..., d_out]``."""
+    if not _pays(weight):
+        return nn.functional.linear(x, weight, bias)
+    if x.requires_grad and torch.is_grad_enabled():
+        return _Product.apply(x, weight, bias)
+    return _product(x, weight, bias)
 
 
 class _Product(torch.autograd.Function):
@@ -47,14 +54,13 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def speed_up_frozen_linears(module: nn.Module) -> None:
-    """Replace the float32 linear layers of a frozen `module` on a CPU, in place."""
-    if not torch.backends.mkldnn.is_available():
-        return
+    """Replace the linear layers of a frozen `module` where that pays, in place."""
     for parent in list(module.modules()):
         for name, layer in parent.named_children():
-            if type(layer) is nn.Linear and _fits(layer.weight):
+            if type(layer) is nn.Linear and _pays(layer.weight):
                 setattr(parent, name, FrozenLinear(layer))
 
 
-def _fits(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype == torch.float32
+def _pays(weight: Tensor) -> bool:
+    on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
+    return on_cpu and torch.backends.mkldnn.is_available()
