@@ -144,6 +144,14 @@ def test_clients_are_sent_only_what_they_lack():
         changed["B" if number % 2 else "A"] = number
 
 
+def test_with_the_gauge_a_client_that_was_there_is_sent_one_factor_a_round():
+    engine = FakeEngine()
+    play(engine, rounds=5, method={"gauge": "orthonormal"})
+    sent = [{frozenset(plan.send.parts) for plan in plans} for plans in engine.plans]
+    assert sent == [{frozenset("AB")}, {frozenset("B")}, {frozenset("A")}, {frozenset("B")},
+                    {frozenset("A")}]  # fmt: skip
+
+
 def test_every_answer_is_told_in_order():
     told = []
     play(FakeEngine(answer=one_bad(lambda u: Failure(2, "lost"))), told.append, rounds=1)
@@ -361,7 +369,10 @@ def test_a_round_needs_its_quorum(clients, quorum, lost, holds):
 
 
 def test_a_lost_quorum_is_tried_again_with_another_cohort_and_all_bytes_count():
-    engine = FakeEngine(12, answer=failing(lambda r, attempt, c: len(engine.plans) == 1))
+    def lost(number, attempt, client):
+        return len(engine.plans) == 1 and client != engine.plans[0][0].client
+
+    engine = FakeEngine(12, answer=failing(lost))
     federation = {"clients": 12, "clients_per_round": 4}
     _, record = play(engine, rounds=2, federation=federation)
     first, second = record.metrics
@@ -369,9 +380,10 @@ def test_a_lost_quorum_is_tried_again_with_another_cohort_and_all_bytes_count():
     assert len(cohorts) == 3
     assert cohorts[0] != cohorts[1]
     assert (first["attempts"], first["clients"], second["attempts"]) == (2, 4, 1)
-    assert len(first["failures"]) == 4
-    assert first["bytes_down"] == 8 * payload_bytes(start().layout)
-    assert first["bytes_up"] == 4 * payload_bytes(start().select({"B"}).layout)
+    assert len(first["failures"]) == 3
+    sent = sum(payload_bytes(plan.send.layout) for plans in engine.plans[:2] for plan in plans)
+    assert first["bytes_down"] == sent
+    assert first["bytes_up"] == 5 * payload_bytes(start().select({"B"}).layout)
 
 
 def test_the_state_of_a_lost_attempt_is_thrown_away():
