@@ -18,7 +18,7 @@ from rich.console import Console
 from rolora.data.mnist import Digits, Mnist
 from rolora.engines.in_process import InProcess
 from rolora.nets import TwoLayerNet, two_layer_model
-from rolora.reproduce import EXPERIMENTS, mnist_pool
+from rolora.reproduce import EXPERIMENTS, mnist_train
 from rolora.reproduce.mnist import run_mnist
 from rolora.reproduce.mnist_report import claims, good_rates, not_below, tables
 from rolora.reproduce.mnist_runs import (
@@ -425,7 +425,7 @@ def test_what_it_leaves(finished):
 def test_finished_cells_are_not_run_again(finished, monkeypatch):
     settings, found, _ = finished
     before = (found.out / "report.md").read_bytes()
-    monkeypatch.setattr(mnist_pool, "train", None)
+    monkeypatch.setattr(mnist_train, "train", None)
     again = run_mnist(settings, found.out)
     assert again.claims == found.claims
     assert (found.out / "report.md").read_bytes() == before
@@ -439,7 +439,7 @@ def test_a_lost_or_damaged_cell_is_run_again_alone(finished, monkeypatch):
     damaged.write_bytes(damaged.read_bytes()[:-40])
     trained = []
     monkeypatch.setattr(
-        mnist_pool, "train", lambda job, mnist: trained.append(job.name) or train(job, mnist)
+        mnist_train, "train", lambda job, mnist: trained.append(job.name) or train(job, mnist)
     )
     said = StringIO()
     again = run_mnist(settings, found.out, Console(file=said, width=200))
@@ -452,7 +452,7 @@ def test_other_digits_are_other_cells(finished, tmp_path, monkeypatch):
     settings, found, _ = finished
     trained = []
     monkeypatch.setattr(
-        mnist_pool, "train", lambda job, mnist: trained.append(job.name) or result(0.5, 0.5, 3)
+        mnist_train, "train", lambda job, mnist: trained.append(job.name) or result(0.5, 0.5, 3)
     )
     other = digits_directory(tmp_path / "digits")
     labels = other / "t10k-labels-idx1-ubyte"

@@ -194,24 +194,66 @@ def setting_of(config: Config) -> Setting:
     )
 
 
-def prepare(config: Config) -> Prepared:
+@dataclass(frozen=True)
+class Loaded:
+    """What takes long to load, for one run or for several that agree in :func:`loaded_from`.
+
+    Args:
+        pretrained: the model as loaded; its layers have been replaced.
+        model: the same with LoRA layers, and the activations that its frozen layers gave.
+        examples: the tokenised splits by name.
+        test_from: where the test examples come from.
+    """
+
+    pretrained: Pretrained
+    model: LoraModel
+    examples: Mapping[str, Examples]
+    test_from: str
+
+
+def loaded_from(config: Config) -> dict[str, Any]:
+    """The settings on which :func:`load` depends, JSON-able."""
+    return {
+        "seed": config.seed,
+        "model": config.model.model_dump(mode="json"),
+        "data": config.data.model_dump(mode="json"),
+        "lora": config.lora.model_dump(include={"target_modules", "layers", "dropout"}),
+        "cache_mb": config.engine.cache_mb,
+    }
+
+
+def load(config: Config) -> Loaded:
+    """Load data and model.
+
+    Raises:
+        BadInput: they cannot be had or do not fit.
+    """
+    resolve_device(config.model.device)
+    raw = load_data(config.data, config.seed)
+    pretrained = load_pretrained(config.model, raw.train.label_names, config.seed)
+    examples = tokenized(raw, pretrained, config)
+    return Loaded(pretrained, build_lora_model(pretrained, config), examples, raw.test_from)
+
+
+def prepare(config: Config, loaded: Loaded | None = None) -> Prepared:
     """Load data and model, deal the examples out, make the method.
+
+    Args:
+        config: of the run.
+        loaded: what was loaded for a config with the same :func:`loaded_from`.
 
     Raises:
         BadInput: something in the config cannot be had or does not fit.
     """
     method = checked_method(config)
-    resolve_device(config.model.device)
-    raw = load_data(config.data, config.seed)
-    pretrained = load_pretrained(config.model, raw.train.label_names, config.seed)
-    examples = tokenized(raw, pretrained, config)
+    loaded = loaded or load(config)
     return Prepared(
         config=config,
-        pretrained=pretrained,
-        model=build_lora_model(pretrained, config),
-        examples=examples,
-        shares=deal(config, examples),
-        test_from=raw.test_from,
+        pretrained=loaded.pretrained,
+        model=loaded.model,
+        examples=loaded.examples,
+        shares=deal(config, loaded.examples),
+        test_from=loaded.test_from,
         method=method,
     )
 

@@ -27,8 +27,8 @@ from rolora.config import (
 )
 from rolora.data.mnist import Mnist
 from rolora.reproduce.framework import Cells
-from rolora.reproduce.mnist_pool import run_jobs
-from rolora.reproduce.mnist_train import Init, Job, Result
+from rolora.reproduce.mnist_train import Init, Job, Result, Worker
+from rolora.reproduce.pool import run_jobs
 
 Share = Annotated[float, Field(gt=0.0, lt=0.9)]
 Margin = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -146,7 +146,7 @@ def run_all(config: MnistConfig, mnist: Mnist, cells: Cells, console: Console) -
     """Tune every line at the tuning seed, then run it at its rate; the rest of the grid last."""
 
     def run(what: str, jobs: Sequence[Job]) -> list[Result]:
-        return run_jobs(what, jobs, mnist, cells, config.workers, console)
+        return run_jobs(what, jobs, Worker(mnist), cells, config.workers, console)
 
     lines = [(variant, split) for split in SPLITS for variant in VARIANTS]
 

@@ -77,6 +77,21 @@ class Result(TypedDict):
     seconds: float
 
 
+@dataclass(frozen=True)
+class Worker:
+    """Runs jobs on these digits."""
+
+    mnist: Mnist
+
+    def settings(self, job: Job) -> dict[str, Any]:
+        """All that the result depends on, JSON-able."""
+        return job.settings(self.mnist)
+
+    def work(self, job: Job) -> Result:
+        """Run all rounds of `job`."""
+        return train(job, self.mnist)
+
+
 def train(job: Job, mnist: Mnist) -> Result:
     """Run all rounds of `job`.
 
