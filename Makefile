@@ -13,7 +13,7 @@ test: .venv/dev
 test-fast: .venv/dev
 	$(BIN)/python -m pytest -m "not slow and not faults"
 
-test-faults: .venv/flower
+test-faults: .venv/dev
 	$(BIN)/python -m pytest -m faults
 
 lint: .venv/dev
@@ -30,12 +30,8 @@ bench: .venv/dev
 	touch $@
 
 .venv/dev: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
-	touch $@ .venv/demo
-
-.venv/flower: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,flower]"
-	touch $@ .venv/demo .venv/dev
+	touch $@ .venv/demo
 
 clean:
 	rm -rf .venv runs

@@ -40,3 +40,11 @@ def model_dir(tmp_path_factory):
 @pytest.fixture
 def bert(model_dir):
     return str(model_dir("bert"))
+
+
+@pytest.fixture(scope="session")
+def run_yaml(tmp_path_factory, model_dir):
+    """The YAML of a small run for three clients, whose data lie beside it."""
+    from federated import write_run
+
+    return write_run(tmp_path_factory.mktemp("federation"), model_dir("bert"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,7 +77,7 @@ class Cluster:
     ) -> Iterator[FlowerTransport]:
         """Start a run and wait until `clients` are connected."""
         with flower_run(self.home, self.address, self._authority, patience_s) as grid:
-            transport = FlowerTransport(grid, [b"hello"], max_bytes)
+            transport = FlowerTransport(grid, [b"hello"], [], max_bytes)
             transport.wait_for(clients, 60.0)
             yield transport
 
@@ -87,3 +89,9 @@ class Cluster:
             service.stop()
         for worker in self._workers:
             worker.close()
+
+
+def power_cut(service):
+    """End a program and its group as a power cut would."""
+    os.killpg(service.process.pid, signal.SIGKILL)
+    service.process.wait()

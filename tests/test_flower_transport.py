@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("flwr")
 
-from flower_cluster import Cluster
+from flower_cluster import Cluster, power_cut
 from rolora.engines.flower import certificates, launch, payload
 from rolora.engines.flower.site import serve_site
 from rolora.engines.flower.superlink import Gate
@@ -209,12 +209,6 @@ def ask_all(transport, requests, deadline_s=60.0):
     return {r.client: r for r in transport.send_and_receive(requests, deadline_s)}
 
 
-def kill(service):
-    """End a program and its group as a power cut would."""
-    os.killpg(service.process.pid, signal.SIGKILL)
-    service.process.wait()
-
-
 @pytest.mark.slow
 class TestCluster:
     @pytest.fixture(scope="class")
@@ -317,11 +311,11 @@ class TestFaults:
                 cluster.nodes[2].stop()
                 assert ask_all(transport, {2: [b"a"]})[2].reason == "absent"
 
-                def power_cut():
-                    kill(cluster.nodes[1])
+                def replace_node():
+                    power_cut(cluster.nodes[1])
                     cluster.start_node(1, slow)
 
-                later(1, power_cut)
+                later(1, replace_node)
                 start = time.monotonic()
                 killed = ask_all(transport, {0: [b"a"], 1: [b"slow"]}, deadline_s=100)
                 assert time.monotonic() - start < 20
@@ -359,7 +353,7 @@ class TestFaults:
             with cluster.run(2) as transport:
 
                 def restart():
-                    kill(cluster.superlink)
+                    power_cut(cluster.superlink)
                     cluster.start_superlink()
 
                 later(1, restart)
@@ -375,7 +369,7 @@ class TestFaults:
                 pytest.raises(RunFailed, match="has not answered for 2 s"),
                 cluster.run(1, patience_s=2) as transport,
             ):
-                kill(cluster.superlink)
+                power_cut(cluster.superlink)
                 ask_all(transport, {0: [b"a"]})
 
     def test_keys_and_certificates_decide_who_joins(self, tmp_path, authority, caplog, monkeypatch):
@@ -407,7 +401,7 @@ class TestFaults:
                 assert "registered as client-1 and speaks for 0" in caplog.text
                 claimant.stop()
                 assert ask_all(transport, {0: [b"a"]})[0].frames == [b"echo a"]
-                kill(first)
+                power_cut(first)
                 node = cluster.start_node(0, echo, site)
                 wait_for_text(node, "serves client 0")
                 assert ask_all(transport, {0: [b"a"]})[0].frames == [b"echo a"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import small
 from rolora.ledger import Ledger
 from rolora.server import ATTEMPTS, run_rounds, sample_cohort
-from rolora.types import Adapter, ClientInfo, Evaluation, Failure, RunFailed, Update
+from rolora.types import Adapter, ClientInfo, Evaluation, Failure, RoundNotes, RunFailed, Update
 from rolora.wire import payload_bytes
 
 
@@ -29,6 +29,7 @@ class FakeEngine:
     answer: object = lambda plan, update: [update]
     plans: list = field(default_factory=list)
     evaluated: list = field(default_factory=list)
+    notes: RoundNotes = field(default_factory=RoundNotes)
 
     @property
     def clients(self):
@@ -50,6 +51,9 @@ class FakeEngine:
     def evaluate(self, plan, split):
         self.evaluated.append((plan.round - 1, split))
         return [Evaluation(0, 10, 5.0, 6, (4, 6)), Evaluation(1, 30, 3.0, 24, (10, 20))]
+
+    def take_notes(self):
+        return self.notes
 
     def tensors(self):
         return {}
@@ -422,3 +426,14 @@ def test_in_the_round_only_the_active_factor_moves(optimizer):
         assert not torch.equal(old.parts["m", active], new.parts["m", active])
     assert any(name.endswith("::A") for name in states[-1].optimizer)
     assert not any(name.endswith("::A") for name in states[1].optimizer)
+
+
+def test_what_the_engine_notes_is_written_down():
+    notes = RoundNotes([Failure(2, "deadline")], ["the server did not answer for 3.0 s"], 7)
+    _, plain = play(FakeEngine(), rounds=1)
+    _, record = play(FakeEngine(notes=notes), rounds=1)
+    (line,), (usual,) = record.metrics, plain.metrics
+    assert line["eval_failures"] == [{"client": 2, "reason": "deadline", "detail": ""}]
+    assert line["faults"] == ["the server did not answer for 3.0 s"]
+    assert line["bytes_down"] == usual["bytes_down"] + 7
+    assert (usual["eval_failures"], usual["faults"]) == ([], [])

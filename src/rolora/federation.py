@@ -309,10 +309,12 @@ def connected(config: Config, notice: Callable[[str], None]) -> Iterator[Ready]:
     if engine.authority is not None:
         _readable("engine.authority", engine.authority)
     authority = engine.authority and engine.authority.resolve()
-    with tempfile.TemporaryDirectory(prefix="rolora-") as home:
-        launch.prepare(Path(home), engine.superlink, authority)
-        with flower_run(Path(home), engine.superlink, authority, engine.patience) as grid:
-            yield joined(config, FlowerTransport(grid, hello(config)), notice)
+    outages: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="rolora-") as directory:
+        home, where = Path(directory), (engine.superlink, authority, engine.patience)
+        launch.prepare(home, engine.superlink, authority)
+        with flower_run(home, *where, outages.append) as grid:
+            yield joined(config, FlowerTransport(grid, hello(config), outages), notice)
 
 
 def hello(config: Config) -> list[bytes]:

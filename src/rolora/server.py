@@ -23,6 +23,7 @@ from rolora.types import (
     Failure,
     Part,
     Plan,
+    RoundNotes,
     RunFailed,
     ServerState,
     Update,
@@ -45,6 +46,9 @@ class Engine(Protocol):
 
     def evaluate(self, plan: Plan, split: str) -> list[Evaluation]:
         """Evaluate the model of `plan` on every client's held-out examples of `split`."""
+
+    def take_notes(self) -> RoundNotes:
+        """What else is to be written down since this was last asked."""
 
     def tensors(self) -> dict[str, Tensor]:
         """What the engine must find again after a restart, by name."""
@@ -113,6 +117,7 @@ def run_rounds(
             if last or state.round % config.evaluation.every == 0:
                 with clock("evaluate"):
                     metrics |= evaluate(method, engine, state, "validation")
+            write_down(engine.take_notes(), metrics)
             metrics["seconds"] = rounded(clock.seconds)
             record.round_finished(metrics)
             if last or state.round % config.checkpoint.every == 0:
@@ -287,6 +292,13 @@ def evaluate(method: Method, engine: Engine, state: ServerState, split: str) -> 
         "eval_loss": finite(sum(result.loss for result in results) / total),
         "eval_accuracy": sum(result.correct for result in results) / total,
     }
+
+
+def write_down(notes: RoundNotes, metrics: dict[str, Any]) -> None:
+    """Add what the engine noted to a round's metrics."""
+    metrics["bytes_down"] += notes.bytes_down
+    metrics["eval_failures"] = [vars(failure) for failure in notes.eval_failures]
+    metrics["faults"] = list(notes.faults)
 
 
 def phase(train: frozenset[Part]) -> str:

@@ -7,7 +7,7 @@ clients or an optimiser step touches one tensor however many modules there are.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -240,6 +240,22 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class RoundNotes:
+    """What an engine has to say of a round beside updates and evaluations.
+
+    Args:
+        eval_failures: clients that gave no usable evaluation.
+        faults: what went wrong with no client in particular, in words.
+        bytes_down: tensors sent beyond the plans of the round: for the evaluation, and again to
+            clients that turned out to lack them.
+    """
+
+    eval_failures: Sequence[Failure] = ()
+    faults: Sequence[str] = ()
+    bytes_down: int = 0
+
+
+@dataclass(frozen=True)
 class ServerState:
     """All that the server knows between rounds.
 
@@ -247,7 +263,7 @@ class ServerState:
         round: the last finished round; 0 before the first.
         parts: the global tensors.
         versions: per part, the round in which it last changed; 0 for the initial one.
-        optimizer: the server optimiser's tensors by name.
+        optimizer: the tensors by name of the server optimiser and of an adaptive schedule.
     """
 
     round: int

@@ -18,7 +18,16 @@ from rolora.config import Config
 from rolora.data import Examples
 from rolora.lora import LoraModel
 from rolora.replica import Replica, restored
-from rolora.types import Adapter, ClientInfo, Evaluation, Failure, Plan, ServerState, Update
+from rolora.types import (
+    Adapter,
+    ClientInfo,
+    Evaluation,
+    Failure,
+    Plan,
+    RoundNotes,
+    ServerState,
+    Update,
+)
 from rolora.wire import parse_name, tensor_name
 
 T = TypeVar("T")
@@ -152,7 +161,7 @@ class InProcess:
             return
         if local:
             store.parts[client] = trained.parts.select(local)
-        if self.config.optimizer.state == "persist":
+        if self.config.optimizer.state != "reset":
             store.optimizers[client] = {**(job.optimizer or {}), **trained.optimizer}
 
     def _choose_stack(self, examples: Examples) -> int:
@@ -204,6 +213,10 @@ class InProcess:
         for _ in self.workers.map(predict, batches):
             pass
         return result
+
+    def take_notes(self) -> RoundNotes:
+        """None: nothing is sent for an evaluation, and there is nothing between that could fail."""
+        return RoundNotes()
 
     @property
     def kept(self) -> Mapping[int, Adapter]:
@@ -278,11 +291,16 @@ class Workers:
     """
 
     def __init__(self, model: LoraModel, count: int, threads: int = 1):
-        self.threads = threads if model.device.type == "cpu" else None
         self.idle: SimpleQueue[LoraModel] = SimpleQueue()
         for twin in [model, *(model.twin() for _ in range(count - 1))]:
             self.idle.put(twin)
         self.count = count
+
+        def set_threads() -> None:
+            if model.device.type == "cpu":
+                torch.set_num_threads(threads)
+
+        self.pool = ThreadPoolExecutor(count, initializer=set_threads)
 
     def __len__(self) -> int:
         return self.count
@@ -297,15 +315,10 @@ class Workers:
             finally:
                 self.idle.put(model)
 
-        def set_threads() -> None:
-            if self.threads is not None:
-                torch.set_num_threads(self.threads)
-
-        with ThreadPoolExecutor(self.count, initializer=set_threads) as pool:
-            running: deque[Future[R]] = deque()
-            for item in items:
-                running.append(pool.submit(work, item))
-                if len(running) > self.count:
-                    yield running.popleft().result()
-            while running:
+        running: deque[Future[R]] = deque()
+        for item in items:
+            running.append(self.pool.submit(work, item))
+            if len(running) > self.count:
                 yield running.popleft().result()
+        while running:
+            yield running.popleft().result()

@@ -41,7 +41,8 @@ class RoundRecord(Record):
     """One line of ``metrics.jsonl``; bytes are summed over clients, seconds are by stage.
 
     `clients` of the `cohort` that was asked contributed; `attempts` counts the cohorts drawn until
-    one reached the quorum.
+    one reached the quorum. `eval_failures` are clients that gave no evaluation, `faults` what went
+    wrong with no client in particular.
     """
 
     round: int
@@ -53,6 +54,8 @@ class RoundRecord(Record):
     cohort: int | None = None
     attempts: int = 1
     failures: tuple[FailureRecord, ...] = ()
+    eval_failures: tuple[FailureRecord, ...] = ()
+    faults: tuple[str, ...] = ()
     bytes_up: int = 0
     bytes_down: int = 0
     seconds: dict[str, float] = {}

@@ -224,9 +224,7 @@ def _stages(run: RunFiles) -> list[tuple[str, str, str, float]]:
 
 
 def _failures(run: RunFiles) -> Table | None:
-    rows = [
-        (str(r.round), str(f.client), f.reason, f.detail) for r in run.rounds for f in r.failures
-    ]
+    rows = list(_troubles(run))
     if not rows:
         return None
     note = ""
@@ -236,8 +234,20 @@ def _failures(run: RunFiles) -> Table | None:
     return Table(header, tuple(rows[:MOST_ROWS]), text_columns=4, note=note)
 
 
+def _troubles(run: RunFiles) -> Iterator[tuple[str, str, str, str]]:
+    """Round, client, reason and detail of everything that went wrong."""
+    for record in run.rounds:
+        for failure in record.failures:
+            yield str(record.round), str(failure.client), failure.reason, failure.detail
+        for failure in record.eval_failures:
+            reason = f"{failure.reason} (evaluation)"
+            yield str(record.round), str(failure.client), reason, failure.detail
+        for fault in record.faults:
+            yield str(record.round), "–", "federation", fault
+
+
 def _reasons(run: RunFiles) -> str:
-    reasons = Counter(f.reason for r in run.rounds for f in r.failures)
+    reasons = Counter(reason for _, _, reason, _ in _troubles(run))
     return ", ".join(f"{reason} {count(number)}" for reason, number in reasons.most_common())
 
 

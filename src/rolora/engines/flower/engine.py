@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -33,6 +34,7 @@ from rolora.types import (
     Layout,
     Part,
     Plan,
+    RoundNotes,
     RunFailed,
     ServerState,
     Update,
@@ -90,6 +92,9 @@ class FlowerEngine:
         self._apart = Ledger()  # of evaluations at another rank than the client's own
         self._round = 0
         self._checkpointed: list[int] = []
+        self._eval_failures: list[Failure] = []
+        self._faults: list[str] = []
+        self._sent_besides = 0
 
     @property
     def clients(self) -> list[ClientInfo]:
@@ -114,7 +119,7 @@ class FlowerEngine:
             yield answer if isinstance(answer, Failure) else _update(plan, answer)
 
     def evaluate(self, plan: Plan, split: str) -> list[Evaluation]:
-        """Evaluate on every connected client; one that gives no answer is left out and logged.
+        """Evaluate on every connected client; one that gives no answer is left out and noted.
 
         Raises:
             RunFailed: no client answered.
@@ -123,24 +128,39 @@ class FlowerEngine:
         self._mirror(plan.rank).take(plan)
         plans = [
             self._ledger(client, plan.rank).narrow(replace(plan, client=client))
-            for client in sorted(self.transport.clients)
-            if client < self.config.federation.clients
+            for client in range(self.config.federation.clients)
         ]
         found: dict[int, list[Evaluation]] = {}
         for narrowed, answer in self._exchange(plans, "evaluate", split):
             client, ledger = narrowed.client, self._ledger(narrowed.client, plan.rank)
-            try:
-                if isinstance(answer, Failure):
-                    raise WireError(f"{answer.reason} {answer.detail}")
-                labels = len(self.facts.label_names)
-                found[client] = unpack_evaluations(answer, client, labels)
-                ledger.replied(narrowed)
-            except WireError as error:
+            evaluated = self._evaluated(client, answer)
+            if isinstance(evaluated, Failure):
                 ledger.failed(client)
-                log.warning("client %s was not evaluated: %s", client, error)
+                self._eval_failures.append(evaluated)
+                log.warning("client %s was not evaluated: %s", client, evaluated.reason)
+            else:
+                ledger.replied(narrowed)
+                found[client] = evaluated
         if not found:
             raise RunFailed(f"no client answered when asked to evaluate on its {split} examples")
         return [evaluation for client in sorted(found) for evaluation in found[client]]
+
+    def _evaluated(self, client: int, answer: list[bytes] | Failure) -> list[Evaluation] | Failure:
+        """The evaluations in an answer, or what is wrong with it."""
+        if isinstance(answer, Failure):
+            return answer
+        try:
+            return unpack_evaluations(answer, client, len(self.facts.label_names))
+        except WireError as error:
+            return Failure(client, "malformed", str(error))
+
+    def take_notes(self) -> RoundNotes:
+        """Clients that were not evaluated, outages, waits for a quorum, a restart; bytes."""
+        faults = [*self._faults, *self.transport.outages]
+        notes = RoundNotes(self._eval_failures, faults, self._sent_besides)
+        self._eval_failures, self._faults, self._sent_besides = [], [], 0
+        self.transport.outages.clear()
+        return notes
 
     @property
     def kept(self) -> Mapping[int, Adapter]:
@@ -154,6 +174,7 @@ class FlowerEngine:
 
     def restore(self, tensors: Mapping[str, Tensor], state: ServerState) -> None:
         """Take up what clients may hold of the global parts."""
+        self._faults.append(f"the run was interrupted, and went on after round {state.round}")
         ranks = {self.config.lora.rank_of(i) for i in range(self.config.federation.clients)}
         self.mirrors = restored(state, ranks, self.config.lora.max_rank)
 
@@ -209,8 +230,17 @@ class FlowerEngine:
     def _await_quorum(self, clients: Sequence[int]) -> None:
         wanted = needed(self.config.federation.quorum, len(clients))
         if not self.transport.wait_for(wanted, 0.0, clients):
-            log.warning("fewer than %s of %s clients are connected; waiting", wanted, len(clients))
+            start, few = (
+                time.monotonic(),
+                f"fewer than {wanted} of {len(clients)} clients were there",
+            )
+            log.warning("%s; waiting", few)
             self.transport.wait_for(wanted, self.config.engine.patience, clients)
+            self._faults.append(f"{few}; waited {time.monotonic() - start:.0f} s")
+
+    def count(self, plan: Plan) -> None:
+        """Note what a plan sends beyond those of the round."""
+        self._sent_besides += payload_bytes(plan.send.layout)
 
     def _mirror(self, rank: int) -> Replica:
         return self.mirrors.setdefault(rank, Replica())
@@ -230,6 +260,9 @@ class _Exchange:
 
     def requests(self) -> dict[int, list[bytes]]:
         """The frames for each client."""
+        if self.do == "evaluate":
+            for client in self.plans.keys() & self.engine.transport.clients.keys():
+                self.engine.count(self.plans[client])
         return {client: self.frames(plan) for client, plan in self.plans.items()}
 
     def complete(self, reply: Reply) -> Frames | None:
@@ -243,7 +276,9 @@ class _Exchange:
         for part, version in plan.versions.items():
             if part not in ("U", "V") and version not in held.get(part, []):
                 tensors.update(mirror.held[part, version])
-        return self.frames(replace(plan, send=Adapter.of(tensors)))
+        again = replace(plan, send=Adapter.of(tensors))
+        self.engine.count(again)
+        return self.frames(again)
 
     def frames(self, plan: Plan) -> list[bytes]:
         """A request on the wire."""

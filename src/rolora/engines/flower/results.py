@@ -42,9 +42,11 @@ class Transport(Protocol):
 
     Attributes:
         max_bytes: the largest answer taken.
+        outages: what failed between server and clients, in words; cleared by whoever reads it.
     """
 
     max_bytes: int
+    outages: list[str]
 
     @property
     def clients(self) -> Mapping[int, list[bytes]]:

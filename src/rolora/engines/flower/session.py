@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 from flwr.common.constant import SubStatus
@@ -36,7 +37,11 @@ _ACQUIRE_TIMEOUT_S = 30.0
 
 @contextlib.contextmanager
 def flower_run(
-    home: Path, address: str, authority: Path | None, patience_s: float = 300.0
+    home: Path,
+    address: str,
+    authority: Path | None,
+    patience_s: float = 300.0,
+    outage: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Grid]:
     """Start a run and drive it for as long as the context lasts.
 
@@ -45,6 +50,7 @@ def flower_run(
         address: ``host:port`` of the SuperLink, which must run on this machine.
         authority: certificate of its authority; None for a SuperLink without TLS.
         patience_s: how long to wait for a SuperLink that does not answer, as while it restarts.
+        outage: told of every such wait once it is over.
 
     Raises:
         RunFailed: the SuperLink cannot be reached, refuses the app, or is gone for longer.
@@ -53,6 +59,7 @@ def flower_run(
     token = _acquire(submit_run(home), address, certificate)
     grid = HttpGrid(address, certificate is None, certificate, token=token)
     grid._retry_invoker.max_time = patience_s
+    grid._retry_invoker.on_success = _noted(grid._retry_invoker.on_success, outage)
     client = grid._runtime_client
     heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
     heartbeat.start()
@@ -76,6 +83,17 @@ def flower_run(
             client.PushTaskOutput(PushTaskOutputRequest(sub_status=outcome, details=""))
             heartbeat.stop()
             grid.close()
+
+
+def _noted(then: Callable[[Any], None], outage: Callable[[str], None]) -> Callable[[Any], None]:
+    """What the retry invoker is to do after a request that came through, perhaps at last."""
+
+    def on_success(state: Any) -> None:
+        if state.tries > 1:
+            outage(f"the server did not answer for {state.elapsed_time:.1f} s")
+        then(state)
+
+    return on_success
 
 
 def _acquire(run: int, address: str, certificate: bytes | None) -> str:

@@ -52,11 +52,20 @@ class FlowerTransport:
     Args:
         grid: Flower's connection to the nodes, from the ServerApp.
         hello: what every node is sent when it is first seen; its answer is in `clients`.
+        outages: to which the run adds the times in which the SuperLink did not answer.
         max_bytes: the largest answer taken.
         poll_s: seconds between two looks for answers.
     """
 
-    def __init__(self, grid: Grid, hello: Frames, max_bytes: int = 2**31, poll_s: float = 0.05):
+    def __init__(
+        self,
+        grid: Grid,
+        hello: Frames,
+        outages: list[str],
+        max_bytes: int = 2**31,
+        poll_s: float = 0.05,
+    ):
+        self.outages = outages
         self._grid, self._hello, self._poll_s = grid, hello, poll_s
         self._inbox = Inbox(grid, max_bytes)
         self._greeted: dict[str, _Node] = {}  # message id -> node, for unanswered hellos

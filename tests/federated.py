@@ -1,0 +1,229 @@
+"""Runs across sites and what they are compared with: helpers of the tests of the Flower engine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from rolora.config import load_config, parse_section
+from rolora.engines.flower import messages
+from rolora.engines.flower.handler import SiteHandler
+from rolora.engines.flower.results import NodeError, Reply
+from rolora.federation import SiteConfig, load_site
+from rolora.run import execute
+from rolora.types import Adapter
+
+
+def write_run(directory, model):
+    """Write a run's YAML, and its data: a tiny BERT, three clients, 200 sentences of two labels."""
+    generator = torch.Generator().manual_seed(0)
+    with (directory / "sentences.jsonl").open("w") as file:
+        for i in range(200):
+            words = torch.randint(6, 60, (3 + i % 8,), generator=generator).tolist()
+            text = " ".join(f"w{word}" for word in [i % 2, i % 2, *words])
+            file.write(json.dumps({"sentence": text, "verdict": ["no", "yes"][i % 2]}) + "\n")
+    config = {
+        "rounds": 4,
+        "model": {"name": str(model), "device": "cpu"},
+        "lora": {"r": 2, "lora_alpha": 8},
+        "data": {
+            "path": str(directory / "sentences.jsonl"),
+            "text": "sentence",
+            "label": "verdict",
+            "max_length": 16,
+        },
+        "federation": {"clients": 3, "deadline": 60},
+        "optimizer": {"lr": 0.01, "local_steps": 2, "batch_size": 8},
+        "engine": {"workers": 1},
+    }
+    (directory / "run.yaml").write_text(yaml.safe_dump(config))
+    return directory / "run.yaml"
+
+
+def handler(run_yaml, client, directory):
+    """A site's handler that takes the client's share of the run's data."""
+    data = yaml.safe_load(run_yaml.read_text())["data"]
+    source = {name: data[name] for name in ("path", "text", "label")}
+    raw = {"server": "127.0.0.1:1", "client": client, "data": source, "dealt": True, "threads": 1}
+    site = parse_section(SiteConfig, {**raw, "device": "cpu"}, "site")
+    return SiteHandler(client, lambda run: load_site(site, run), directory / f"site-{client}")
+
+
+class Quiet:
+    """A display that remembers."""
+
+    def __init__(self, finished=lambda metrics: None):
+        self.notices, self._finished = [], finished
+
+    def begin(self, ready, finished):
+        pass
+
+    def answered(self, answer):
+        pass
+
+    def round_finished(self, metrics):
+        self._finished(metrics)
+
+    def notice(self, text):
+        self.notices.append(text)
+
+
+def simulate(run_yaml, out, *overrides):
+    """The run on the simulator."""
+    return execute(load_config(run_yaml, overrides), out, False, Quiet(), "test")
+
+
+def federate(run_yaml, out, *overrides, resume=False, finished=lambda metrics: None):
+    """The run across sites."""
+    config = load_config(run_yaml, ["engine.name=flower", *overrides])
+    return execute(config, out, resume, Quiet(finished), "test")
+
+
+def adapter(run):
+    return load_file(run / "adapter" / "adapter_model.safetensors")
+
+
+def lines(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(federated, simulated):
+    """The same adapter, metrics and summary, up to rounding and time."""
+    assert_same_adapter(adapter(federated), adapter(simulated))
+    for line, other in zip(lines(federated), lines(simulated), strict=True):
+        for key in other.keys() - {"seconds"}:
+            expected = other[key]
+            if isinstance(expected, float):
+                expected = pytest.approx(expected, abs=1e-5)
+            if key not in ("bytes_down", "faults"):  # an evaluation has sent some of it already
+                assert line[key] == expected, key
+    summary, other = (
+        json.loads((run / "summary.json").read_text()) for run in (federated, simulated)
+    )
+    assert summary["label_table"] == other["label_table"]
+    assert summary["final"]["test_accuracy"] == other["final"]["test_accuracy"]
+    assert summary["majority_accuracy"] == other["majority_accuracy"]
+
+
+def assert_same_adapter(ours, theirs):
+    """Equal to 1e-6; where the method moved the base, its factors are unique only as a product."""
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        if ".lora_" not in name or tensor.shape[tensor.shape[0] > tensor.shape[1]] == 2:
+            torch.testing.assert_close(ours[name], tensor, atol=1e-6, rtol=0)
+        elif "lora_A" in name:
+            other = name.replace("lora_A", "lora_B")
+            expected = theirs[other] @ tensor
+            torch.testing.assert_close(ours[other] @ ours[name], expected, atol=1e-6, rtol=0)
+
+
+SAMPLED = "federation.clients_per_round=2"
+RUNS = {
+    "rolora": [],
+    "rolora, gauge, sampled": ["method.gauge=orthonormal", SAMPLED],
+    "rolora, kept optimiser, head": ["optimizer.state=persist", "model.head=train", SAMPLED],
+    "fedit": ["method.name=fedit", "server.optimizer=fedadam", "server.lr=0.01"],
+    "ffa_lora": ["method.name=ffa_lora", SAMPLED],
+    "flexlora": ["method.name=flexlora", "lora.client_ranks=[1,2,4]", SAMPLED],
+    "flora": ["method.name=flora", SAMPLED],
+    "flora, ranks": ["method.name=flora", "lora.client_ranks=[1,2,4]"],
+    "fedex_lora": ["method.name=fedex_lora"],
+    "fedsa_lora": ["method.name=fedsa_lora", "model.head=local", SAMPLED],
+}
+
+
+class LocalTransport:
+    """Calls the sites' handlers in this process; `answered` may change what comes back."""
+
+    def __init__(self, handlers, hello, answered=lambda client, frames: frames):
+        self.handlers, self.hello, self.answered = handlers, hello, answered
+        self.max_bytes, self.refusals, self.outages, self.sent = 2**31, {}, [], []
+
+    @property
+    def clients(self):
+        return {client: handle(self.hello) for client, handle in self.handlers.items()}
+
+    def wait_for(self, clients, timeout_s, among=None):
+        return len(self.handlers) >= clients
+
+    def send_and_receive(self, requests, deadline_s, follow_up=lambda reply: None):
+        for client, frames in requests.items():
+            yield self.ask(client, frames, follow_up)
+
+    def ask(self, client, frames, follow_up):
+        if client not in self.handlers:
+            return NodeError(client, None, "absent", "not connected", 0.0)
+        self.sent.append((client, sum(map(len, frames))))
+        try:
+            answer = self.answered(client, self.handlers[client](frames))
+        except Exception as error:
+            return NodeError(client, client, "client_error", str(error), 0.0)
+        reply = Reply(client, client, list(answer), 0.0)
+        more = follow_up(reply)
+        return reply if more is None else self.ask(client, more, lambda reply: None)
+
+
+def personal(run):
+    """The adapters of clients that keep parts of their own."""
+    return {
+        int(path.name): load_file(path / "adapter_model.safetensors")
+        for path in (run / "adapter" / "clients").glob("*")
+    }
+
+
+def assert_sites_keep_theirs(directory, simulated):
+    """Every site has left the adapter that the simulator has for its client."""
+    for client, own in personal(simulated).items():
+        site = load_file(directory / f"site-{client}/adapter/adapter_model.safetensors")
+        assert_same_adapter(site, own)
+
+
+def reasons(run, failures="failures"):
+    """Per round: client and reason of each failure."""
+    return [[(f["client"], f["reason"]) for f in line[failures]] for line in lines(run)]
+
+
+def changed_update(change):
+    """An answer whose update is changed, if it is one."""
+
+    def answer(frames):
+        if len(frames) < 2:
+            return frames
+        return messages.pack_update(change(messages.unpack_update(frames)))
+
+    return answer
+
+
+def with_parts(change):
+    return changed_update(lambda update: replace(update, parts=change(update.parts)))
+
+
+def renamed(parts):
+    (module, part), *_ = parts
+    return Adapter.of({("elsewhere", part): parts[module, part]})
+
+
+def unasked(parts):
+    """The parts, and a factor that is not this round's."""
+    [(module, part), *_] = parts
+    return parts.overwrite({(module, "A" if part == "B" else "B"): parts[module, part].T})
+
+
+BAD = {
+    "nan": with_parts(lambda parts: Adapter(parts.layout, parts.flat * float("nan"))),
+    "wrong_shape": with_parts(lambda parts: Adapter.of({k: t[..., :1] for k, t in parts.items()})),
+    "foreign_part": with_parts(renamed),
+    "foreign_client": changed_update(lambda update: replace(update, client=1)),
+    "num_examples": changed_update(lambda update: replace(update, num_examples=0)),
+    "malformed": lambda frames: [frames[0], b"nonsense"] if len(frames) == 2 else frames,
+    "stale": lambda frames: messages.pack_stale({}) if len(frames) == 2 else frames,
+}
+
+
+def is_training(frames):
+    return len(frames) > 1 and json.loads(frames[0])["do"] == "train"
