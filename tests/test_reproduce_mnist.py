@@ -19,8 +19,9 @@ from rolora.data.mnist import Digits, Mnist
 from rolora.engines.in_process import InProcess
 from rolora.nets import TwoLayerNet, two_layer_model
 from rolora.reproduce import EXPERIMENTS, mnist_train
+from rolora.reproduce.framework import not_below
 from rolora.reproduce.mnist import run_mnist
-from rolora.reproduce.mnist_report import claims, good_rates, not_below, tables
+from rolora.reproduce.mnist_report import claims, good_rates, tables
 from rolora.reproduce.mnist_runs import (
     CENTRALISED,
     FFA,

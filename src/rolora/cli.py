@@ -185,6 +185,13 @@ def validate(config: ConfigPath, overrides: Overrides = None) -> None:
 def reproduce(
     name: Annotated[Optional[str], typer.Argument(help="An experiment of the paper.")] = None,  # noqa: UP045
     overrides: Overrides = None,
+    preset: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--preset", help="Of an experiment that has several, glue: preset=NAME."),
+    ] = None,
+    small: Annotated[
+        bool, typer.Option("--small", help="At a laptop's size, where there is one: small=true.")
+    ] = False,
     out: Out = None,
 ) -> None:
     """Run an experiment of the paper; without a name, list them."""
@@ -198,7 +205,9 @@ def reproduce(
         return
     if name not in EXPERIMENTS:
         raise BadInput(f"reproduce {name}: unknown experiment{nearest(name, EXPERIMENTS)}")
-    EXPERIMENTS[name].run(overrides or [], out, console)
+    chosen = [] if preset is None else [f"preset={preset}"]
+    chosen += ["small=true"] if small else []
+    EXPERIMENTS[name].run([*chosen, *(overrides or ())], out, console)
 
 
 @app.command()

@@ -25,6 +25,12 @@ def _mnist(overrides: Sequence[str], out: Path | None, console: Console) -> Repr
     return run_mnist(overrides, out, console)
 
 
+def _glue(overrides: Sequence[str], out: Path | None, console: Console) -> ReproduceResult:
+    from rolora.reproduce.glue import run_glue
+
+    return run_glue(overrides, out, console)
+
+
 EXPERIMENTS: dict[str, Experiment] = {
     "linear": Experiment(
         name="linear",
@@ -43,6 +49,16 @@ EXPERIMENTS: dict[str, Experiment] = {
         minutes="10 on two cores, 30 more with figures=both",
         gpu="no",
         run=_mnist,
+    ),
+    "glue": Experiment(
+        name="glue",
+        title="The language tables, --preset table1, rank2, dirichlet, local_steps, budget, "
+        "equal_bytes or mixing",
+        data="GLUE, from the hub or data=DIRECTORY; with --small stand-ins, Rotten Tomatoes first",
+        weights="RoBERTa-Large, or any encoder (model=NAME); with --small MiniLM",
+        minutes="table1 --small 60 on two cores, dirichlet --small 20; days on a GPU without",
+        gpu="yes, but with --small",
+        run=_glue,
     ),
 }
 """By name, in the order in which ``rolora reproduce`` lists them."""

@@ -143,6 +143,14 @@ def greater(ours: Sequence[float], theirs: Sequence[float]) -> tuple[Standing, s
     return standing, f"{mean_std(ours)} against {mean_std(theirs)}; {in_words(test)}"
 
 
+def not_below(
+    ours: Sequence[float], theirs: Sequence[float], margin: float
+) -> tuple[Standing, str]:
+    """The standing of "ours is not more than `margin` below theirs", and the plain comparison."""
+    standing, _ = greater([value + margin for value in ours], theirs)
+    return standing, greater(ours, theirs)[1]
+
+
 def in_words(test: PairedDifference) -> str:
     """A paired test as a sentence's end: difference, interval, p-value, pairs."""
     if test.low is None or test.high is None or test.p_value is None:

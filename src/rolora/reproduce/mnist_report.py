@@ -10,7 +10,7 @@ from typing import Any
 
 from rolora.data.mnist import Mnist
 from rolora.report.units import byte_size
-from rolora.reproduce.framework import Claim, Standing, Table, greater, mean_std
+from rolora.reproduce.framework import Claim, Table, greater, mean_std, not_below
 from rolora.reproduce.mnist_runs import (
     FFA,
     GAUGE,
@@ -95,14 +95,6 @@ def _sensitivity_claims(config: MnistConfig, runs: Runs, split: SplitOfDigits) -
             standing,
             f"powers of ten of the rate: {evidence}",
         )
-
-
-def not_below(
-    ours: Sequence[float], theirs: Sequence[float], margin: float
-) -> tuple[Standing, str]:
-    """The standing of "ours is not more than `margin` below theirs", and the plain comparison."""
-    standing, _ = greater([value + margin for value in ours], theirs)
-    return standing, greater(ours, theirs)[1]
 
 
 def _test(result: Result) -> float:

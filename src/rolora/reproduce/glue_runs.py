@@ -1,0 +1,141 @@
+"""The runs of the GLUE experiment: every line of every setting tuned, then judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from rich.console import Console
+
+from rolora.config import (
+    Config,
+    EngineConfig,
+    EvaluationConfig,
+    FederationConfig,
+    LoraSettings,
+    ModelConfig,
+    OptimizerConfig,
+)
+from rolora.reproduce.framework import Cells
+from rolora.reproduce.glue_config import GlueConfig
+from rolora.reproduce.glue_presets import Line, Setting, lines_of, settings_of
+from rolora.reproduce.glue_tasks import BATCH_SIZES, ROUNDS, TaskData
+from rolora.reproduce.trials import Trial, TrialResult, run_trials
+
+Key = tuple[str, str, str]
+"""A task's name, a setting's words and a line's key."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Finished runs.
+
+    Args:
+        grid: of each key and rate, at the tuning seed.
+        chosen: each key's rate.
+        final: each key's runs at its rate, one a seed.
+    """
+
+    grid: Mapping[tuple[Key, float], TrialResult]
+    chosen: Mapping[Key, float]
+    final: Mapping[Key, Sequence[TrialResult]]
+
+
+def run_all(config: GlueConfig, tasks: Sequence[TaskData], cells: Cells, console: Console) -> Runs:
+    """Tune every line at the tuning seed, then run it at its rate with every seed."""
+    places = [
+        (task, setting, line)
+        for task in tasks
+        for setting in settings_of(config)
+        for line in lines_of(config)
+    ]
+
+    def run(
+        what: str, wanted: Sequence[tuple[tuple[TaskData, Setting, Line], float, int]], test: bool
+    ) -> list[TrialResult]:
+        trials = [trial(config, *place, rate, seed, test) for place, rate, seed in wanted]
+        return run_trials(what, trials, cells, config.workers, console)
+
+    tuned = [(place, rate, config.tuning_seed) for place in places for rate in config.rates]
+    found = run("tuning", tuned, test=False)
+    grid = {
+        (key(*place), rate): result for (place, rate, _), result in zip(tuned, found, strict=True)
+    }
+    chosen = {key(*place): best_rate(config, grid, key(*place)) for place in places}
+    judged = [(place, chosen[key(*place)], seed) for seed in config.seeds for place in places]
+    final: dict[Key, list[TrialResult]] = {}
+    for (place, *_), result in zip(judged, run("runs", judged, test=True), strict=True):
+        final.setdefault(key(*place), []).append(result)
+    return Runs(grid, chosen, final)
+
+
+def key(task: TaskData, setting: Setting, line: Line) -> Key:
+    """What names a cell of the tables."""
+    return (task.name, setting.words, line.key)
+
+
+def best_rate(config: GlueConfig, grid: Mapping[tuple[Key, float], TrialResult], key: Key) -> float:
+    """The rate whose run at the tuning seed ends with the best validation accuracy."""
+    return max(config.rates, key=lambda rate: grid[key, rate]["accuracy"][-1])
+
+
+def rounds_of(config: GlueConfig, task: str, setting: Setting) -> int:
+    """So many that all clients' batches together are as many as at 3 clients; an even number, so
+    that both factors train equally often.
+    """
+    rounds = config.rounds or ROUNDS[task]
+    exact = rounds * 3 / setting.clients * config.local_steps / setting.local_steps
+    return max(config.fewest_rounds, 2 * round(exact / 2))
+
+
+def trial(
+    config: GlueConfig,
+    task: TaskData,
+    setting: Setting,
+    line: Line,
+    rate: float,
+    seed: int,
+    test: bool,
+) -> Trial:
+    """One run; without `test` only its end is looked at, on validation examples."""
+    rounds = rounds_of(config, task.name, setting)
+    every = 2 * ceil(rounds / config.evaluations / 2) if test else rounds
+    kind = "test" if test else "validation"
+    name = f"{task.name} {setting.words} {line.key} lr={rate:g} seed={seed} {kind}"
+    return Trial(name, _config(config, task, setting, line, rate, seed, rounds, every), test)
+
+
+def _config(
+    config: GlueConfig,
+    task: TaskData,
+    setting: Setting,
+    line: Line,
+    rate: float,
+    seed: int,
+    rounds: int,
+    every: int,
+) -> Config:
+    return Config(
+        seed=seed,
+        rounds=rounds,
+        model=ModelConfig(name=config.model, device=config.device, dtype=config.dtype),
+        lora=LoraSettings(
+            r=setting.r,
+            lora_alpha=config.lora_alpha,
+            target_modules=setting.targets,
+            layers=line.layers or setting.layers,
+            dropout=config.dropout,
+        ),
+        data=task.data,
+        partition=setting.partition,
+        federation=FederationConfig(clients=setting.clients, quorum=1.0),
+        method=line.method,
+        optimizer=OptimizerConfig(
+            lr=rate,
+            local_steps=setting.local_steps,
+            batch_size=config.batch_size or BATCH_SIZES[task.name],
+        ),
+        evaluation=EvaluationConfig(every=every, batch_size=64),
+        engine=EngineConfig(workers=1),
+    )
