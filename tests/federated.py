@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from rolora import federation
 from rolora.config import load_config, parse_section
 from rolora.engines.flower import messages
 from rolora.engines.flower.handler import SiteHandler
@@ -126,6 +128,12 @@ SAMPLED = "federation.clients_per_round=2"
 RUNS = {
     "rolora": [],
     "rolora, gauge, sampled": ["method.gauge=orthonormal", SAMPLED],
+    "rolora, carried optimiser, gauge, sampled": [
+        "optimizer.state=transport",
+        "method.gauge=orthonormal",
+        SAMPLED,
+    ],
+    "rolora, adaptive, sampled": ["method.schedule=adaptive", SAMPLED],
     "rolora, kept optimiser, head": ["optimizer.state=persist", "model.head=train", SAMPLED],
     "fedit": ["method.name=fedit", "server.optimizer=fedadam", "server.lr=0.01"],
     "ffa_lora": ["method.name=ffa_lora", SAMPLED],
@@ -166,6 +174,19 @@ class LocalTransport:
         reply = Reply(client, client, list(answer), 0.0)
         more = follow_up(reply)
         return reply if more is None else self.ask(client, more, lambda reply: None)
+
+
+def connect_locally(monkeypatch, handlers, answers):
+    """Have a run on Flower find these handlers; `answers["answered"]` may change what they say."""
+
+    @contextmanager
+    def connected(config, notice):
+        transport = LocalTransport(handlers, federation.hello(config), answers["answered"])
+        answers["transport"] = transport
+        yield federation.joined(config, transport, notice)
+
+    monkeypatch.setattr(federation, "connected", connected)
+    monkeypatch.setattr(federation, "_STRAGGLERS_S", 0.0)
 
 
 def personal(run):

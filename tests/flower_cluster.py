@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,3 +96,11 @@ def power_cut(service):
     """End a program and its group as a power cut would."""
     os.killpg(service.process.pid, signal.SIGKILL)
     service.process.wait()
+
+
+def wait_for_text(service, text, timeout_s=30):
+    """Until the program has written it."""
+    end = time.monotonic() + timeout_s
+    while text not in service.output():
+        assert time.monotonic() < end, service.output()
+        time.sleep(0.05)

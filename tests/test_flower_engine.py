@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 
 import pytest
 import yaml
@@ -11,11 +10,11 @@ import yaml
 from federated import (
     BAD,
     RUNS,
-    LocalTransport,
     adapter,
     assert_same_adapter,
     assert_same_run,
     assert_sites_keep_theirs,
+    connect_locally,
     federate,
     handler,
     lines,
@@ -36,15 +35,7 @@ def sites(run_yaml, tmp_path, monkeypatch):
     """Three sites in this process; a run on Flower finds them."""
     handlers = {client: handler(run_yaml, client, tmp_path) for client in range(3)}
     answers = {"answered": lambda client, frames: frames}
-
-    @contextmanager
-    def connected(config, notice):
-        transport = LocalTransport(handlers, federation.hello(config), answers["answered"])
-        answers["transport"] = transport
-        yield federation.joined(config, transport, notice)
-
-    monkeypatch.setattr(federation, "connected", connected)
-    monkeypatch.setattr(federation, "_STRAGGLERS_S", 0.0)
+    connect_locally(monkeypatch, handlers, answers)
     return handlers, answers
 
 

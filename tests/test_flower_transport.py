@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("flwr")
 
-from flower_cluster import Cluster, power_cut
+from flower_cluster import Cluster, power_cut, wait_for_text
 from rolora.engines.flower import certificates, launch, payload
 from rolora.engines.flower.site import serve_site
 from rolora.engines.flower.superlink import Gate
@@ -417,10 +417,3 @@ def uninvited(cluster, worker, tls):
     """Start a node that is not let in."""
     command = launch.node_command(cluster.address, 9, worker, tls, cluster.directory / "no.id")
     return launch.Service(command, cluster.directory / "node9.log", cluster.directory / "node9")
-
-
-def wait_for_text(service, text, timeout_s=30):
-    end = time.monotonic() + timeout_s
-    while text not in service.output():
-        assert time.monotonic() < end, service.output()
-        time.sleep(0.05)

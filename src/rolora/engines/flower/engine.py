@@ -230,11 +230,9 @@ class FlowerEngine:
     def _await_quorum(self, clients: Sequence[int]) -> None:
         wanted = needed(self.config.federation.quorum, len(clients))
         if not self.transport.wait_for(wanted, 0.0, clients):
-            start, few = (
-                time.monotonic(),
-                f"fewer than {wanted} of {len(clients)} clients were there",
-            )
+            few = f"fewer than {wanted} of {len(clients)} clients were there"
             log.warning("%s; waiting", few)
+            start = time.monotonic()
             self.transport.wait_for(wanted, self.config.engine.patience, clients)
             self._faults.append(f"{few}; waited {time.monotonic() - start:.0f} s")
 
