@@ -42,8 +42,8 @@ SMALL: Mapping[str, Any] = {
     "max_length": 64,
     "batch_size": 4,
     "local_steps": 10,
-    "rounds": 266,
-    "rates": (5e-3, 1e-2, 2e-2),
+    "rounds": 200,
+    "rates": (5e-3, 1.5e-2, 5e-2),
     "seeds": (0, 1, 2),
     "evaluations": 6,
 }
