@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -104,3 +106,45 @@ def wait_for_text(service, text, timeout_s=30):
     while text not in service.output():
         assert time.monotonic() < end, service.output()
         time.sleep(0.05)
+
+
+class Commands:
+    """Runs rolora's commands in a directory; all are ended on exit."""
+
+    def __init__(self, directory: Path):
+        self.directory, self.log = directory, directory / "commands.log"
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *arguments: object, host: str = "") -> subprocess.Popen[bytes]:
+        """Start a command, in the network namespace `host` if one is named."""
+        within = ["ip", "netns", "exec", host] if host else []
+        command = [*within, sys.executable, "-m", "rolora", *map(str, arguments)]
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(command, cwd=self.directory, stdout=log, stderr=log)
+        self._started.append(process)
+        return process
+
+    def run(self, *arguments: object, host: str = "") -> None:
+        """Run a command to its good end."""
+        assert self.start(*arguments, host=host).wait(120) == 0, self.output()
+
+    def wait_for_round(self, number: int, run: Path, process: subprocess.Popen[bytes]) -> None:
+        """Until `process` has finished a round of `run`."""
+        metrics, end = run / "metrics.jsonl", time.monotonic() + 100
+        while not metrics.exists() or metrics.read_text().count("\n") < number:
+            assert time.monotonic() < end, self.output()
+            assert process.poll() is None, self.output()
+            time.sleep(0.01)
+
+    def output(self) -> str:
+        """What all commands have written."""
+        return self.log.read_text(errors="replace")
+
+    def __enter__(self) -> Commands:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._started:
+            process.send_signal(signal.SIGINT)
+        for process in self._started:
+            process.wait(30)

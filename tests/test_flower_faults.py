@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -28,7 +25,7 @@ from federated import (
     unasked,
     with_parts,
 )
-from flower_cluster import Cluster, power_cut, wait_for_text
+from flower_cluster import Cluster, Commands, power_cut, wait_for_text
 from rolora import federation
 from rolora.engines.flower import certificates, launch, messages
 from rolora.report.run_report import write_report
@@ -244,32 +241,6 @@ def test_who_is_not_let_in_does_not_hold_up_the_rest(run_yaml, tmp_path):
     assert_reported(tmp_path / "run", "absent")
 
 
-class Commands:
-    """Runs rolora's commands in a directory; all are ended on exit."""
-
-    def __init__(self, directory):
-        self.directory, self.started = directory, []
-
-    def start(self, *arguments):
-        log = (self.directory / "commands.log").open("ab")
-        command = [sys.executable, "-m", "rolora", *map(str, arguments)]
-        process = subprocess.Popen(command, cwd=self.directory, stdout=log, stderr=log)
-        self.started.append(process)
-        return process
-
-    def run(self, *arguments):
-        assert self.start(*arguments).wait(120) == 0, (self.directory / "commands.log").read_text()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for process in self.started:
-            process.send_signal(signal.SIGINT)
-        for process in self.started:
-            process.wait(30)
-
-
 def test_commands_from_nothing_to_an_adapter(run_yaml, tmp_path):
     """``federation init``, ``server``, ``client`` and ``run`` with TLS; the run is killed after
     round 3, of which no checkpoint is left, and goes on to the adapter of one that was not.
@@ -283,11 +254,7 @@ def test_commands_from_nothing_to_an_adapter(run_yaml, tmp_path):
             rolora.start("client", "--config", f"site-{client}/site.yaml")
         run = tmp_path / "f" / "runs" / "first"
         killed = rolora.start("run", "run.yaml", *options, "--out", run)
-        end = time.monotonic() + 100
-        while not (run / "metrics.jsonl").exists() or len(lines(run)) < 3:
-            assert time.monotonic() < end, log_of(tmp_path)
-            assert killed.poll() is None, log_of(tmp_path)
-            time.sleep(0.01)
+        rolora.wait_for_round(3, run, killed)
         killed.kill()
         killed.wait()
         rolora.run("run", "run.yaml", *options, "--out", run, "--resume")
@@ -298,7 +265,3 @@ def test_commands_from_nothing_to_an_adapter(run_yaml, tmp_path):
     assert_same_run(run, tmp_path / "simulated")
     assert ["interrupted" in text for _, text in faults(run)] == [True]
     assert_reported(run, "the run was interrupted")
-
-
-def log_of(directory):
-    return "\n".join(path.read_text() for path in directory.rglob("commands.log"))
