@@ -42,12 +42,15 @@ SMALL: Mapping[str, Any] = {
     "max_length": 64,
     "batch_size": 4,
     "local_steps": 10,
-    "rounds": 200,
+    "rounds": 180,
     "rates": (5e-3, 1.5e-2, 5e-2),
     "seeds": (0, 1, 2),
     "evaluations": 6,
+    "stack": 10,
 }
-"""What ``small`` sets before the user's own settings."""
+"""What ``small`` sets before the preset and the user's own settings."""
+SMALL_PRESETS: Mapping[str, Mapping[str, Any]] = {"dirichlet": {"rounds": 100}}
+"""What a preset sets with ``small``."""
 
 
 class GlueConfig(Section):
@@ -65,7 +68,8 @@ class GlueConfig(Section):
     through; a preset whose question is another fixes its own. Of `rates` each line gets the one
     with the best validation accuracy at `tuning_seed`. Where adapters in fewer layers lose at most
     `near`, they hold. `mix` is the share of rounds with RoLoRA before FFA-LoRA. A final run looks
-    at the validation examples about `evaluations` times. `workers` runs are made at a time, by
+    at the validation examples at most `evaluations` times. `stack` clients are trained in one
+    forward pass, by default as many as the batch allows. `workers` runs are made at a time, by
     default one a core, and one on a GPU.
     """
 
@@ -96,6 +100,7 @@ class GlueConfig(Section):
     mix: Share = 0.2
     near: Share = 0.01
     evaluations: Positive = 10
+    stack: Positive | None = None
     workers: Positive | None = None
 
     @model_validator(mode="before")
@@ -103,8 +108,10 @@ class GlueConfig(Section):
     def _defaults(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
-        preset = PRESETS.get(str(given.get("preset", "table1")), {})
-        settings = {**(SMALL if given.get("small") is True else {}), **preset, **given}
+        name = str(given.get("preset", "table1"))
+        settings = {**PRESETS.get(name, {}), **given}
+        if given.get("small") is True:
+            settings = {**SMALL, **SMALL_PRESETS.get(name, {}), **settings}
         if settings.get("methods") == "all":
             settings["methods"] = tuple(METHODS)
         return settings

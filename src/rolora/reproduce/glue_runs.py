@@ -137,5 +137,5 @@ def _config(
             batch_size=config.batch_size or BATCH_SIZES[task.name],
         ),
         evaluation=EvaluationConfig(every=every, batch_size=64),
-        engine=EngineConfig(workers=1),
+        engine=EngineConfig(workers=1, stack=config.stack),
     )
