@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import accuracy, aggregation, encoders, two_layer
+from benchmarks import accuracy, aggregation, encoders, flower, two_layer
 from benchmarks.measure import (
     disagreements,
     interleaved,
@@ -30,7 +30,9 @@ WORKLOADS = {
     "mean": aggregation.mean,
     "flexlora_svd": aggregation.flexlora_svd,
 }
-"""What runs where no name is given."""
+"""Variants side by side; these and :data:`OTHERS` run where no name is given."""
+OTHERS = {"flower_nodes": flower.flower_nodes}
+"""What measures and shows itself, or says why it does not."""
 LONG = {"bfloat16_accuracy": accuracy.bfloat16_accuracy}
 """What runs only when named: tens of minutes."""
 RESULTS = Path(__file__).parent / "results"
@@ -47,14 +49,16 @@ def main(
     """Measure, print, write one JSON file a name; exit code 1 where results disagree."""
     console, wrong = Console(), []
     directory = out or (RESULTS / "quick" if quick else RESULTS)
-    for name in names or WORKLOADS:
-        if name in LONG:
-            record = LONG[name](quick, console)
+    for name in names or [*WORKLOADS, *OTHERS]:
+        if name in OTHERS | LONG:
+            record = (OTHERS | LONG)[name](quick, console)
         elif name in WORKLOADS:
             record = measured(name, quick, repeats, console)
             wrong += [f"{name}: {line}" for line in disagreements(record["variants"])]
         else:
-            raise typer.BadParameter(f"{name}; known: {', '.join([*WORKLOADS, *LONG])}")
+            raise typer.BadParameter(f"{name}; known: {', '.join([*WORKLOADS, *OTHERS, *LONG])}")
+        if record is None:
+            continue
         directory.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"name": name, "quick": quick, "machine": machine(), **record}, indent=1)
         (directory / f"{name}.json").write_text(text + "\n")

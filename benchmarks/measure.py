@@ -146,18 +146,19 @@ def _peak(build: Callable[[bool], Workload], quick: bool, variant: str) -> dict[
     gc.collect()
     before = _restart_peak()
     work.run()
-    return {"set_up_mb": before, "peak_mb": _resident_peak()}
+    return {"set_up_mb": before, "peak_mb": resident_peak()}
 
 
 def _restart_peak() -> float:
     """Resident MB; on Linux the peak is counted from here, elsewhere from the process's start."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    return _resident_peak()
+    return resident_peak()
 
 
-def _resident_peak() -> float:
-    status = Path("/proc/self/status")
+def resident_peak(process: int | str = "self") -> float:
+    """The most resident MB of a process so far; of another process on Linux alone."""
+    status = Path(f"/proc/{process}/status")
     if status.exists():
         lines = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
         return round(int(lines[0].split()[1]) / 2**10, 1)

@@ -108,11 +108,7 @@ def test_a_host_cut_off_in_the_middle_of_a_run(hosts, run_yaml, tmp_path):
     found = reasons(run)
     assert len(found) == 16
     assert {client for failures in found for client, _ in failures} == {1}
-    assert {reason for failures in found for _, reason in failures} <= {
-        "deadline",
-        "node_lost",
-        "absent",
-        "replaced",
-    }
+    named = {reason for failures in found for _, reason in failures}
+    assert named <= {"deadline", "node_lost", "absent", "replaced"}
     assert found[-1] == []
     assert "deadline" in write_report(run).read_text()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,13 +134,15 @@ class SiteHandler:
     def _train(self, site: SiteModel, request: Request) -> Frames:
         plan = request.plan
         site.engine.store = self._kept.before(plan.round)
+        begin = time.perf_counter()
         [answer] = site.engine.train([plan])
+        seconds = time.perf_counter() - begin
         if isinstance(answer, Failure):
             raise BadInput(f"{answer.reason} {answer.detail}")
         self._kept.save(plan.round, site.engine.store)
         self._kept.settle(request.settled)
-        log.info("round %s: loss %.4f", plan.round, answer.metrics["train_loss"])
-        return pack_update(answer)
+        log.info("round %s: loss %.4f, %.1f s", plan.round, answer.metrics["train_loss"], seconds)
+        return pack_update(replace(answer, metrics={**answer.metrics, "seconds": seconds}))
 
     def _evaluate(self, site: SiteModel, replica: Replica, request: Request) -> Frames:
         plan = request.plan
