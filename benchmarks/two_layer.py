@@ -23,7 +23,7 @@ def two_layer(quick: bool) -> Workload:
     """784-200-10 with LoRA on the hidden layer, 50 clients, batches of 32."""
     config = parse_config(
         {
-            "rounds": 2 if quick else 10,
+            "rounds": 2 if quick else 4,
             "lora": {"r": 16, "lora_alpha": 16},
             "partition": {"name": "iid"},
             "federation": {"clients": 50},
@@ -35,7 +35,7 @@ def two_layer(quick: bool) -> Workload:
         variants={PLAIN: lambda: plain_work(config), ROLORA: lambda: simulation(config).work()},
         targets={ROLORA: 5.0},
         tolerance={ROLORA: 1e-5},
-        repeats=5,
+        repeats=3 if quick else 15,
     )
 
 

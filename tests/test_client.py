@@ -42,7 +42,7 @@ def plan_for(client, train=("A", "B"), rank=2, number=1, **changes):
     )
 
 
-def start_of(model, client, rank=2, delta=False, head=False):
+def start_of(model, client, rank=2, head=False):
     """A start of the client's own, with B away from zero."""
     adapter = model.initial_adapter(rank, client)
     generator = torch.Generator().manual_seed(client)
@@ -52,12 +52,18 @@ def start_of(model, client, rank=2, delta=False, head=False):
             tensor = 0.3 * torch.randn(tensor.shape, generator=generator)
         if part != "head" or head:
             tensors[name, part] = tensor
-    if delta:
-        shared = torch.Generator().manual_seed(77)  # the base is one for all
-        for name, layer in model.layers.items():
-            shape = (layer.d_out, layer.d_in)
-            tensors[name, "D"] = 0.2 * torch.randn(shape, generator=shared)
     return Adapter.of(tensors)
+
+
+def delta_of(model):
+    """What is added to the base, one for all."""
+    generator = torch.Generator().manual_seed(77)
+    return Adapter.of(
+        {
+            (name, "D"): 0.2 * torch.randn(layer.d_out, layer.d_in, generator=generator)
+            for name, layer in model.layers.items()
+        }
+    )
 
 
 def jobs_for(model, train=("A", "B"), ranks=(2, 2, 2, 2), delta=False, sizes=SIZES, **changes):
@@ -65,8 +71,9 @@ def jobs_for(model, train=("A", "B"), ranks=(2, 2, 2, 2), delta=False, sizes=SIZ
     return [
         Job(
             plan_for(k, train, ranks[k], **changes),
-            start_of(model, k, ranks[k], delta, "head" in train),
+            start_of(model, k, ranks[k], "head" in train),
             rows[k],
+            delta=delta_of(model) if delta else EMPTY,
         )
         for k in range(len(sizes))
     ]
@@ -193,6 +200,53 @@ def test_kept_states_of_clients_of_different_ranks_have_their_own_size():
         ]
 
 
+@pytest.mark.parametrize("train", ["A", "B"])
+def test_kept_momentum_follows_the_frozen_factor_into_another_basis(train):
+    """SGD does the same in every orthonormal basis, if its momentum is turned along."""
+    chosen = settings(name="sgd", momentum=0.9, lr=0.1, state="transport")
+    model, data = small.net_model(), small.pixel_examples(sum(SIZES))
+    jobs = jobs_for(model, (train,))
+    first = local_update(model, data, jobs, chosen, seed=0)
+    again = [
+        replace(
+            job,
+            plan=replace(job.plan, round=2),
+            start=job.start.overwrite(one.parts),
+            optimizer=one.optimizer,
+        )
+        for job, one in zip(jobs, first, strict=True)
+    ]
+    angle = torch.tensor(1.0)
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).view(2, 2)
+    turned = [
+        replace(
+            job,
+            start=Adapter.of(
+                {key: turn @ t if key[1] == "A" else t @ turn.T for key, t in job.start.items()}
+            ),
+        )
+        for job in again
+    ]
+    kept = [replace(job, optimizer=without_bases(job.optimizer)) for job in turned]
+    persist = chosen.model_copy(update={"state": "persist"})
+    ends = [
+        local_update(model, data, again, chosen, seed=0),
+        local_update(model, data, turned, chosen, seed=0),
+        local_update(model, data, kept, persist, seed=0),
+    ]
+    for k in range(len(jobs)):
+        starts = (again[k].start, turned[k].start, turned[k].start)
+        after = [s.overwrite(e[k].parts) for s, e in zip(starts, ends, strict=True)]
+        for name in small.TARGETS:
+            straight, carried, not_carried = (x[name, "B"] @ x[name, "A"] for x in after)
+            torch.testing.assert_close(straight, carried, rtol=0, atol=2e-5)
+            assert (straight - not_carried).abs().max() > 1e-3
+
+
+def without_bases(state):
+    return {name: value for name, value in state.items() if not name.endswith(".basis")}
+
+
 # Against a plain loop ----------------------------------------------------------------------
 
 
@@ -201,7 +255,7 @@ def plain_loop(job, data, chosen, seed):
     net = small.Net().requires_grad_(False)
     leaves = {
         key: tensor.clone().requires_grad_(key[1] in job.plan.train)
-        for key, tensor in job.start.items()
+        for key, tensor in {**job.start, **job.delta}.items()
     }
 
     def logits(x):
@@ -317,8 +371,10 @@ def test_the_optimizer_holds_only_the_trained_parts(train):
     start = jobs[0].start
     expected = [(rates[p], 4 * start.select({p}).flat.numel()) for p in PARTS if p in train]
     assert held == expected
-    trained = local_update(model, small.pixel_examples(sum(SIZES)), jobs, settings(), seed=0)
+    data = small.pixel_examples(sum(SIZES))
+    trained = local_update(model, data, jobs, settings(state="persist"), seed=0)
     assert {name.partition(".")[0] for name in trained[0].optimizer} == train
+    assert not local_update(model, data, jobs, settings(), seed=0)[0].optimizer
 
 
 def test_a_client_that_goes_astray_leaves_the_others_alone():

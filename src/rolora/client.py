@@ -7,7 +7,7 @@ a Flower node with one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from rolora.config import OptimizerConfig
 from rolora.data import Examples
 from rolora.lora import LoraModel
+from rolora.moments import transported, with_bases
 from rolora.seeds import numpy_generator, torch_generator
-from rolora.types import PARTS, Adapter, Key, Part, Plan, Update
+from rolora.types import EMPTY, PARTS, Adapter, Key, Layout, Part, Plan, Update
 
 CHUNK_OVERHEAD = {"cpu": 40, "cuda": 1 << 20, "mps": 1 << 20}
 """What one more forward and backward pass costs, in tokens of work, by kind of device."""
@@ -28,24 +29,28 @@ class Job:
 
     Args:
         plan: what it was told.
-        start: its tensors before training: ``A``, ``B``, a head where one trains, and ``D``.
+        start: its tensors before training: ``A``, ``B`` and a head where one trains.
         rows: the numbers of its examples.
         optimizer: its optimiser's state from an earlier round, or None.
+        delta: ``D``, which is part of the base and one for all.
     """
 
     plan: Plan
     start: Adapter
     rows: Tensor
     optimizer: Mapping[str, Tensor] | None = None
+    delta: Adapter = field(default_factory=lambda: EMPTY)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What local training leaves: the update, all trained parts, and the optimiser's state."""
+    """What local training leaves: the update, all trained parts, and, unless it is reset before
+    every round, the optimiser's state.
+    """
 
     update: Update
     parts: Adapter
-    optimizer: dict[str, Tensor]
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
 
 
 def local_update(
@@ -65,6 +70,8 @@ def local_update(
         settings: optimiser, learning rates, steps, batch size.
         seed: the run's seed; batches depend on it, the round and the client.
     """
+    if settings.state == "transport":
+        jobs = [carried(job) for job in jobs]
     stack = Stack(jobs, model.device)
     optimizer = build_optimizer(stack, settings, jobs)
     plans = [job.plan for job in jobs]
@@ -85,11 +92,18 @@ def local_update(
         stack.add_proximal(plans[0].prox)
         stack.clip(settings.max_grad_norm)
         optimizer.step()
-        for k, job in enumerate(jobs):
-            if step + 1 == len(batches[k]):
-                mean_loss = float(losses[k]) / len(batches[k])
-                trained[k] = stack.harvest(k, job, optimizer, mean_loss)
+        finished = [k for k in range(len(jobs)) if step + 1 == len(batches[k])]
+        for k, item in zip(finished, stack.harvest(finished, losses / (step + 1)), strict=True):
+            kept = {} if settings.state == "reset" else optimizer_state(optimizer, stack, k)
+            if settings.state == "transport":
+                kept = with_bases(kept, jobs[k].start, item.parts)
+            trained[k] = replace(item, optimizer=kept)
     return [item for item in trained if item is not None]
+
+
+def carried(job: Job) -> Job:
+    """The job with its kept moments as if made at the factors that it starts from."""
+    return replace(job, optimizer=transported(job.optimizer or {}, job.start, job.plan.train))
 
 
 class Stack:
@@ -97,7 +111,6 @@ class Stack:
 
     Every tensor's K copies lie side by side, so modules see contiguous views ``[K, *shape]``, and
     the optimiser sees one vector a part: it costs the same however many modules there are.
-    ``places [K, P]`` says where client k's vector lies in the buffer.
     """
 
     def __init__(self, jobs: Sequence[Job], device: torch.device):
@@ -105,33 +118,15 @@ class Stack:
         self.rank = max(job.plan.rank for job in jobs)
         self.starts = [resized(job.start, self.rank) for job in jobs]
         self.layout = self.starts[0].layout.select(jobs[0].plan.train)
-        self.places = self._places().to(device)
         initial = torch.stack([start.select(self.layout.parts).flat for start in self.starts])
-        self.values = torch.empty(initial.numel(), device=device)
-        self.values[self.places] = initial.to(device)
+        self.values = side_by_side(initial, self.layout).to(device)
         self.gradients = torch.zeros_like(self.values)
         self.initial = self.values.clone() if jobs[0].plan.prox > 0 else None
-
-    def _places(self) -> Tensor:
-        K = len(self.jobs)
-        client = torch.arange(K)[:, None]
-        columns = [
-            K * start + client * (end - start) + torch.arange(end - start)
-            for start, end, _ in self.layout.spans.values()
-        ]
-        return torch.cat(columns, dim=1)
 
     def part(self, buffer: Tensor, part: Part) -> Tensor:
         """The piece of `buffer` that holds `part`: ``[K P_part]``."""
         start, end = self.layout.extent(part)
         return buffer[len(self.jobs) * start : len(self.jobs) * end]
-
-    def part_places(self, part: Part, clients: int | slice = slice(None)) -> Tensor:
-        """Where the `clients`' vectors of `part` lie in its piece of the buffer, ``[K, P_part]``;
-        for a single number ``[P_part]``.
-        """
-        start, end = self.layout.extent(part)
-        return self.places[clients, start:end] - len(self.jobs) * start
 
     def parts(self) -> list[Part]:
         """The trained parts, in the buffer's order."""
@@ -148,11 +143,8 @@ class Stack:
         for key in self.starts[0]:
             if key in tensors:
                 continue
-            if key[1] == "D":
-                tensors[key] = self.starts[0][key]
-            elif key[1] in ("A", "B", "head"):
-                tensors[key] = self.frozen(key).to(self.device)
-        return tensors
+            tensors[key] = self.frozen(key).to(self.device)
+        return tensors | dict(self.jobs[0].delta)
 
     def frozen(self, key: Key) -> Tensor:
         """``[K, *shape]``; one tensor seen K times where all clients share it."""
@@ -168,24 +160,44 @@ class Stack:
     def clip(self, max_norm: float | None) -> None:
         """Scale each client's gradient to at most `max_norm`."""
         if max_norm is not None:
-            clients = self.gradients[self.places]
+            clients = apart(self.gradients, self.layout, len(self.jobs))
             norms = clients.norm(dim=1, keepdim=True)
             factors = (max_norm / (norms + 1e-6)).clamp(max=1.0)
-            self.gradients[self.places] = clients * factors
+            self.gradients.copy_(side_by_side(clients * factors, self.layout))
 
-    def harvest(
-        self, k: int, job: Job, optimizer: torch.optim.Optimizer, train_loss: float
-    ) -> Trained:
-        """What client k leaves after its last step."""
-        stacked = Adapter(self.layout, self.values[self.places[k]].cpu())
-        parts = resized(stacked, job.plan.rank)
+    def harvest(self, clients: Sequence[int], losses: Tensor) -> list[Trained]:
+        """What some clients leave after their last step, with each one's mean loss of ``[K]``."""
+        if not clients:
+            return []
+        flats = apart(self.values, self.layout, len(self.jobs))[clients].cpu()
+        return [
+            self._trained(self.jobs[k], flat, loss)
+            for k, flat, loss in zip(clients, flats, losses[clients].tolist(), strict=True)
+        ]
+
+    def _trained(self, job: Job, flat: Tensor, train_loss: float) -> Trained:
+        parts = resized(Adapter(self.layout, flat), job.plan.rank)
         update = Update(
             client=job.plan.client,
             num_examples=len(job.rows),
             parts=parts.select(job.plan.upload),
             metrics={"train_loss": train_loss},
         )
-        return Trained(update, parts, optimizer_state(optimizer, self, k))
+        return Trained(update, parts)
+
+
+def side_by_side(vectors: Tensor, layout: Layout) -> Tensor:
+    """K clients' vectors ``[K, P]`` as a buffer ``[K P]`` in which every tensor's K copies lie
+    side by side.
+    """
+    pieces = [vectors[:, start:end].reshape(-1) for start, end, _ in layout.spans.values()]
+    return torch.cat(pieces)
+
+
+def apart(buffer: Tensor, layout: Layout, K: int) -> Tensor:
+    """The inverse of :func:`side_by_side`: ``[K P]`` to ``[K, P]``."""
+    spans = layout.spans.values()
+    return torch.cat([buffer[K * start : K * end].view(K, -1) for start, end, _ in spans], dim=1)
 
 
 def resized(adapter: Adapter, rank: int) -> Adapter:
@@ -220,6 +232,7 @@ def build_optimizer(
             betas=(settings.beta1, settings.beta2),
             eps=settings.eps,
             weight_decay=settings.weight_decay,
+            fused=True,
         )
     else:
         optimizer = torch.optim.SGD(
@@ -241,14 +254,14 @@ def load_optimizer_state(
             state = optimizer.state[group["params"][0]]
             kind = name.removeprefix(f"{part}.")
             if rows[0].dim() == 0:
-                state[kind] = rows[0].clone()
+                state[kind] = rows[0].to(stack.device, copy=True)
             else:
                 padded = [
                     resized(Adapter(layout, row), stack.rank).flat
                     for layout, row in zip(own, rows, strict=True)
                 ]
-                state[kind] = torch.empty_like(stack.part(stack.values, part))
-                state[kind][stack.part_places(part)] = torch.stack(padded).to(stack.device)
+                layout = stack.layout.select({part})
+                state[kind] = side_by_side(torch.stack(padded), layout).to(stack.device)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, stack: Stack, k: int) -> dict[str, Tensor]:
@@ -260,7 +273,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer, stack: Stack, k: int) -> d
             if not isinstance(value, Tensor):
                 continue
             if value.dim() > 0:
-                own = Adapter(layout, value[stack.part_places(part, k)].cpu())
+                own = Adapter(layout, apart(value, layout, len(stack.jobs))[k].cpu())
                 value = resized(own, rank).flat
             state[f"{part}.{name}"] = value.detach().cpu().clone()
     return state
@@ -297,6 +310,10 @@ def chunks(data: Examples, current: Sequence[Tensor], device_type: str) -> Itera
     A mean over a batch is a sum over its chunks, so the gradient does not change; what changes is
     that a short sentence is not padded to the longest of the batch.
     """
+    if data.offsets is None and len(set(map(len, current))) == 1:
+        rows = torch.stack(list(current))  # nothing to pad
+        yield Chunk(rows, torch.full(rows.shape, 1.0 / rows.shape[1]))
+        return
     stacked = nn.utils.rnn.pad_sequence(list(current), batch_first=True, padding_value=-1)
     real = stacked >= 0
     counts = real.sum(1, keepdim=True)

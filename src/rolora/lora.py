@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rolora.config import LoraSettings, nearest
 from rolora.frozen_linear import frozen_product, speed_up_frozen_linears
+from rolora.low_rank import low_rank_update
 from rolora.prefix import FrozenPrefix
 from rolora.seeds import torch_generator
 from rolora.types import Adapter, BadInput, Key, Layout, Part
@@ -73,9 +74,8 @@ class StackedLoRA(nn.Module):
         if self.A is None or self.B is None:
             return y
         K, A, B = len(self.A), _held(self.A, x.dtype), _held(self.B, x.dtype)
-        hidden = _product(self._dropout(x).reshape(K, -1, x.shape[-1]), A)
-        hidden = hidden * self.scaling.to(x.dtype)
-        return _sum(y.reshape(K, -1, y.shape[-1]), hidden, B).view(y.shape)
+        rows, inputs = y.reshape(K, -1, y.shape[-1]), self._dropout(x).reshape(K, -1, x.shape[-1])
+        return low_rank_update(rows, inputs, A, B, self.scaling.to(x.dtype)).view(y.shape)
 
     def _dropout(self, x: Tensor) -> Tensor:
         if self.generator is None or self.dropout_p == 0.0:
@@ -87,20 +87,6 @@ class StackedLoRA(nn.Module):
 def _held(factor: Tensor, dtype: torch.dtype) -> Tensor:
     """``[K, ...]``, or ``[1, ...]`` where all clients hold one and the same tensor."""
     return (factor[:1] if factor.stride(0) == 0 else factor).to(dtype)
-
-
-def _product(x: Tensor, W: Tensor) -> Tensor:
-    """``x [K, m, d_in]`` times ``W^T``, with ``W [K or 1, d_out, d_in]``: ``[K, m, d_out]``."""
-    if len(W) > 1:
-        return x @ W.transpose(1, 2)
-    return nn.functional.linear(x, W[0]) if W.requires_grad else frozen_product(x, W[0])
-
-
-def _sum(y: Tensor, x: Tensor, W: Tensor) -> Tensor:
-    """``y + x W^T``, shaped as in :func:`_product`."""
-    if len(W) > 1:
-        return torch.baddbmm(y, x, W.transpose(1, 2))
-    return torch.addmm(y.flatten(0, 1), x.flatten(0, 1), W[0].T).view(y.shape)
 
 
 class StackedLinear(nn.Module):

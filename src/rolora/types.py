@@ -26,6 +26,9 @@ parameter of the classification head. A method that moves the base weight itself
 """
 
 PARTS: tuple[Part, ...] = get_args(Part)
+Factor = Literal["A", "B"]
+BESIDE: Mapping[Factor, Factor] = {"A": "B", "B": "A"}
+"""The other factor of the product ``B A``."""
 Key = tuple[str, Part]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TypeVar
@@ -137,12 +137,15 @@ class InProcess:
     def job(self, plan: Plan) -> Job:
         """A client's work: what it holds, what it was sent, what it keeps."""
         start = self.replicas.setdefault(plan.rank, Replica()).start(plan)
+        delta = start.select({"D"})
+        if delta:  # no copy of it for every client
+            start = start.without({"D"})
         if plan.redraw:
             drawn = self.model.initial_adapter(plan.rank, self.config.seed, plan.round, plan.client)
             start = start.overwrite(drawn.select({"A", "B"}))
         start = self._with_local(start, plan, plan.client)
         rows = self.splits["train"].shares[plan.client]
-        return Job(plan, start, rows, self.store.optimizers.get(plan.client))
+        return Job(plan, start, rows, self.store.optimizers.get(plan.client), delta)
 
     def _with_local(self, start: Adapter, plan: Plan, client: int) -> Adapter:
         kept = self.store.parts.get(client)
@@ -157,15 +160,20 @@ class InProcess:
     def _keep(self, store: LocalStore, job: Job, trained: Trained) -> None:
         """Put what stays with the client in `store`; a client that went astray keeps the old."""
         client, local = job.plan.client, job.plan.local & job.plan.train
-        if not trained.parts.flat.isfinite().all():
+        persists = self.config.optimizer.state != "reset"
+        if not (local or persists) or not trained.parts.flat.isfinite().all():
             return
         if local:
             store.parts[client] = trained.parts.select(local)
-        if self.config.optimizer.state != "reset":
+        if persists:
             store.optimizers[client] = {**(job.optimizer or {}), **trained.optimizer}
 
     def _choose_stack(self, examples: Examples) -> int:
-        """Not a function of the workers: another number of cores must give the same bits."""
+        """Not a function of the workers: another number of cores must give the same bits. One where
+        dropout is drawn, since the draws of a stack have the shape of its longest batch.
+        """
+        if self.model.dropout_p > 0:
+            return 1
         tokens = self.config.optimizer.batch_size * float(examples.lengths.float().mean())
         limit = STACK_TOKENS.get(self.model.device.type, 1024)
         half = -(-self.config.federation.cohort_size // 2)
@@ -316,9 +324,12 @@ class Workers:
                 self.idle.put(model)
 
         running: deque[Future[R]] = deque()
-        for item in items:
-            running.append(self.pool.submit(work, item))
-            if len(running) > self.count:
+        try:
+            for item in items:
+                running.append(self.pool.submit(work, item))
+                if len(running) > self.count:
+                    yield running.popleft().result()
+            while running:
                 yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
+        finally:  # of a round that is given up: what has begun is waited for
+            wait([future for future in running if not future.cancel()])
