@@ -129,22 +129,28 @@ def _big_bench(content: Any) -> Iterator[tuple[str, str]]:
 
 
 def read_vitaminc(content: Any) -> Iterator[Pair]:
-    """``Passage: ... Claim: ...``, answered by True, False or Neither; grouped by the passage."""
+    """``TITLE: passage``, then ``Claim: ...``, answered by True, False or Neither.
+
+    Grouped by the title: the data hold several versions of a passage, which differ in a word.
+    """
     for text, answer in _big_bench(content):
-        match = re.search(r"Passage:\s*(.*?)\s*Claim:\s*(.*)", text, flags=re.DOTALL)
-        if match is None:
-            raise ValueError(f"no Passage and Claim in {text[:60]!r}")
-        claim = match[2].split("\nTrue, False, or Neither?")[0].strip()
-        yield Pair(match[1], match[1], claim, answer)
+        passage, claim = _two_parts(text, "", "Claim:")
+        yield Pair(passage.partition(":")[0], passage, claim, answer)
 
 
 def read_epistemic(content: Any) -> Iterator[Pair]:
     """``Premise: ... Hypothesis: ...``, answered by (non-)entailment; grouped by the premise."""
     for text, answer in _big_bench(content):
-        match = re.search(r"Premise:\s*(.*?)\s*Hypothesis:\s*(.*)", text, flags=re.DOTALL)
-        if match is None:
-            raise ValueError(f"no Premise and Hypothesis in {text[:60]!r}")
-        yield Pair(match[1], match[1], match[2].strip(), answer)
+        premise, hypothesis = _two_parts(text, "Premise:", "Hypothesis:")
+        yield Pair(premise, premise, hypothesis, answer)
+
+
+def _two_parts(text: str, first: str, second: str) -> tuple[str, str]:
+    """What stands between the mark `first` and the mark `second`, and what after that."""
+    before, mark, after = text.partition(second)
+    if not mark or not before.startswith(first) or not after.strip():
+        raise ValueError(f"no {first or 'text'} and {second} in {text[:60]!r}")
+    return before.removeprefix(first).strip(), after.strip()
 
 
 def read_squad(content: Any) -> Iterator[Pair]:

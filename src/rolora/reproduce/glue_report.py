@@ -249,36 +249,32 @@ def _cost_table(outcome: Outcome, task: TaskData) -> Table:
         "",
         "rate",
         "rounds",
-        "sent up by a client",
-        "sent up by all",
-        "sent down to all",
-        "validation, percent",
-        "weakest client, percent",
+        "sent up / down, all clients",
+        "validation",
+        "weakest client",
         "diverged",
-        "minutes a run",
+        "minutes",
     )
     rows = tuple(
         _cost_row(outcome, task, setting, line)
         for setting in outcome.settings
         for line in outcome.lines.values()
     )
-    return Table(f"What it took, {task.title} ({task.source})", columns, rows)
+    title = f"What a run took, and its accuracy in percent, {task.title} ({task.source})"
+    return Table(title, columns, rows)
 
 
 def _cost_row(outcome: Outcome, task: TaskData, setting: Setting, line: Line) -> tuple[str, ...]:
     config, found = outcome.config, outcome.final(task, setting, line.key)
-    rounds = rounds_of(config, task.name, setting)
-    up = fmean(result["bytes_up"] for result in found)
-    weakest = [min(r["client_accuracy"].values()) for r in found if r["client_accuracy"]]
+    up, down = (fmean(r[way] for r in found) for way in ("bytes_up", "bytes_down"))
+    weakest = [100 * min(r["client_accuracy"].values()) for r in found if r["client_accuracy"]]
     return (
         f"{line.label}, {setting.words}",
         rate(config, outcome.runs.chosen[key(task, setting, line)]),
-        str(rounds),
-        f"{byte_size(up / setting.clients / rounds)} a round",
-        byte_size(up),
-        byte_size(fmean(result["bytes_down"] for result in found)),
+        str(rounds_of(config, task.name, setting)),
+        f"{byte_size(up)} / {byte_size(down)}",
         mean_std([100 * result["accuracy"][-1] for result in found]),
-        mean_std([100 * value for value in weakest]) if weakest else "-",
+        mean_std(weakest) if weakest else "-",
         f"{sum(result['diverged'] for result in found)} of {len(found)}",
         f"{fmean(result['seconds'] for result in found) / 60:.1f}",
     )
