@@ -17,7 +17,6 @@ from rolora.checkpoint import (
     load_checkpoint,
     load_newest,
     save_checkpoint,
-    write_atomic,
 )
 from rolora.types import EMPTY, Adapter, ServerState
 
@@ -187,20 +186,6 @@ def test_a_crash_while_writing_leaves_the_one_before(tmp_path, monkeypatch):
     assert same(load_newest(tmp_path)[0], checkpoint(1))
     save_checkpoint(tmp_path, checkpoint(2), keep=2)  # what the crash left is no obstacle
     assert same(load_newest(tmp_path)[0], checkpoint(2))
-
-
-def test_write_atomic_replaces_whole_files_and_leaves_nothing_beside(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    write_atomic(path, b"first")
-    write_atomic(path, b"second")
-    assert path.read_bytes() == b"second"
-    monkeypatch.setattr("rolora.checkpoint.os.fsync", lambda _: (_ for _ in ()).throw(OSError()))
-    with pytest.raises(OSError):
-        write_atomic(path, b"third")
-    monkeypatch.undo()
-    assert path.read_bytes() == b"second"
-    write_atomic(path, b"fourth")
-    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_no_pickle_is_written(two):

@@ -14,6 +14,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from rich.console import Console
 
+from rolora.atomic import write_atomic
 from rolora.config import dump_config, parse_config
 from rolora.report.compare_report import (
     COLOURS,
@@ -22,7 +23,7 @@ from rolora.report.compare_report import (
     write_comparison,
 )
 from rolora.report.figures import THEME
-from rolora.report.files import read_run, write_whole
+from rolora.report.files import read_run
 from rolora.report.run_report import write_report
 from rolora.report.statistics import paired_difference, t_quantile, t_within, wilson_interval
 from rolora.report.units import byte_size, count, duration, percent
@@ -495,16 +496,17 @@ class TestFiles:
         with pytest.raises(BadInput, match="not a run directory"):
             write_report(tmp_path)
 
-    def test_write_whole_leaves_the_old_file_where_it_fails(self, tmp_path, monkeypatch):
+    def test_write_atomic_leaves_the_old_file_where_it_fails(self, tmp_path, monkeypatch):
         path = tmp_path / "a.txt"
-        write_whole(path, "old")
+        write_atomic(path, "older")
+        write_atomic(path, b"old")
 
         def broken(_: int) -> None:
             raise OSError("disk full")
 
         monkeypatch.setattr("os.fsync", broken)
         with pytest.raises(OSError, match="disk full"):
-            write_whole(path, "new")
+            write_atomic(path, "new")
         assert path.read_text() == "old"
         assert list(tmp_path.iterdir()) == [path]
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from rolora.atomic import write_atomic
 from rolora.types import Adapter, ServerState
 from rolora.wire import parse_name, tensor_name
 
@@ -36,16 +37,6 @@ class Checkpoint:
     engine: Mapping[str, Tensor]
     history: Mapping[str, Any]
     run: Mapping[str, Any]
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
@@ -146,5 +137,4 @@ __all__ = [
     "load_checkpoint",
     "load_newest",
     "save_checkpoint",
-    "write_atomic",
 ]

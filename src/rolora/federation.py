@@ -22,7 +22,7 @@ import torch
 import yaml
 from pydantic import Field
 
-from rolora.checkpoint import write_atomic
+from rolora.atomic import write_atomic
 from rolora.config import (
     YAML_ERRORS,
     Config,

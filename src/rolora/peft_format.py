@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from rolora.checkpoint import write_atomic
+from rolora.atomic import write_atomic
 from rolora.config import Config
 from rolora.lora import LoraModel
 from rolora.models import Pretrained

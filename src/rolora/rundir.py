@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from rolora.checkpoint import Checkpoint, load_newest, save_checkpoint, write_atomic
+from rolora.atomic import write_atomic
+from rolora.checkpoint import Checkpoint, load_newest, save_checkpoint
 from rolora.config import Config, dump_config
 from rolora.ledger import Ledger
 from rolora.server import Engine

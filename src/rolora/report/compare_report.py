@@ -22,7 +22,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from rolora.report.files import RunFiles, read_run, write_whole
+from rolora.atomic import write_atomic
+from rolora.report.files import RunFiles, read_run
 from rolora.report.statistics import describe, paired_difference
 from rolora.report.units import duration
 from rolora.types import BadInput, RoloraError
@@ -76,10 +77,10 @@ def write_comparison(directory: Path, runs: Sequence[ComparedRun]) -> None:
     cells = _read(runs)
     _same_split(cells)
     comparison = _comparison(cells)
-    write_whole(directory / "comparison.png", _picture(cells))
-    write_whole(directory / "comparison.md", _markdown(comparison))
+    write_atomic(directory / "comparison.png", _picture(cells))
+    write_atomic(directory / "comparison.md", _markdown(comparison))
     text = json.dumps(comparison, indent=2, allow_nan=False)
-    write_whole(directory / "comparison.json", text + "\n")
+    write_atomic(directory / "comparison.json", text + "\n")
 
 
 def comparison_table(directory: Path) -> Table:

@@ -7,7 +7,6 @@ lack a key. What is there must have the right type: a damaged file is refused by
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -322,18 +321,3 @@ def _parse(text: bytes, kind: type[T], path: Path, line: int | None = None) -> T
         raise BadInput(f"{where}: {field} = {first['input']!r:.60}: {first['msg']}") from None
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{where}: cannot be read ({type(error).__name__})") from None
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all."""
-    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -14,8 +14,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from rolora.atomic import write_atomic
 from rolora.report import figures, units
-from rolora.report.files import RunFiles, read_run, write_whole
+from rolora.report.files import RunFiles, read_run
 from rolora.report.statistics import wilson_interval
 from rolora.report.units import byte_size, count, duration, percent
 
@@ -53,7 +54,7 @@ def write_report(run_dir: Path) -> Path:
     run = read_run(run_dir)
     page = _environment().get_template("run.html.jinja").render(_content(run))
     path = run.directory / "report.html"
-    write_whole(path, page)
+    write_atomic(path, page)
     return path
 
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from rolora.report.files import write_whole
+from rolora.atomic import write_atomic
 from rolora.report.statistics import PairedDifference, describe, paired_difference
 
 Standing = Literal["holds", "does not hold", "not decided at this size"]
@@ -201,7 +201,7 @@ class Cells:
             return result
         result = function()
         body = {"name": name, "settings": settings, "result": result}
-        write_whole(path, json.dumps({**body, "sha256": _digest(body)}, indent=1) + "\n")
+        write_atomic(path, json.dumps({**body, "sha256": _digest(body)}, indent=1) + "\n")
         return _read_cell(path)
 
     def finished(self, name: str, settings: Mapping[str, Any]) -> bool:
@@ -305,9 +305,9 @@ def write_experiment_report(
     page = _page(title, command, summary, tables, claims, captions, settings, versions)
     out.mkdir(parents=True, exist_ok=True)
     for file, picture in pictures.items():
-        write_whole(out / file, picture)
-    write_whole(out / "report.json", data)
-    write_whole(out / "report.md", page)
+        write_atomic(out / file, picture)
+    write_atomic(out / "report.json", data)
+    write_atomic(out / "report.md", page)
 
 
 def _page(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rolora.checkpoint import write_atomic
+from rolora.atomic import write_atomic
 from rolora.config import Config, parse_config
 from rolora.engines.flower.kept import KeptStore
 from rolora.engines.flower.messages import (

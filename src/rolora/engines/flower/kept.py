@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save
 
-from rolora.checkpoint import write_atomic
+from rolora.atomic import write_atomic
 from rolora.engines.in_process import LocalStore
 
 
