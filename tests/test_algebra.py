@@ -15,7 +15,7 @@ from rolora.algebra import (
     stacked_factors,
     weighted_mean,
 )
-from rolora.types import Adapter, Update
+from rolora.types import Adapter, RunFailed, Update
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
 seeds = st.integers(0, 2**32)
@@ -190,3 +190,10 @@ def test_the_gauge_guards_each_module_by_itself():
     assert torch.equal(after["a", "A"], both["a", "A"])
     gram = after["b", "B"].T @ after["b", "B"]
     torch.testing.assert_close(gram, torch.eye(2), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e30])
+def test_the_svd_of_factors_that_have_run_away_says_that_the_run_diverges(value):
+    U, V = torch.full((5, 2), value), torch.full((2, 4), value)
+    with pytest.raises(RunFailed, match="diverges"):
+        low_rank_svd(U, V, 2)

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rolora.types import Adapter, Layout, Update
+from rolora.types import Adapter, Layout, RunFailed, Update
 
 
 class WeightedMean:
@@ -109,6 +109,16 @@ def stacked_factors(
     )
 
 
+def product_norm(B: Tensor, A: Tensor) -> float:
+    """``|B A|_F`` without forming the product: ``tr(B^T B A A^T)``, two Gram matrices ``[r, r]``.
+
+    Args:
+        B: ``[d_out, r]``; A: ``[r, d_in]``.
+    """
+    B, A = B.double(), A.double()
+    return float(((B.T @ B) * (A @ A.T)).sum().clamp(min=0.0).sqrt())
+
+
 def low_rank_svd(U: Tensor, V: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """The best rank-`rank` approximation of ``U V`` (Eckart-Young), never forming ``U V``.
 
@@ -122,10 +132,13 @@ def low_rank_svd(U: Tensor, V: Tensor, rank: int) -> tuple[Tensor, Tensor, Tenso
         left ``[d_out, rank]`` with orthonormal columns, singular values ``[rank]`` in falling
         order, right ``[rank, d_in]`` with orthonormal rows; zero-padded where the product's rank
         cannot reach `rank`.
+
+    Raises:
+        RunFailed: the product is not finite, or so large that the SVD does not converge.
     """
     Qu, Ru = torch.linalg.qr(U)
     Qv, Rv = torch.linalg.qr(V.T)
-    left, values, right = torch.linalg.svd(Ru @ Rv.T, full_matrices=False)
+    left, values, right = _svd(Ru @ Rv.T)
     left, values, right = Qu @ left[:, :rank], values[:rank], right[:rank] @ Qv.T
     missing = rank - values.numel()
     if missing > 0:
@@ -133,6 +146,19 @@ def low_rank_svd(U: Tensor, V: Tensor, rank: int) -> tuple[Tensor, Tensor, Tenso
         values = torch.nn.functional.pad(values, (0, missing))
         right = torch.nn.functional.pad(right, (0, 0, 0, missing))
     return left, values, right
+
+
+def _svd(core: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    try:
+        if core.isfinite().all():  # LAPACK writes on the terminal where it is not
+            left, values, right = torch.linalg.svd(core, full_matrices=False)
+            return left, values, right
+    except torch.linalg.LinAlgError:
+        pass
+    raise RunFailed(
+        "the clients' factors have grown until their product has no SVD: the run diverges; "
+        "try a lower optimizer.lr"
+    )
 
 
 def compress(U: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:

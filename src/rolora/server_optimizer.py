@@ -42,8 +42,6 @@ def server_step(
         if key[1] not in stepped or new.versions[key[1]] != new.round:
             continue
         before = old.parts[key] if key in old.parts else torch.zeros_like(new.parts[key])
-        if torch.equal(before, new.parts[key]):
-            continue
         moved[key] = before + _direction(config, moments, tensor_name(key), new.parts[key] - before)
     parts = new.parts.overwrite(moved)
     versions = new.versions
