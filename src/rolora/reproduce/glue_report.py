@@ -241,7 +241,18 @@ def _accuracy_table(outcome: Outcome, words: str, tasks: Sequence[TaskData]) -> 
             ours = [100 * value for value in outcome.accuracies(tasks, setting, line.key)]
             row += ["-" if figure is None else f"{figure:.2f}", mean_std(ours)]
         rows.append(tuple(row))
+    rows.append(_majority_row(outcome, tasks))
     return Table(f"Test accuracy in percent, {words}", tuple(columns), tuple(rows))
+
+
+def _majority_row(outcome: Outcome, tasks: Sequence[TaskData]) -> tuple[str, ...]:
+    """What a model scores that has learnt the commonest label alone."""
+    row, first = ["always the commonest label"], next(iter(outcome.lines))
+    for setting in outcome.settings:
+        found = [outcome.final(task, setting, first) for task in tasks]
+        shares = [fmean(r["majority"] for r in seed) for seed in zip(*found, strict=True)]
+        row += ["-", mean_std([100 * share for share in shares])]
+    return tuple(row)
 
 
 def _cost_table(outcome: Outcome, task: TaskData) -> Table:
