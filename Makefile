@@ -30,7 +30,7 @@ bench: .venv/dev
 	touch $@
 
 .venv/dev: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,flower]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,flower,simulation]"
 	touch $@ .venv/demo
 
 clean:

@@ -200,7 +200,8 @@ def personal(run):
 def assert_sites_keep_theirs(directory, simulated):
     """Every site has left the adapter that the simulator has for its client."""
     for client, own in personal(simulated).items():
-        site = load_file(directory / f"site-{client}/adapter/adapter_model.safetensors")
+        [left] = directory.glob(f"*{client}/adapter/adapter_model.safetensors")
+        site = load_file(left)
         assert_same_adapter(site, own)
 
 

@@ -202,16 +202,21 @@ class EngineConfig(Section):
     one a core on a CPU, and one on a GPU. `cache_mb` bounds the cache of frozen activations (0:
     no cache). Across machines, `superlink` is the address of ``rolora server`` on this machine,
     `authority` the certificate of its authority, if it has one, and `patience` the seconds that a
-    run waits for a server, or for a quorum of clients, that is gone.
+    run waits for a server, or for a quorum of clients, that is gone. With Flower's own
+    simulation (`runtime`) there are no sites: Ray spreads the clients over `workers` processes
+    with a model each, on this machine's GPUs if it has some, and what clients keep for themselves
+    lies in `state`.
     """
 
     name: Literal["in_process", "flower"] = "in_process"
+    runtime: Literal["deployment", "simulation"] = "deployment"
     stack: Positive | None = None
     cache_mb: Annotated[int, Field(ge=0)] = 1024
     workers: Positive | None = None
     superlink: str = Field(default="127.0.0.1:9092", pattern=r"^[^\s/]+:\d+$")
     authority: Path | None = None
     patience: Rate = 300.0
+    state: Path = Path("state")
 
 
 class Config(Section):

@@ -32,7 +32,7 @@ from rolora.config import (
     parse_config,
     parse_section,
 )
-from rolora.data import load_data
+from rolora.data import Examples, load_data
 from rolora.engines.in_process import InProcess, Split
 from rolora.ledger import Ledger
 from rolora.models import build_lora_model, load_pretrained, resolve_device
@@ -175,7 +175,6 @@ def load_site(site: SiteConfig, run: Config) -> SiteModel:
         BadInput: something cannot be had or does not fit.
     """
     from rolora.engines.flower.handler import SiteModel
-    from rolora.engines.flower.messages import ClientFacts
 
     config = of_site(site, run)
     raw = load_data(config.data, config.seed)
@@ -184,24 +183,40 @@ def load_site(site: SiteConfig, run: Config) -> SiteModel:
     if site.dealt:
         shares = deal(config, examples)
         examples = {name: own.select(shares[name][site.client]) for name, own in examples.items()}
-    splits = {}
-    for name, own in examples.items():
-        nobody = [torch.arange(0)] * config.federation.clients
-        nobody[site.client] = torch.arange(len(own))
-        splits[name] = Split(own, nobody)
-    digest = hashlib.sha256("".join(own.fingerprint for own in examples.values()).encode())
-    facts = ClientFacts(
-        label_names=raw.train.label_names,
-        labels={
-            name: torch.bincount(own.labels, minlength=own.num_labels).tolist()
-            for name, own in examples.items()
-        },
-        test_from=raw.test_from,
-        fingerprint=digest.hexdigest(),
-    )
+    everything = {name: torch.arange(len(own)) for name, own in examples.items()}
+    splits = splits_of(site.client, config.federation.clients, examples, everything)
     threads = site.threads or torch.get_num_threads()
     engine = InProcess(config, build_lora_model(pretrained, config), splits, threads)
-    return SiteModel(config, pretrained, engine, facts)
+    return SiteModel(config, pretrained, engine, client_facts(splits, site.client, raw.test_from))
+
+
+def splits_of(
+    client: int, clients: int, examples: Mapping[str, Examples], rows: Mapping[str, torch.Tensor]
+) -> dict[str, Split]:
+    """Splits of which `rows` are the client's own, and the other clients have nothing."""
+    nothing = torch.arange(0)
+    return {
+        name: Split(own, [rows[name] if i == client else nothing for i in range(clients)])
+        for name, own in examples.items()
+    }
+
+
+def client_facts(splits: Mapping[str, Split], client: int, test_from: str) -> ClientFacts:
+    """What a client tells of its own examples."""
+    from rolora.engines.flower.messages import ClientFacts
+
+    own = {name: split.examples.select(split.shares[client]) for name, split in splits.items()}
+    return ClientFacts(
+        label_names=own["train"].label_names,
+        labels={
+            name: torch.bincount(part.labels, minlength=part.num_labels).tolist()
+            for name, part in own.items()
+        },
+        test_from=test_from,
+        fingerprint=hashlib.sha256(
+            "".join(part.fingerprint for part in own.values()).encode()
+        ).hexdigest(),
+    )
 
 
 def of_site(site: SiteConfig, run: Config) -> Config:
@@ -292,7 +307,8 @@ def local(address: str) -> str:
 
 @contextmanager
 def connected(config: Config, notice: Callable[[str], None]) -> Iterator[Ready]:
-    """A run over the clients that ``rolora server`` on this machine has connected.
+    """A run over the clients that ``rolora server`` on this machine has connected, or, with
+    ``engine.runtime: simulation``, over Flower's own simulation.
 
     Raises:
         BadInput: the config does not fit, or the clients' labels do not agree.
@@ -305,6 +321,12 @@ def connected(config: Config, notice: Callable[[str], None]) -> Iterator[Ready]:
 
     engine = config.engine
     checked_method(config)
+    if engine.runtime == "simulation":
+        from rolora.engines.flower.simulation import simulation
+
+        with simulation(config, hello(config)) as grid:
+            yield joined(config, FlowerTransport(grid, hello(config), []), notice)
+        return
     resolve_device(config.model.device)
     if engine.authority is not None:
         _readable("engine.authority", engine.authority)
