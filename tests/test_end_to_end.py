@@ -179,6 +179,12 @@ RUNS = {
     "rolora": [],
     "gauge and sampling": ["method.gauge=orthonormal", "federation.clients_per_round=2"],
     "persisted state": ["optimizer.state=persist", "federation.clients_per_round=3"],
+    "carried state, gauge": [
+        "optimizer.state=transport",
+        "method.gauge=orthonormal",
+        "federation.clients_per_round=2",
+    ],
+    "adaptive": ["method.schedule=adaptive", "federation.clients_per_round=3"],
     "flora, fedadam": ["method.name=flora", "server.optimizer=fedadam", "server.lr=0.01"],
     "fedex": ["method.name=fedex_lora", "federation.clients_per_round=2"],
     "personal": ["method.name=fedsa_lora", "model.head=local", "federation.clients_per_round=2"],
@@ -297,7 +303,15 @@ WRONG = {
     "federation.clients=1000": ["federation.clients = 1000"],
     "method.name=fedit method.gauge=orthonormal": ["method.gauge = 'orthonormal'", "FedIT"],
     "lora.client_ranks=[2,4]": ["lora.client_ranks", "flexlora"],
-    "optimizer.state=persist method.gauge=orthonormal": ["optimizer.state = 'persist'"],
+    "optimizer.state=persist method.gauge=orthonormal": [
+        "optimizer.state = 'persist'",
+        "transport",
+    ],
+    "method.gauge=orthonormal server.optimizer=fedavgm": ["server.optimizer = 'fedavgm'", "gauge"],
+    "method.gauge=orthonormal server.optimizer=fedyogi": ["server.optimizer = 'fedyogi'", "gauge"],
+    "method.name=flora optimizer.state=persist": ["optimizer.state = 'persist'", "FLoRA"],
+    "method.name=flora optimizer.state=transport": ["optimizer.state = 'transport'", "FLoRA"],
+    "method.schedule=adaptiv": ["method.schedule = 'adaptiv'", "adaptive|[AB]+"],
     "rounds": ["must have the form key.path=value"],
 }
 

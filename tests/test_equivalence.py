@@ -168,6 +168,11 @@ OPTIONS = {
         "optimizer": {"state": "persist", "name": "sgd", "momentum": 0.9, "lr": 0.05},
         "federation": {"clients": 5, "clients_per_round": 3},
     },
+    "carried state": {"optimizer": {"state": "transport"}},
+    "carried momentum, sampled": {
+        "optimizer": {"state": "transport", "name": "sgd", "momentum": 0.9, "lr": 0.05},
+        "federation": {"clients": 5, "clients_per_round": 3},
+    },
     "head trains": {"model": {"head": "train"}},
     "head is local": {"model": {"head": "local"}},
     "epochs": {"optimizer": {"local_steps": None, "local_epochs": 1}},
@@ -212,7 +217,7 @@ def test_clients_of_different_ranks_may_be_stacked(name, option):
 
 
 @every_method
-@pytest.mark.parametrize("option", ["kept state", "head is local"])
+@pytest.mark.parametrize("option", ["kept state", "carried state", "head is local"])
 def test_two_workers_give_the_bits_of_one(name, option):
     engine, state, record = run_net(name, 2, 1, OPTIONS[option])
     parallel, other, lines = run_net(name, 2, 2, OPTIONS[option])
@@ -292,6 +297,14 @@ TRAVEL = {
 CASES = [(name, {}) for name in METHODS] + [
     ("rolora", {"method": {"gauge": "orthonormal"}}),
     ("rolora", {"method": {"schedule": "BBA"}}),
+    ("rolora", {"method": {"schedule": "adaptive"}}),
+    (
+        "rolora",
+        {
+            "method": {"schedule": "adaptive", "gauge": "orthonormal"},
+            "optimizer": {"state": "transport"},
+        },
+    ),
     ("flexlora", {"lora": {"client_ranks": (1, 3, 2)}}),
     ("flora", {"lora": {"client_ranks": (1, 3, 2)}}),
 ]
@@ -319,6 +332,12 @@ def test_one_shared_replica_is_as_good_as_one_a_client_and_as_full_plans(name, o
 
 RESUMED = {name: {} for name in METHODS} | {
     "rolora+gauge": {"method": {"gauge": "orthonormal"}, "optimizer": {"state": "reset"}},
+    "rolora+transport": {"optimizer": {"state": "transport"}},
+    "rolora+transport+gauge": {
+        "method": {"gauge": "orthonormal"},
+        "optimizer": {"state": "transport"},
+    },
+    "rolora+adaptive": {"method": {"schedule": "adaptive"}},
     "flexlora+ranks": {"lora": {"client_ranks": (1, 3, 2)}},
     "flora+ranks": {"lora": {"client_ranks": (1, 3, 2)}},
 }
@@ -456,6 +475,36 @@ def test_kept_optimizer_state_makes_rounds_one_uninterrupted_training():
     kept, reset = ffa_run("persist", 4, 3), ffa_run("reset", 4, 3)
     torch.testing.assert_close(kept.parts.flat, uninterrupted.parts.flat, rtol=0, atol=1e-5)
     assert (reset.parts.flat - uninterrupted.parts.flat).abs().max() > 1e-3
+
+
+def kept_run(state, method, schedule="BA", optimizer=None):
+    engine, end, _ = run_net(
+        method,
+        stack=2,
+        rounds=5,
+        method={"schedule": schedule},
+        optimizer={"state": state, **(optimizer or {})},
+    )
+    kept = {key: t for key, t in engine.tensors().items() if not key.endswith(".basis")}
+    return end, kept, engine.tensors().keys() - kept.keys()
+
+
+@pytest.mark.parametrize("optimizer", [{}, {"name": "sgd", "momentum": 0.9, "lr": 0.05}])
+@pytest.mark.parametrize(("name", "schedule"), [("ffa_lora", "BA"), ("rolora", "B")])
+def test_transport_is_persist_to_the_bit_where_the_frozen_factor_stays(name, schedule, optimizer):
+    end, kept, _ = kept_run("persist", name, schedule, optimizer)
+    other, others, bases = kept_run("transport", name, schedule, optimizer)
+    assert_same_states(end, other)
+    assert kept.keys() == others.keys()
+    assert all(torch.equal(others[key], t) for key, t in kept.items())
+    assert len(bases) == 5
+
+
+def test_transport_is_not_persist_where_the_frozen_factor_changes():
+    end, *_ = kept_run("persist", "rolora")
+    other, _, bases = kept_run("transport", "rolora")
+    assert not torch.equal(end.parts.flat, other.parts.flat)
+    assert len(bases) == 10
 
 
 def test_kept_state_of_the_inactive_factor_waits_for_its_turn():

@@ -37,6 +37,8 @@ CASES = {name: (name, {}) for name in METHODS}
 CASES |= {
     "rolora+gauge": ("rolora", {"gauge": "orthonormal"}),
     "rolora+schedule": ("rolora", {"schedule": "BBA"}),
+    "rolora+adaptive": ("rolora", {"schedule": "adaptive"}),
+    "rolora+adaptive+gauge": ("rolora", {"schedule": "adaptive", "gauge": "orthonormal"}),
     "flexlora+ranks": ("flexlora", {"mixed_ranks": True}),
     "flora+ranks": ("flora", {"mixed_ranks": True}),
 }
@@ -279,6 +281,9 @@ def planned_shapes(case, plan, previous):
         schedule = options.get("schedule", "BA")
         active = schedule[(plan.round - 1) % len(schedule)]
         sent = "AB" if previous is None else schedule[(plan.round - 2) % len(schedule)]
+        if schedule == "adaptive":  # what it chose: one factor up, last round's down
+            (active,) = plan.upload
+            sent = "AB" if previous is None else min(previous[0].parts.parts)
     both = {
         module: {"A": (plan.rank, d_in), "B": (d_out, plan.rank)}
         for module, (d_out, d_in) in MODULES.items()
@@ -469,6 +474,41 @@ def test_rolora_schedule_and_switch():
     switched = make_method("rolora", Setting(ALPHA, R, rounds=10, switch_at=0.4))
     order = "".join(switched.active(replace(state, round=n)) for n in range(10))
     assert order == "BABABBBBBB"
+
+
+def moved_by(start, new, active):
+    """``|dB A|_F`` or ``|B dA|_F`` over all modules, from dense products."""
+    squares = 0.0
+    for module in MODULES:
+        factors = {"A": new[module, "A"].double(), "B": new[module, "B"].double()}
+        factors[active] = factors[active] - start[module, active].double()
+        squares += float((factors["B"] @ factors["A"]).square().sum())
+    return squares
+
+
+@pytest.mark.parametrize("case", ["rolora+adaptive", "rolora+adaptive+gauge"])
+@hypothesis_settings(max_examples=15)
+@given(st.lists(st.sampled_from([0.02, 0.5, 9.0]), min_size=7, max_size=10), st.integers(0, 2**32))
+def test_the_adaptive_schedule_trains_what_moved_the_product_more_and_starves_none(
+    case, sizes, seed
+):
+    method, moved, order = method_of(case), {}, ""
+    state, generator = method.init(initial()), torch.Generator().manual_seed(seed)
+    for size in sizes:
+        (active,) = method.plan(state, ClientInfo(0, R, 10)).train
+        late = [factor for factor in "BA" if factor not in order[-3:]]
+        if len(order) < 2:
+            assert active == "BA"[len(order)]
+        else:
+            assert active == (late[0] if late else max("BA", key=moved.__getitem__))
+        start = method.start(state).parts
+        steps = {
+            key: t + size * torch.randn(t.shape, generator=generator)
+            for key, t in start.select({active}).items()
+        }
+        state = method.aggregate(state, iter([Update(0, 10, Adapter.of(steps))]))
+        moved[active], order = moved_by(start, state.parts, active), order + active
+        method.start(state), method.evaluation_plan(state)
 
 
 @pytest.mark.parametrize("case", ["rolora", "rolora+gauge", "ffa_lora"])

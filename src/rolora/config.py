@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from rolora.types import BadInput
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -133,27 +133,30 @@ class FederationConfig(Section):
 
 class MethodConfig(Section):
     """The method and its own options. `gauge` and `schedule` are RoLoRA's; the schedule names the
-    factor that trains in each round and repeats, and is ``BA`` in the paper. After `switch_at` of
-    the rounds (1: never) RoLoRA goes on as FFA-LoRA.
+    factor that trains in each round and repeats, and is ``BA`` in the paper (in the first round of
+    ``AB`` nothing is learned, since ``B = 0`` stops A); with ``adaptive`` the factor whose last
+    update moved the model more trains next. After `switch_at` of the rounds (1: never) RoLoRA goes
+    on as FFA-LoRA.
     """
 
     name: str = "rolora"
     gauge: Literal["none", "orthonormal"] = "none"
-    schedule: str = Field(default="BA", pattern=r"^[AB]+$")
+    schedule: str = Field(default="BA", pattern=r"^(adaptive|[AB]+)$")
     switch_at: Fraction = 1.0
     prox_mu: NonNegative = 0.0
 
 
 class OptimizerConfig(Section):
     """The clients' optimiser. `lr_b` is the learning rate of B where it differs from `lr`;
-    `state` says what becomes of the optimiser's state between a client's rounds.
+    `state` says what becomes of the optimiser's state between a client's rounds: it is forgotten,
+    kept as it is, or kept and carried to the factor that is frozen now (:mod:`rolora.moments`).
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
     lr: Rate = 2.0e-3
     lr_b: Rate | None = None
     lr_head: Rate | None = None
-    state: Literal["reset", "persist"] = "reset"
+    state: Literal["reset", "persist", "transport"] = "reset"
     local_steps: Positive | None = 5
     local_epochs: Positive | None = None
     batch_size: Positive = 16
@@ -198,14 +201,14 @@ class CheckpointConfig(Section):
 
 class EngineConfig(Section):
     """Where clients run. `stack` is the number of clients trained in one forward pass, chosen
-    from the batch where null. `workers` train stacks at the same time on one thread each; null is
-    one a core on a CPU, and one on a GPU. `cache_mb` bounds the cache of frozen activations (0:
-    no cache). Across machines, `superlink` is the address of ``rolora server`` on this machine,
-    `authority` the certificate of its authority, if it has one, and `patience` the seconds that a
-    run waits for a server, or for a quorum of clients, that is gone. With Flower's own
-    simulation (`runtime`) there are no sites: Ray spreads the clients over `workers` processes
-    with a model each, on this machine's GPUs if it has some, and what clients keep for themselves
-    lies in `state`.
+    from the batch where null; it is 1 where dropout is drawn. `workers` train stacks at the same
+    time on one thread each; null is one a core on a CPU, and one on a GPU. `cache_mb` bounds the
+    cache of frozen activations (0: no cache). Across machines, `superlink` is the address of
+    ``rolora server`` on this machine, `authority` the certificate of its authority, if it has one,
+    and `patience` the seconds that a run waits for a server, or for a quorum of clients, that is
+    gone. With Flower's own simulation (`runtime`) there are no sites: Ray spreads the clients over
+    `workers` processes with a model each, on this machine's GPUs if it has some, and what clients
+    keep for themselves lies in `state`.
     """
 
     name: Literal["in_process", "flower"] = "in_process"

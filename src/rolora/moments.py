@@ -21,8 +21,8 @@ directions k, weighted by the square of the share of ``x'_j`` that lies along ``
     v'_ij = |x'_j|^2 sum_k P_kj v_ik / |x_k|^2,    P_kj ~ (|x_k| T_kj)^2,  sum_k P_kj = 1.
 
 It stays nonnegative and within the scales of the old one, however near to each other the columns of
-X are, where ``v (T * T)`` would grow without bound. Exact where columns are scaled, exchanged or
-change their sign; between orthonormal bases of one space it is ``v (T * T)``.
+X are, where ``v (T * T)`` would grow without bound; where they are orthogonal and X' lies in their
+span, it is ``v (T * T)``. It is exact where columns are scaled, exchanged or change their sign.
 """
 
 from __future__ import annotations

@@ -265,10 +265,21 @@ def checked_method(config: Config) -> Method:
         BadInput: it is unknown, or does not go with another setting.
     """
     method = make_method(config.method.name, setting_of(config))
-    if config.method.gauge != "none" and config.optimizer.state == "persist":
+    gauge, state, server = config.method.gauge, config.optimizer.state, config.server.optimizer
+    if gauge != "none" and state == "persist":
         raise BadInput(
             "optimizer.state = 'persist': the gauge changes the basis in which kept momentum "
-            "lives; use reset, or method.gauge: none"
+            "lives; use transport, which carries it along, or reset, or method.gauge: none"
+        )
+    if gauge != "none" and server != "fedavg":
+        raise BadInput(
+            f"server.optimizer = {server!r}: the gauge changes the basis in which its moments "
+            "live; use fedavg, or method.gauge: none"
+        )
+    if config.method.name == "flora" and state != "reset":
+        raise BadInput(
+            f"optimizer.state = {state!r}: FLoRA draws A anew in every round and starts from "
+            "B = 0, so that kept moments belong to other factors; use reset"
         )
     return method
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Literal
 
-from rolora.algebra import orthonormalise, weighted_mean
+import torch
+
+from rolora.algebra import orthonormalise, product_norm, weighted_mean
 from rolora.methods.base import Method, written
-from rolora.types import ClientInfo, Plan, ServerState, Update
+from rolora.types import BESIDE, ClientInfo, Factor, Plan, ServerState, Update
 
-Factor = Literal["A", "B"]
+LONGEST_WAIT = 4
+"""Rounds after which an adaptive schedule comes back to a factor, whatever the other one does."""
 
 
 class RoLoRA(Method):
@@ -22,8 +24,9 @@ class RoLoRA(Method):
 
     Options beyond the paper: ``gauge: orthonormal`` gives the frozen factor an orthonormal basis
     at each switch (:func:`rolora.algebra.orthonormalise`), computed by every client for itself;
-    ``schedule`` is another order than ``BA``; after ``switch_at`` of the rounds the run goes on
-    as FFA-LoRA (the paper's mixing experiment).
+    ``schedule`` is another order than ``BA``, where ``AB`` wastes its first round, or ``adaptive``
+    (:func:`most_moving`); after ``switch_at`` of the rounds the run goes on as FFA-LoRA (the
+    paper's mixing experiment).
 
     Source: Chen et al., Robust Federated Finetuning of LLMs via Alternating Optimization of LoRA,
     NeurIPS 2025 (arXiv 2502.01755), Algorithm 1.
@@ -38,18 +41,22 @@ class RoLoRA(Method):
     def plan(self, state: ServerState, client: ClientInfo) -> Plan:
         """Train and upload the active factor; the other is frozen."""
         active = self.active(state)
-        gauge = frozen_beside(active) if self.setting.gauge == "orthonormal" else None
+        gauge = BESIDE[active] if self.setting.gauge == "orthonormal" else None
         return self.assign(state, client, train={active}, upload={active}, gauge=gauge)
 
     def aggregate(self, state: ServerState, updates: Iterable[Update]) -> ServerState:
         """``B <- mean_i B_i`` in a B-round, ``A <- mean_i A_i`` in an A-round."""
-        return written(self.start(state), weighted_mean(updates))
+        start = self.start(state)
+        new = written(start, weighted_mean(updates))
+        if self.setting.schedule != "adaptive":
+            return new
+        return with_movement(start, new, self.active(state))
 
     def start(self, state: ServerState) -> ServerState:
         """With the frozen factor made orthonormal, where the gauge asks for it."""
         if self.setting.gauge == "none":
             return state
-        frozen = frozen_beside(self.active(state))
+        frozen = BESIDE[self.active(state)]
         factors = orthonormalise(state.parts.select({"A", "B"}), frozen)
         return replace(
             state,
@@ -63,9 +70,39 @@ class RoLoRA(Method):
         if upcoming > self.setting.switch_at * self.setting.rounds:
             return "B"
         schedule = self.setting.schedule
+        if schedule == "adaptive":
+            return most_moving(state)
         return "B" if schedule[(upcoming - 1) % len(schedule)] == "B" else "A"
 
 
-def frozen_beside(active: Factor) -> Factor:
-    """The other factor."""
-    return "A" if active == "B" else "B"
+def with_movement(start: ServerState, new: ServerState, active: Factor) -> ServerState:
+    """`new` with how far, and in which round, the active factor's mean update moved the product.
+
+    The measure is ``|dB A|_F``, or ``|B dA|_F``, over all modules.
+
+    Args:
+        start: the state from which the round's clients started; new: after the round.
+        active: the factor that trained.
+    """
+    squares = 0.0
+    for module in new.parts.select({active}).modules:
+        factors = {"A": new.parts[module, "A"], "B": new.parts[module, "B"]}
+        factors[active] = factors[active] - start.parts[module, active]
+        squares += product_norm(factors["B"], factors["A"]) ** 2
+    note = torch.tensor([squares**0.5, new.round], dtype=torch.float64)
+    return replace(new, optimizer={**new.optimizer, f"schedule/{active}": note})
+
+
+def most_moving(state: ServerState) -> Factor:
+    """The factor that trains next: the one whose last update moved the product more.
+
+    B, then A at the start; a factor that has not trained for :data:`LONGEST_WAIT` rounds comes
+    next, so that its measure does not grow stale. A function of the state alone.
+    """
+    notes = {}
+    for factor in ("B", "A"):
+        note = state.optimizer.get(f"schedule/{factor}")
+        if note is None or state.round + 1 - float(note[1]) >= LONGEST_WAIT:
+            return factor
+        notes[factor] = float(note[0])
+    return "B" if notes["B"] >= notes["A"] else "A"
