@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -46,7 +48,7 @@ def figures(outcome: Outcome) -> dict[str, tuple[Figure, str]]:
 
 def over_settings(outcome: Outcome) -> Figure:
     """Test accuracy over the settings, a panel a task."""
-    width = max(5.2, 3.4 * len(outcome.tasks) + 1.6)
+    width = max(5.2, (0.6 + 1.15 * len(outcome.settings)) * len(outcome.tasks) + 0.8)
     figure = Figure(figsize=(width, 4.4), layout="constrained", facecolor="white")
     panels = figure.subplots(1, len(outcome.tasks), squeeze=False, sharey=True)[0]
     settings, lines = outcome.settings, outcome.lines.values()
@@ -67,7 +69,7 @@ def over_settings(outcome: Outcome) -> Figure:
                 elinewidth=1.2,
                 label=line.label,
             )
-        axes.set_xticks(range(len(settings)), [_wrapped(s.words) for s in settings])
+        axes.set_xticks(range(len(settings)), [_wrapped(s.words, 15) for s in settings])
         axes.set_xlim(-0.4, len(settings) - 0.6)
         finish(axes, task.title, "")
     _percent(panels[0], "test accuracy")
@@ -87,7 +89,7 @@ def curves(outcome: Outcome, task: TaskData) -> Figure:
             _curve(above, below, outcome, task, setting, line)
         above.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         below.xaxis.set_major_locator(MaxNLocator(nbins=6))
-        finish(above, _wrapped(setting.words), "round")
+        finish(above, _wrapped(setting.words, 36), "round")
         finish(below, "", "MiB sent up by all clients")
     for axes in panels[:, 0]:
         _percent(axes, "validation accuracy")
@@ -114,8 +116,9 @@ def _spread(values: np.ndarray) -> float:
     return float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 
-def _wrapped(words: str) -> str:
-    return words.replace(", ", "\n")
+def _wrapped(words: str, width: int) -> str:
+    """In lines of at most `width` characters, a new one after every comma."""
+    return "\n".join(line for part in words.split(", ") for line in wrap(part, width))
 
 
 def _percent(axes: Axes, label: str) -> None:
