@@ -391,7 +391,6 @@ def test_what_a_trial_leaves(tiny):
     assert len(result["accuracy"]) == len(result["bytes_up_by_round"]) == 2
     assert result["bytes_up_by_round"][-1] == result["bytes_up"]
     assert result["bytes_up_by_round"][0] == pytest.approx(result["bytes_up"] / 2, rel=0.1)
-    assert 0.5 <= result["majority"] < 0.8
     assert result["client_accuracy"].keys() == {"0", "1"}
     assert min(result["client_accuracy"].values()) <= result["test_accuracy"]
     assert not result["diverged"]
@@ -465,7 +464,6 @@ def result(accuracy, **changes):
         bytes_up_by_round=[10, 20],
         test_accuracy=accuracy,
         client_accuracy={"0": accuracy},
-        majority=0.5,
         diverged=False,
         bytes_up=20,
         bytes_down=20,
@@ -487,7 +485,7 @@ def outcome(preset, level, **settings):
             final[place] = [result(end + SPREAD[i] + jitter[i]) for i in range(5)]
             chosen[place] = 1e-3
             grid.update({(place, rate): result(end) for rate in config.rates})
-    return Outcome(config, (task,), Runs(grid, chosen, final))
+    return Outcome(config, (task,), Runs(grid, chosen, final), {"mnli": 0.35})
 
 
 def standings(found, start):
@@ -578,7 +576,7 @@ def test_the_papers_figures_are_beside_ours():
     assert table.rows[3][0] == "RoLoRA"
     assert row["50 clients: paper"] == "82.98"
     assert table.rows[3][6].startswith("80 ± 1.")
-    assert table.rows[4][:3] == ("always the commonest label", "-", "50 ± 0")
+    assert table.rows[4][:3] == ("always the commonest label", "-", "35")
 
 
 def test_best_rate_and_the_end_of_the_grid():

@@ -21,7 +21,7 @@ from rolora.reproduce.glue_figure import figures
 from rolora.reproduce.glue_presets import TITLES
 from rolora.reproduce.glue_report import Outcome, claims, results, summary, tables
 from rolora.reproduce.glue_runs import run_all
-from rolora.reproduce.glue_tasks import left_out, tasks_of
+from rolora.reproduce.glue_tasks import left_out, majority, tasks_of
 
 NAME = "glue"
 
@@ -43,7 +43,8 @@ def run_glue(
     for task in tasks:
         console.out(f"{task.title}: {task.source}")
     runs = run_all(config, tasks, Cells(directory / "cells", console.out), console)
-    outcome = Outcome(config, tasks, runs)
+    commonest = {task.name: majority(task, config.seeds[0]) for task in tasks}
+    outcome = Outcome(config, tasks, runs, commonest)
     result = ReproduceResult(NAME, directory, tuple(tables(outcome)), tuple(claims(outcome)))
     write_experiment_report(
         directory,

@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from rolora.config import DataConfig
+from rolora.data import load_data
 from rolora.data.sources import task_of
 from rolora.data.stand_ins import STAND_INS, write_stand_in
 from rolora.reproduce.glue_config import GlueConfig
@@ -59,6 +62,16 @@ def tasks_of(config: GlueConfig, directory: Path, say: Callable[[str], None]) ->
         return there
     say(f"{ROTTEN_TOMATOES} take the place of {TITLES[config.tasks[0]]}")
     return [_rotten_tomatoes(config, config.tasks[0])]
+
+
+def majority(task: TaskData, seed: int) -> float:
+    """What a model scores on the test examples that has learnt the commonest label alone.
+
+    Raises:
+        BadInput: the examples cannot be had.
+    """
+    labels = load_data(task.data, seed).test.labels
+    return float(np.bincount(labels).max() / len(labels))
 
 
 def left_out(config: GlueConfig, tasks: list[TaskData]) -> dict[str, str]:

@@ -12,7 +12,6 @@ import torch
 from rich.console import Console
 
 from rolora.config import Config
-from rolora.data import Examples
 from rolora.ledger import Ledger
 from rolora.models import resolve_device
 from rolora.reproduce.framework import Cells
@@ -48,8 +47,7 @@ class TrialResult(TypedDict):
     `accuracy`, over all clients' validation examples, and `bytes_up_by_round`, sent up by then,
     belong to the evaluated `rounds`. Of the final model `test_accuracy`, and that of each client
     that has test examples, by client; None where it was not asked for. A run that `diverged`
-    scores chance from then on. `bytes_up` and `bytes_down` are totals over all clients. `majority`
-    is what the commonest label of the test examples would score.
+    scores chance from then on. `bytes_up` and `bytes_down` are totals over all clients.
     """
 
     rounds: list[int]
@@ -57,7 +55,6 @@ class TrialResult(TypedDict):
     bytes_up_by_round: list[int]
     test_accuracy: float | None
     client_accuracy: dict[str, float] | None
-    majority: float
     diverged: bool
     bytes_up: int
     bytes_down: int
@@ -148,7 +145,6 @@ def run_trial(trial: Trial, prepared: Prepared) -> TrialResult:
         bytes_up_by_round=[sent[line["round"]] for line in seen] + [sent[-1]] * len(missed),
         test_accuracy=_pooled(test, chance) if trial.test else None,
         client_accuracy=None if test is None else _by_client(test),
-        majority=_majority(prepared.examples["test"]),
         diverged=test is None if trial.test else len(curve.lines) < config.rounds,
         bytes_up=sent[-1],
         bytes_down=sum(line["bytes_down"] for line in curve.lines),
@@ -185,10 +181,6 @@ def _pooled(results: Sequence[Evaluation] | None, chance: float) -> float:
     if results is None:
         return chance
     return sum(r.correct for r in results) / sum(r.num_examples for r in results)
-
-
-def _majority(examples: Examples) -> float:
-    return int(examples.labels.bincount().max()) / len(examples)
 
 
 def _by_client(results: Sequence[Evaluation]) -> dict[str, float]:
