@@ -49,7 +49,7 @@ def flower_nodes(quick: bool, console: Console) -> Row | None:
     if find_spec("flwr") is None:
         console.print("skipped: needs the extra, pip install 'rolora[flower]'")
         return None
-    rounds, sizes = (2, [("tiny BERT", 2)]) if quick else (6, SIZES)
+    rounds, sizes = (2, [("tiny BERT", 2)]) if quick else (4, SIZES)
     rows = []
     for model, nodes in sizes:
         with TemporaryDirectory(prefix="rolora-") as name:
@@ -57,6 +57,7 @@ def flower_nodes(quick: bool, console: Console) -> Row | None:
             write_run(directory, model, nodes, rounds)
             flower = apart(across_processes, directory)
             rows.append({"model": model, "nodes": nodes, **flower, **apart(in_process, directory)})
+        console.print(f"{nodes} x {model}: done")
     console.print(table(rows))
     return {
         "title": "sites on one machine",
@@ -75,7 +76,7 @@ def write_run(directory: Path, model: str, nodes: int, rounds: int) -> None:
         "data": {"name": "rotten_tomatoes", "limit": 80 * nodes},
         "partition": {"name": "iid"},
         "federation": {"clients": nodes, "quorum": 1.0},
-        "optimizer": {"lr": 1e-3, "local_steps": 10, "batch_size": 8},
+        "optimizer": {"lr": 1e-3, "local_steps": 5, "batch_size": 8},
     }
     (directory / "config.yaml").write_text(yaml.safe_dump(raw))
     from rolora.engines.flower.launch import free_port  # the extra is there
