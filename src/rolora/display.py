@@ -48,10 +48,11 @@ class RunDisplay:
         """Say what runs."""
         config = ready.config
         sizes = sorted(map(sum, ready.facts().label_table))
+        source = config.data.name or config.data.path or "the sites' own data"
         self.console.print(
             f"[bold]{METHODS[config.method.name].title}[/] · {config.model.name} "
             f"({ready.model.num_parameters() / 1e6:.1f} M parameters) · "
-            f"{config.data.name or config.data.path} ({sum(sizes)} training examples) · "
+            f"{source} ({sum(sizes)} training examples) · "
             f"{len(sizes)} clients of {sizes[0]} to {sizes[-1]} examples · "
             f"{config.rounds} rounds",
             highlight=False,
