@@ -428,7 +428,7 @@ def summarise(
         "method": {"name": config.method.name, **about(config.method.name)},
         "config_hash": hashlib.sha256(dump_config(config).encode()).hexdigest()[:16],
         "data": {
-            "name": config.data.name or str(config.data.path),
+            "name": config.data.name or str(config.data.path or "the sites' own"),
             **facts.examples,
             "test_from": facts.test_from,
             "label_names": list(facts.label_names),
