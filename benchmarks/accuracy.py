@@ -29,6 +29,7 @@ def bfloat16_accuracy(quick: bool, console: Console) -> dict[str, Any]:
     for seed in seeds:
         for dtype in DTYPES:
             overrides = [f"seed={seed}", f"rounds={rounds}", f"model.dtype={dtype}"]
+            overrides.append(f"evaluation.every={rounds}")
             begin = time.perf_counter()
             accuracy[dtype].append(test_accuracy(load_config(QUICKSTART, overrides)))
             seconds[dtype].append(round(time.perf_counter() - begin, 2))
