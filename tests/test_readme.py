@@ -23,11 +23,16 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
+ELSEWHERE = re.compile(r"rolora (federation|server|client|run run.yaml|reproduce (mnist|glue))")
+"""Commands that take other machines, or many minutes: other tests run them, small."""
+
+
 def commands():
-    """Every ``rolora`` line of the README, without its comment."""
+    """Every other ``rolora`` line of the README, without its comment."""
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     found = [line for line in lines if re.match(r"(\.venv/bin/)?rolora ", line)]
-    return [shlex.split(line.removeprefix(".venv/bin/"), comments=True)[1:] for line in found]
+    here = [line.removeprefix(".venv/bin/") for line in found if not ELSEWHERE.match(line)]
+    return [shlex.split(line, comments=True)[1:] for line in here]
 
 
 def test_the_first_screen_is_a_sentence_a_command_and_a_result():
