@@ -476,10 +476,18 @@ def test_processes_give_the_same_numbers(finished, tmp_path):
     assert parallel.tables == found.tables
 
 
+@pytest.fixture(scope="module")
+def slower(tmp_path_factory):
+    """A finished experiment whose runs take long enough for a signal to come in between."""
+    directory = tmp_path_factory.mktemp("slower")
+    settings = overrides(directory, figures="both", rounds=3, local_steps=100)
+    return settings, run_mnist(settings, directory / "out")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
-def test_interrupted_and_resumed(finished, tmp_path, sign):
-    settings, found, _ = finished
+def test_interrupted_and_resumed(slower, tmp_path, sign):
+    settings, found = slower
     out = tmp_path / "out"
     run = [*settings, "workers=2"]
     command = [sys.executable, "-m", "rolora", "reproduce", "mnist", *run, "--out", str(out)]
