@@ -17,6 +17,7 @@ SMALL_GLUE: Mapping[str, Any] = {
     "tasks": ("sst2",),
     "clients": (20,),
     "methods": (ROLORA,),
+    "rounds": 180,
     "local_steps": 5,
     "seeds": (0, 1, 2, 3, 4),
 }
@@ -38,8 +39,8 @@ class BeyondMnist(MnistConfig):
 
 
 class BeyondGlue(GlueConfig):
-    """The language half: ``glue --preset table1 --small`` with 20 clients, five seeds and half the
-    local steps.
+    """The language half: ``glue --preset table1 --small`` with 20 clients, five seeds, half the local
+    steps and half as many rounds again.
     """
 
     preset: Literal["table1"] = "table1"
