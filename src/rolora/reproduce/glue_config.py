@@ -43,7 +43,7 @@ SMALL: Mapping[str, Any] = {
     "batch_size": 4,
     "local_steps": 10,
     "rounds": 120,
-    "rates": (2e-3, 1e-2, 5e-2),
+    "rates": (2e-3, 5e-3, 1.5e-2, 5e-2),
     "seeds": (0, 1, 2),
     "evaluations": 6,
     "stack": 10,
