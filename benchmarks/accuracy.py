@@ -13,9 +13,9 @@ from rich.table import Table
 from rolora.config import Config, load_config
 from rolora.ledger import Ledger
 from rolora.report.statistics import describe, paired_difference
+from rolora.reproduce.short_runs import Curve
 from rolora.run import build_engine, prepare
-from rolora.server import Engine, evaluate, run_rounds
-from rolora.types import ServerState
+from rolora.server import evaluate, run_rounds
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 DTYPES = ("float32", "bfloat16")
@@ -49,18 +49,8 @@ def test_accuracy(config: Config) -> float:
     """Of the model after all rounds."""
     prepared = prepare(config)
     engine, initial = build_engine(prepared), prepared.initial()
-    state = run_rounds(config, prepared.method, engine, initial, Ledger(), Unrecorded())
+    state = run_rounds(config, prepared.method, engine, initial, Ledger(), Curve())
     return float(evaluate(prepared.method, engine, state, "test")["eval_accuracy"])
-
-
-class Unrecorded:
-    """A run that leaves nothing behind."""
-
-    def round_finished(self, metrics: dict[str, Any]) -> None:
-        pass
-
-    def checkpoint(self, state: ServerState, ledger: Ledger, engine: Engine) -> None:
-        pass
 
 
 def _table(accuracy: Mapping[str, list[float]]) -> Table:

@@ -17,13 +17,14 @@ from rolora.reproduce.beyond_config import BeyondConfig
 from rolora.reproduce.beyond_figure import BETTER, INK, WORSE, differences
 from rolora.reproduce.beyond_halves import GlueHalf, MnistHalf
 from rolora.reproduce.beyond_report import claims, results, tables
-from rolora.reproduce.beyond_runs import Ending, Line, Place, run_all
+from rolora.reproduce.beyond_runs import Line, Place, run_all
 from rolora.reproduce.beyond_variants import ROLORA, variants
 from rolora.reproduce.framework import Cells
 from rolora.reproduce.glue_config import GlueConfig
 from rolora.reproduce.glue_runs import rounds_of
 from rolora.reproduce.glue_tasks import tasks_of
 from rolora.reproduce.mnist_runs import MnistConfig
+from rolora.reproduce.short_runs import Ending
 from rolora.run import checked_method
 from rolora.types import BadInput
 from rolora.wire import payload_bytes
@@ -93,7 +94,7 @@ def test_the_defaults_are_those_of_the_two_experiments_but_for_what_is_said():
     for name, value in MnistConfig():
         assert (getattr(config.mnist, name) != value) == (name in changed), name
     small_table = GlueConfig(small=True)
-    changed = {"tasks", "clients", "methods", "local_steps", "seeds"}
+    changed = {"tasks", "clients", "methods", "rounds", "local_steps", "seeds"}
     for name, value in small_table:
         assert (getattr(config.glue, name) != value) == (name in changed), name
     assert config.mnist.seeds == config.glue.seeds == (0, 1, 2, 3, 4)
@@ -170,11 +171,11 @@ def test_each_variant_is_judged_at_the_rate_that_is_best_at_the_tuning_seed():
     half = Planted(ends)
     compared = [ALL[ROLORA], ALL["gauge"]]
     lines = run_all([half], compared)
-    assert {key: (line.rate, line.at_edge) for key, line in lines.items()} == {
-        ("here", ROLORA): (0.2, False),
-        ("here", "gauge"): (0.3, True),
-        ("there", ROLORA): (0.2, False),
-        ("there", "gauge"): (0.3, True),
+    assert {key: line.rate for key, line in lines.items()} == {
+        ("here", ROLORA): 0.2,
+        ("here", "gauge"): 0.3,
+        ("there", ROLORA): 0.2,
+        ("there", "gauge"): 0.3,
     }
     tuned = [asked for asked in half.asked if not asked[-1]]
     judged = [asked for asked in half.asked if asked[-1]]
@@ -253,7 +254,7 @@ def lines_where(shifts, seeds=5, keys=("here", "there")):
                 ending(base + shift[key] + n)
                 for base, n in list(zip(BASE, noise, strict=True))[:seeds]
             ]
-            found[key, variant] = Line(place, ALL[variant], 0.1, False, {0.1: ends[0]}, ends)
+            found[key, variant] = Line(place, ALL[variant], 0.1, {0.1: ends[0]}, ends)
     return found
 
 
@@ -299,7 +300,8 @@ def test_the_table_says_difference_bytes_and_what_diverged():
     lines = lines_where({"bba": {"here": 0.1, "there": 0.0}})
     ends = [ending(0.6, bytes_up=80), ending(0.5, diverged=True, bytes_up=80)] * 2
     old = lines["here", "bba"]
-    lines["here", "bba"] = Line(old.place, old.variant, 0.3, True, old.grid, [*ends, ends[0]])
+    grid = {0.1: ends[0], 0.3: ends[0]}
+    lines["here", "bba"] = Line(old.place, old.variant, 0.3, grid, [*ends, ends[0]])
     rolora, bba = next(iter(tables(lines))).rows
     assert rolora[0] == "RoLoRA"
     assert rolora[4] == "50 ± 1.6"

@@ -18,7 +18,7 @@ from rolora.reproduce.glue import run_glue
 from rolora.reproduce.glue_config import PRESETS, GlueConfig
 from rolora.reproduce.glue_presets import AVERAGE, PAPER, budgets, lines_of, settings_of, upper_half
 from rolora.reproduce.glue_report import Outcome, claims, tables
-from rolora.reproduce.glue_runs import Runs, best_rate, key, trial
+from rolora.reproduce.glue_runs import Runs, key, trial
 from rolora.reproduce.glue_tasks import left_out, tasks_of
 from rolora.reproduce.trials import Trial, TrialResult, TrialWorker, run_trials
 from rolora.run import checked_method
@@ -484,7 +484,7 @@ def outcome(preset, level, **settings):
             end = level(column, line.key)
             final[place] = [result(end + SPREAD[i] + jitter[i]) for i in range(5)]
             chosen[place] = 1e-3
-            grid.update({(place, rate): result(end) for rate in config.rates})
+            grid.update({(place, rate, 100): result(end) for rate in config.rates})
     return Outcome(config, (task,), Runs(grid, chosen, final), {"mnli": 0.35})
 
 
@@ -579,12 +579,9 @@ def test_the_papers_figures_are_beside_ours():
     assert table.rows[4][:3] == ("always the commonest label", "-", "35")
 
 
-def test_best_rate_and_the_end_of_the_grid():
+def test_a_rate_at_the_end_of_the_grid_is_marked():
     found = table1()
     place = next(iter(found.runs.chosen))
-    accuracies = dict.fromkeys(found.config.rates, 0.5) | {5e-3: 0.7, 5e-2: 0.7}
-    grid = {(place, rate): result(value) for rate, value in accuracies.items()}
-    assert best_rate(found.config, grid, place) == 5e-3
     found.runs.chosen[place] = 5e-4
     cost = list(tables(found))[1]
     assert cost.rows[0][1] == "0.0005 (end of the grid)"

@@ -33,10 +33,10 @@ from rolora.reproduce.mnist_runs import (
     VARIANTS,
     MnistConfig,
     Runs,
-    best_rate,
     job,
 )
-from rolora.reproduce.mnist_train import CHANCE, Result, initial_adapter, train
+from rolora.reproduce.mnist_train import CHANCE, initial_adapter, train
+from rolora.reproduce.short_runs import Ending
 from rolora.run import deal
 from rolora.types import BadInput
 from test_mnist_data import idx
@@ -213,7 +213,7 @@ def test_init_base_starts_from_zero_b():
     ("override", "words"),
     [
         ("seeds=[0,100]", "tuning_seed = 100"),
-        ("seeds=[0,0]", "seeds = .0, 0.: must be different"),
+        ("seeds=[0,0]", "seeds = .0, 0.: must differ"),
         ("rates=[0.1,0.1]", "rates = .0.1, 0.1.: must ascend"),
         ("rates=[]", "rates"),
         ("rates=[-1]", "rates"),
@@ -236,7 +236,7 @@ def test_wrong_settings_are_named(tmp_path, override, words):
 def result(end, test=None, rounds=3):
     """Accuracy rising in a line to `end`."""
     curve = [end * (i + 1) / rounds for i in range(rounds)]
-    return Result(
+    return Ending(
         accuracy=curve, test_accuracy=test, diverged=False, bytes_up=0, bytes_down=0, seconds=0.0
     )
 
@@ -340,18 +340,6 @@ def test_the_wider_range_is_found():
             )
         ]
         assert told == ["holds"] * 2
-
-
-def test_best_rate_is_the_tuning_seeds():
-    settings = MnistConfig(rates=(0.01, 0.1, 1.0))
-    line = (ROLORA.key, FIVE.key)
-    grid = {
-        (line, rate, seed): result(0.1 if seed != 100 else end)
-        for rate, end in zip(settings.rates, (0.5, 0.7, 0.7), strict=True)
-        for seed in (100, 101)
-    }
-    grid[line, 1.0, 101] = result(0.99)
-    assert best_rate(settings, grid, line) == 0.1
 
 
 def test_a_rate_at_the_end_of_the_grid_is_marked():

@@ -39,8 +39,8 @@ class BeyondMnist(MnistConfig):
 
 
 class BeyondGlue(GlueConfig):
-    """The language half: ``glue --preset table1 --small`` with 20 clients, five seeds, half the local
-    steps and half as many rounds again.
+    """The language half: ``glue --preset table1 --small`` with 20 clients, five seeds, half the
+    local steps and half as many rounds again.
     """
 
     preset: Literal["table1"] = "table1"

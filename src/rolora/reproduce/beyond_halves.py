@@ -12,13 +12,14 @@ from rolora.config import MethodConfig
 from rolora.data.mnist import Mnist, load_mnist
 from rolora.reproduce import glue_runs, mnist_runs
 from rolora.reproduce.beyond_config import BeyondConfig, BeyondGlue, BeyondMnist
-from rolora.reproduce.beyond_runs import Ending, Half, Place, Wanted, named
+from rolora.reproduce.beyond_runs import Half, Place, Wanted, named
 from rolora.reproduce.beyond_variants import ROLORA
 from rolora.reproduce.framework import Cells
 from rolora.reproduce.glue_presets import Line, Setting, settings_of
 from rolora.reproduce.glue_tasks import TaskData, tasks_of
 from rolora.reproduce.mnist_train import Worker
 from rolora.reproduce.pool import run_jobs
+from rolora.reproduce.short_runs import Ending
 from rolora.reproduce.trials import run_trials
 
 

@@ -13,6 +13,7 @@ from rolora.reproduce.beyond_runs import Line, Lines, Place
 from rolora.reproduce.beyond_variants import ROLORA
 from rolora.reproduce.framework import Claim, Standing, Table, all_hold, greater, mean_std
 from rolora.reproduce.mnist_report import optimizer_words
+from rolora.reproduce.tuning import rate_in_words
 
 SOURCE = "beyond the paper"
 FEWEST_SEEDS = 5
@@ -87,7 +88,7 @@ def _row(line: Line, rolora: Line) -> tuple[str, ...]:
     return (
         _capital(line.variant.label)
         + (f" ({diverged} of {len(line.final)} diverged)" if diverged else ""),
-        f"{line.rate:g}" + (" (end of the grid)" if line.at_edge else ""),
+        rate_in_words(list(line.grid), line.rate),
         _percent([fmean(end["accuracy"]) for end in line.final]),
         _percent([end["accuracy"][-1] for end in line.final]),
         _percent(line.test),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +10,7 @@ from pydantic import Field, model_validator
 
 from rolora.config import Positive, Rate, Section, Seed
 from rolora.methods import METHODS
+from rolora.reproduce.tuning import check_budget, check_different
 
 PresetName = Literal[
     "table1", "rank2", "dirichlet", "local_steps", "budget", "equal_bytes", "mixing"
@@ -118,17 +118,8 @@ class GlueConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> GlueConfig:
-        if any(after <= before for before, after in pairwise(self.rates)):
-            raise ValueError(f"rates = {list(self.rates)}: must ascend")
-        for name in ("seeds", "tasks", "clients", "ranks", "methods"):
-            values = getattr(self, name)
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name} = {list(values)}: must differ from each other")
-        if self.tuning_seed in self.seeds:
-            raise ValueError(
-                f"tuning_seed = {self.tuning_seed}: must not be one of seeds, on which the chosen "
-                "rate is judged"
-            )
+        check_budget(self)
+        check_different(self, "tasks", "clients", "ranks", "methods")
         unknown = [name for name in self.methods if name not in METHODS]
         if unknown:
             raise ValueError(f"methods = {unknown}: known are all, or some of {', '.join(METHODS)}")

@@ -22,6 +22,7 @@ from rolora.reproduce.glue_presets import (
 from rolora.reproduce.glue_runs import Runs, key, rounds_of
 from rolora.reproduce.glue_tasks import TaskData
 from rolora.reproduce.trials import TrialResult
+from rolora.reproduce.tuning import rate_in_words
 
 LORA, FFA, FLEXLORA, ROLORA = "fedit", "ffa_lora", "flexlora", "rolora"
 
@@ -280,7 +281,7 @@ def _cost_row(outcome: Outcome, task: TaskData, setting: Setting, line: Line) ->
     weakest = [100 * min(r["client_accuracy"].values()) for r in found if r["client_accuracy"]]
     return (
         f"{line.label}, {setting.words}",
-        rate(config, outcome.runs.chosen[key(task, setting, line)]),
+        rate_in_words(config.rates, outcome.runs.chosen[key(task, setting, line)]),
         str(rounds_of(config, task.name, setting)),
         f"{byte_size(up)} / {byte_size(down)}",
         mean_std([100 * result["accuracy"][-1] for result in found]),
@@ -288,12 +289,6 @@ def _cost_row(outcome: Outcome, task: TaskData, setting: Setting, line: Line) ->
         f"{sum(result['diverged'] for result in found)} of {len(found)}",
         f"{fmean(result['seconds'] for result in found) / 60:.1f}",
     )
-
-
-def rate(config: GlueConfig, chosen: float) -> str:
-    """The rate, marked where a better one may lie beyond the grid."""
-    edge = len(config.rates) > 1 and chosen in (config.rates[0], config.rates[-1])
-    return f"{chosen:g}" + (" (end of the grid)" if edge else "")
 
 
 # -- words --------------------------------------------------------------------------------------
@@ -332,7 +327,7 @@ def results(outcome: Outcome) -> Mapping[str, Any]:
             "validation": found["accuracy"][-1],
             "diverged": found["diverged"],
         }
-        for (place, rate), found in runs.grid.items()
+        for (place, rate, _), found in runs.grid.items()
     ]
     return {"final": final, "grid": grid}
 

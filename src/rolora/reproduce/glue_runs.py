@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from math import ceil
 
 from rich.console import Console
@@ -22,62 +21,37 @@ from rolora.reproduce.glue_config import GlueConfig
 from rolora.reproduce.glue_presets import Line, Setting, lines_of, settings_of
 from rolora.reproduce.glue_tasks import BATCH_SIZES, ROUNDS, TaskData
 from rolora.reproduce.trials import Trial, TrialResult, run_trials
+from rolora.reproduce.tuning import Tuned, tune_and_judge
 
 Key = tuple[str, str, str]
 """A task's name, a setting's words and a line's key."""
 
 
-@dataclass(frozen=True)
-class Runs:
-    """Finished runs.
-
-    Args:
-        grid: of each key and rate, at the tuning seed.
-        chosen: each key's rate.
-        final: each key's runs at its rate, one a seed.
-    """
-
-    grid: Mapping[tuple[Key, float], TrialResult]
-    chosen: Mapping[Key, float]
-    final: Mapping[Key, Sequence[TrialResult]]
+Runs = Tuned[Key, TrialResult]
+"""Finished runs."""
 
 
 def run_all(config: GlueConfig, tasks: Sequence[TaskData], cells: Cells, console: Console) -> Runs:
     """Tune every line at the tuning seed, then run it at its rate with every seed."""
-    places = [
-        (task, setting, line)
+    places = {
+        key(task, setting, line): (task, setting, line)
         for task in tasks
         for setting in settings_of(config)
         for line in lines_of(config)
-    ]
+    }
 
     def run(
-        what: str, wanted: Sequence[tuple[tuple[TaskData, Setting, Line], float, int]], test: bool
-    ) -> list[TrialResult]:
-        trials = [trial(config, *place, rate, seed, test) for place, rate, seed in wanted]
+        what: str, wanted: Sequence[tuple[Key, float, int]], test: bool
+    ) -> Sequence[TrialResult]:
+        trials = [trial(config, *places[place], rate, seed, test) for place, rate, seed in wanted]
         return run_trials(what, trials, cells, config.workers, console)
 
-    tuned = [(place, rate, config.tuning_seed) for place in places for rate in config.rates]
-    found = run("tuning", tuned, test=False)
-    grid = {
-        (key(*place), rate): result for (place, rate, _), result in zip(tuned, found, strict=True)
-    }
-    chosen = {key(*place): best_rate(config, grid, key(*place)) for place in places}
-    judged = [(place, chosen[key(*place)], seed) for seed in config.seeds for place in places]
-    final: dict[Key, list[TrialResult]] = {}
-    for (place, *_), result in zip(judged, run("runs", judged, test=True), strict=True):
-        final.setdefault(key(*place), []).append(result)
-    return Runs(grid, chosen, final)
+    return tune_and_judge(config, list(places), run)
 
 
 def key(task: TaskData, setting: Setting, line: Line) -> Key:
     """What names a cell of the tables."""
     return (task.name, setting.words, line.key)
-
-
-def best_rate(config: GlueConfig, grid: Mapping[tuple[Key, float], TrialResult], key: Key) -> float:
-    """The rate whose run at the tuning seed ends with the best validation accuracy."""
-    return max(config.rates, key=lambda rate: grid[key, rate]["accuracy"][-1])
 
 
 def rounds_of(config: GlueConfig, task: str, setting: Setting) -> int:

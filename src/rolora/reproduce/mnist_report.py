@@ -23,7 +23,8 @@ from rolora.reproduce.mnist_runs import (
     SplitOfDigits,
     Variant,
 )
-from rolora.reproduce.mnist_train import Result
+from rolora.reproduce.short_runs import Ending
+from rolora.reproduce.tuning import rate_in_words
 
 PAPER, BEYOND = "Figure 2", "beyond the paper"
 INITS = {
@@ -97,12 +98,12 @@ def _sensitivity_claims(config: MnistConfig, runs: Runs, split: SplitOfDigits) -
         )
 
 
-def _test(result: Result) -> float:
+def _test(result: Ending) -> float:
     assert result["test_accuracy"] is not None
     return result["test_accuracy"]
 
 
-def _over_rounds(result: Result) -> float:
+def _over_rounds(result: Ending) -> float:
     return fmean(result["accuracy"])
 
 
@@ -242,19 +243,13 @@ def _split_row(
     diverged = sum(result["diverged"] for result in results)
     return (
         variant.label + (f" ({diverged} of {len(results)} diverged)" if diverged else ""),
-        _rate(config, runs.chosen[variant.key, split.key]),
+        rate_in_words(config.rates, runs.chosen[variant.key, split.key]),
         mean_std([result["accuracy"][third - 1] for result in results]),
         mean_std([result["accuracy"][-1] for result in results]),
         mean_std([_over_rounds(result) for result in results]),
         mean_std([_test(result) for result in results]),
         "-" if variant.pooled else f"{byte_size(sent)} a round",
     )
-
-
-def _rate(config: MnistConfig, rate: float) -> str:
-    """The rate, marked where a better one may lie beyond the grid."""
-    edge = len(config.rates) > 1 and rate in (config.rates[0], config.rates[-1])
-    return f"{rate:g}" + (" (end of the grid)" if edge else "")
 
 
 def _rate_table(config: MnistConfig, runs: Runs, split: SplitOfDigits) -> Table:
@@ -275,7 +270,7 @@ def _rate_table(config: MnistConfig, runs: Runs, split: SplitOfDigits) -> Table:
         rows.append(
             (
                 variant.label,
-                _rate(config, config.rates[best]),
+                rate_in_words(config.rates, config.rates[best]),
                 mean_std([values[best] for values in seeds]),
                 f"{low:.2g} to {high:.2g}",
                 mean_std(decades(config, runs, variant, split)),

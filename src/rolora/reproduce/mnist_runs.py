@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -27,8 +26,16 @@ from rolora.config import (
 )
 from rolora.data.mnist import Mnist
 from rolora.reproduce.framework import Cells
-from rolora.reproduce.mnist_train import Init, Job, Result, Worker
+from rolora.reproduce.mnist_train import Init, Job, Worker
 from rolora.reproduce.pool import run_jobs
+from rolora.reproduce.short_runs import Ending
+from rolora.reproduce.tuning import (
+    Tuned,
+    check_budget,
+    check_different,
+    over_rates,
+    tune_and_judge,
+)
 
 Share = Annotated[float, Field(gt=0.0, lt=0.9)]
 Margin = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -75,17 +82,8 @@ class MnistConfig(Section):
 
     @model_validator(mode="after")
     def _grid_and_seeds(self) -> MnistConfig:
-        if any(after <= before for before, after in pairwise(self.rates)):
-            raise ValueError(f"rates = {list(self.rates)}: must ascend")
-        for name in ("seeds", "rate_seeds"):
-            values = getattr(self, name)
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name} = {list(values)}: must be different numbers")
-        if self.tuning_seed in self.seeds:
-            raise ValueError(
-                f"tuning_seed = {self.tuning_seed}: must not be one of seeds, on which the chosen "
-                "rate is judged"
-            )
+        check_budget(self)
+        check_different(self, "rate_seeds")
         return self
 
 
@@ -128,61 +126,23 @@ Line = tuple[str, str]
 """A variant's key and a split's."""
 
 
-@dataclass(frozen=True)
-class Runs:
-    """Finished runs.
-
-    Args:
-        grid: of each line, rate and seed: the tuning seed, and the rate figure's where it is made.
-        chosen: each line's rate.
-        final: each line's runs at its chosen rate, one a seed.
-    """
-
-    grid: Mapping[tuple[Line, float, int], Result]
-    chosen: Mapping[Line, float]
-    final: Mapping[Line, Sequence[Result]]
+Runs = Tuned[Line, Ending]
+"""Finished runs; the grid holds the rate figure's seeds as well where that is made."""
 
 
 def run_all(config: MnistConfig, mnist: Mnist, cells: Cells, console: Console) -> Runs:
     """Tune every line at the tuning seed, then run it at its rate; the rest of the grid last."""
+    lines = {(variant.key, split.key): (variant, split) for split in SPLITS for variant in VARIANTS}
 
-    def run(what: str, jobs: Sequence[Job]) -> list[Result]:
+    def run(what: str, wanted: Sequence[tuple[Line, float, int]], test: bool) -> Sequence[Ending]:
+        jobs = [job(config, *lines[line], rate, seed, test) for line, rate, seed in wanted]
         return run_jobs(what, jobs, Worker(mnist), cells, config.workers, console)
 
-    lines = [(variant, split) for split in SPLITS for variant in VARIANTS]
-
-    def over_rates(what: str, seeds: Iterable[int]) -> dict[tuple[Line, float, int], Result]:
-        keys = [(*line, rate, seed) for seed in seeds for line in lines for rate in config.rates]
-        found = run(what, [job(config, *key, test=False) for key in keys])
-        return {
-            ((variant.key, split.key), rate, seed): result
-            for (variant, split, rate, seed), result in zip(keys, found, strict=True)
-        }
-
-    grid = over_rates("tuning", [config.tuning_seed])
-    chosen = {
-        (variant.key, split.key): best_rate(config, grid, (variant.key, split.key))
-        for variant, split in lines
-    }
-    keys = [
-        (variant, split, chosen[variant.key, split.key], seed)
-        for seed in config.seeds
-        for variant, split in lines
-    ]
-    found = run("runs", [job(config, *key, test=True) for key in keys])
-    final: dict[Line, list[Result]] = {}
-    for (variant, split, *_), result in zip(keys, found, strict=True):
-        final.setdefault((variant.key, split.key), []).append(result)
-    if config.figures == "both":
-        grid |= over_rates("rates", config.rate_seeds)
-    return Runs(grid, chosen, final)
-
-
-def best_rate(
-    config: MnistConfig, grid: Mapping[tuple[Line, float, int], Result], line: Line
-) -> float:
-    """The rate whose run at the tuning seed ends with the best validation accuracy."""
-    return max(config.rates, key=lambda rate: grid[line, rate, config.tuning_seed]["accuracy"][-1])
+    runs = tune_and_judge(config, list(lines), run)
+    if config.figures == "rounds":
+        return runs
+    rest = over_rates("rates", config.rates, list(lines), config.rate_seeds, run)
+    return replace(runs, grid={**runs.grid, **rest})
 
 
 def job(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import torch
 
@@ -19,10 +18,11 @@ from rolora.ledger import Ledger
 from rolora.lora import LoraModel
 from rolora.methods import make_method
 from rolora.nets import TwoLayerNet, two_layer_model, with_base_product
+from rolora.reproduce.short_runs import Curve, Ending
 from rolora.run import deal, setting_of
 from rolora.seeds import torch_generator
-from rolora.server import Engine, evaluate, run_rounds
-from rolora.types import Adapter, Key, RunFailed, ServerState
+from rolora.server import evaluate, run_rounds
+from rolora.types import Adapter, Key, RunFailed
 
 CHANCE = 1.0 / CLASSES
 """What a diverged model scores from then on."""
@@ -64,19 +64,6 @@ class Job:
         return {**config, **setting, "digits": mnist.digest}
 
 
-class Result(TypedDict):
-    """What a run leaves: validation accuracy, round by round where it was looked at; of the final
-    model the test accuracy (None where it was not asked for); whether it diverged; bytes; seconds.
-    """
-
-    accuracy: list[float]
-    test_accuracy: float | None
-    diverged: bool
-    bytes_up: int
-    bytes_down: int
-    seconds: float
-
-
 @dataclass(frozen=True)
 class Worker:
     """Runs jobs on these digits."""
@@ -87,12 +74,12 @@ class Worker:
         """All that the result depends on, JSON-able."""
         return job.settings(self.mnist)
 
-    def work(self, job: Job) -> Result:
+    def work(self, job: Job) -> Ending:
         """Run all rounds of `job`."""
         return train(job, self.mnist)
 
 
-def train(job: Job, mnist: Mnist) -> Result:
+def train(job: Job, mnist: Mnist) -> Ending:
     """Run all rounds of `job`.
 
     A run in which a client's factors cease to be finite, or grow until FlexLoRA's SVD fails, ends
@@ -110,32 +97,18 @@ def train(job: Job, mnist: Mnist) -> Result:
         state = run_rounds(config, method, engine, state, Ledger(), curve)
         if job.test:
             test_accuracy = evaluate(method, engine, state, "test")["eval_accuracy"]
-    except (RunFailed, torch.linalg.LinAlgError):
+    except RunFailed:
         test_accuracy = CHANCE if job.test else None
-    seen = [line["eval_accuracy"] for line in curve.lines if line["eval_accuracy"] is not None]
+    seen = [line["eval_accuracy"] for line in curve.evaluated()]
     missing = config.rounds // config.evaluation.every - len(seen)
-    return Result(
+    return Ending(
         accuracy=seen + [CHANCE] * missing,
         test_accuracy=test_accuracy,
         diverged=len(curve.lines) < config.rounds,
-        bytes_up=sum(line["bytes_up"] for line in curve.lines),
-        bytes_down=sum(line["bytes_down"] for line in curve.lines),
+        bytes_up=curve.sent_up()[-1],
+        bytes_down=curve.sent_down(),
         seconds=round(time.perf_counter() - begin, 2),
     )
-
-
-@dataclass
-class Curve:
-    """The rounds' metrics. Nothing is checkpointed: a run takes seconds and is run again whole."""
-
-    lines: list[Mapping[str, Any]] = field(default_factory=list)
-
-    def round_finished(self, metrics: dict[str, Any]) -> None:
-        """Keep the line."""
-        self.lines.append(metrics)
-
-    def checkpoint(self, state: ServerState, ledger: Ledger, engine: Engine) -> None:
-        """Nothing to do."""
 
 
 def initial_adapter(model: LoraModel, config: Config, init: Init) -> Adapter:

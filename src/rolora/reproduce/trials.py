@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate
-from typing import Any, TypedDict
+from dataclasses import dataclass
+from typing import Any
 
-import torch
 from rich.console import Console
 
 from rolora.config import Config
@@ -16,9 +14,10 @@ from rolora.ledger import Ledger
 from rolora.models import resolve_device
 from rolora.reproduce.framework import Cells
 from rolora.reproduce.pool import run_jobs
+from rolora.reproduce.short_runs import Curve, Ending
 from rolora.run import Loaded, Prepared, build_engine, load, loaded_from, prepare
-from rolora.server import Engine, run_rounds
-from rolora.types import Evaluation, RunFailed, ServerState
+from rolora.server import run_rounds
+from rolora.types import Evaluation, RunFailed
 
 
 @dataclass(frozen=True)
@@ -41,24 +40,15 @@ class Trial:
         return {**config, "test": self.test}
 
 
-class TrialResult(TypedDict):
-    """What a run leaves.
-
-    `accuracy`, over all clients' validation examples, and `bytes_up_by_round`, sent up by then,
-    belong to the evaluated `rounds`. Of the final model `test_accuracy`, and that of each client
-    that has test examples, by client; None where it was not asked for. A run that `diverged`
-    scores chance from then on. `bytes_up` and `bytes_down` are totals over all clients.
+class TrialResult(Ending):
+    """What a run leaves. `accuracy`, over all clients' validation examples, and
+    `bytes_up_by_round`, sent up by then, belong to the evaluated `rounds`. `client_accuracy` is
+    each client's test accuracy, of those that have test examples; None where it was not asked for.
     """
 
     rounds: list[int]
-    accuracy: list[float]
     bytes_up_by_round: list[int]
-    test_accuracy: float | None
     client_accuracy: dict[str, float] | None
-    diverged: bool
-    bytes_up: int
-    bytes_down: int
-    seconds: float
 
 
 def run_trials(
@@ -133,10 +123,10 @@ def run_trial(trial: Trial, prepared: Prepared) -> TrialResult:
         state = run_rounds(config, method, engine, prepared.initial(), Ledger(), curve)
         if trial.test:
             test = engine.evaluate(method.evaluation_plan(state), "test")
-    except (RunFailed, torch.linalg.LinAlgError):
+    except RunFailed:
         pass
     chance = 1.0 / prepared.examples["train"].num_labels
-    seen = [line for line in curve.lines if line["eval_accuracy"] is not None]
+    seen = curve.evaluated()
     missed = [number for number in evaluated_rounds(config) if number > len(curve.lines)]
     sent = curve.sent_up()
     return TrialResult(
@@ -147,7 +137,7 @@ def run_trial(trial: Trial, prepared: Prepared) -> TrialResult:
         client_accuracy=None if test is None else _by_client(test),
         diverged=test is None if trial.test else len(curve.lines) < config.rounds,
         bytes_up=sent[-1],
-        bytes_down=sum(line["bytes_down"] for line in curve.lines),
+        bytes_down=curve.sent_down(),
         seconds=round(time.perf_counter() - begin, 2),
     )
 
@@ -156,24 +146,6 @@ def evaluated_rounds(config: Config) -> list[int]:
     """The rounds after which a run looks at the validation examples."""
     every, last = config.evaluation.every, config.rounds
     return sorted({*range(every, last + 1, every), last})
-
-
-@dataclass
-class Curve:
-    """The rounds' metrics. No checkpoints: a trial takes minutes and is run again whole."""
-
-    lines: list[Mapping[str, Any]] = field(default_factory=list)
-
-    def round_finished(self, metrics: dict[str, Any]) -> None:
-        """Keep the line."""
-        self.lines.append(metrics)
-
-    def checkpoint(self, state: ServerState, ledger: Ledger, engine: Engine) -> None:
-        """Nothing to do."""
-
-    def sent_up(self) -> list[int]:
-        """Bytes sent up in all rounds until each, from round 0 on."""
-        return [0, *accumulate(line["bytes_up"] for line in self.lines)]
 
 
 def _pooled(results: Sequence[Evaluation] | None, chance: float) -> float:
