@@ -270,4 +270,11 @@ def test_a_client_that_is_not_evaluated_is_named(sites, run_yaml, tmp_path):
     federate(run_yaml, tmp_path / "run", *options, finished=leave)
     found = reasons(tmp_path / "run", "eval_failures")
     assert found == [[(1, "malformed")], [(1, "malformed"), (2, "absent")]]
-    assert "malformed (evaluation)" in write_report(tmp_path / "run").read_text()
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    tested = [(failure["client"], failure["reason"]) for failure in summary["test_failures"]]
+    assert tested == [(1, "malformed"), (2, "absent")]
+    assert [row["client"] for row in summary["client_accuracy"]] == [0]
+    assert sum(row["examples"] for row in summary["client_accuracy"]) == summary["test_examples"]
+    page = write_report(tmp_path / "run").read_text()
+    assert "malformed (evaluation)" in page
+    assert "<td>test</td>" in page

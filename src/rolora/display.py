@@ -104,6 +104,9 @@ def summary_table(summary: Mapping[str, Any], directory: Path) -> Table:
         "report": str(directory / "report.html"),
         "adapter": f"{directory / 'adapter'} (PEFT)",
     }
+    missing = [f"client {f['client']} ({f['reason']})" for f in summary["test_failures"]]
+    if missing:
+        rows["not tested"] = f"[red]{', '.join(missing)}[/]"
     for name, value in rows.items():
         table.add_row(name, value)
     return table

@@ -36,7 +36,16 @@ from rolora.models import Pretrained, build_lora_model, load_pretrained, resolve
 from rolora.peft_format import save_adapter
 from rolora.rundir import RunDirectory
 from rolora.server import Engine, run_rounds
-from rolora.types import Adapter, BadInput, ClientInfo, Evaluation, Failure, ServerState, Update
+from rolora.types import (
+    Adapter,
+    BadInput,
+    ClientInfo,
+    Evaluation,
+    Failure,
+    RoundNotes,
+    ServerState,
+    Update,
+)
 from rolora.wire import payload_bytes
 
 
@@ -348,7 +357,7 @@ def execute(
         state = run_rounds(config, ready.method, engine, state, ledger, watched, display.answered)
         results = engine.evaluate(ready.method.evaluation_plan(state), "test")
         save_adapters(directory, ready, engine, state)
-        summary = summarise(ready, record, state, results, command)
+        summary = summarise(ready, record, state, results, engine.take_notes(), command)
         record.finish(summary)
     return summary
 
@@ -412,9 +421,10 @@ def summarise(
     record: RunDirectory,
     state: ServerState,
     results: Sequence[Evaluation],
+    notes: RoundNotes,
     command: str,
 ) -> dict[str, Any]:
-    """What ``summary.json`` holds."""
+    """What ``summary.json`` holds; `results` and `notes` are of the test examples."""
     config, facts, lines = ready.config, ready.facts(), record.lines()
     evaluated = [line for line in lines if line["eval_accuracy"] is not None]
     best = max(evaluated, key=lambda line: line["eval_accuracy"], default=None)
@@ -456,6 +466,9 @@ def summarise(
             "test_accuracy": sum(result.correct for result in results) / total,
             "test_loss": sum(result.loss for result in results) / total,
         },
+        "test_examples": total,
+        "test_failures": [vars(failure) for failure in notes.eval_failures],
+        "test_faults": list(notes.faults),
         "best": best and {"round": best["round"], "eval_accuracy": best["eval_accuracy"]},
         "majority_accuracy": float(labels.max() / labels.sum()),
         "predicted_label_shares": (predicted / predicted.sum()).tolist(),

@@ -117,7 +117,9 @@ class BestRecord(Record):
 
 
 class Summary(Record):
-    """``summary.json``; accuracies and shares lie in [0, 1]."""
+    """``summary.json``; accuracies and shares lie in [0, 1]. `test_failures` are clients that the
+    test accuracy lacks, `test_faults` what went wrong meanwhile with no client in particular.
+    """
 
     rolora_version: str | None = None
     versions: dict[str, str | None] = {}
@@ -128,6 +130,8 @@ class Summary(Record):
     label_table: tuple[tuple[int, ...], ...] = ()
     client_accuracy: tuple[ClientRecord, ...] = ()
     final: FinalRecord = FinalRecord()
+    test_failures: tuple[FailureRecord, ...] = ()
+    test_faults: tuple[str, ...] = ()
     best: BestRecord | None = None
     majority_accuracy: float | None = None
     bytes_up: int | None = None

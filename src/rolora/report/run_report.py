@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from rolora.atomic import write_atomic
 from rolora.report import figures, units
-from rolora.report.files import RunFiles, read_run
+from rolora.report.files import FailureRecord, RunFiles, read_run
 from rolora.report.statistics import wilson_interval
 from rolora.report.units import byte_size, count, duration, percent
 
@@ -240,11 +240,17 @@ def _troubles(run: RunFiles) -> Iterator[tuple[str, str, str, str]]:
     for record in run.rounds:
         for failure in record.failures:
             yield str(record.round), str(failure.client), failure.reason, failure.detail
-        for failure in record.eval_failures:
-            reason = f"{failure.reason} (evaluation)"
-            yield str(record.round), str(failure.client), reason, failure.detail
-        for fault in record.faults:
-            yield str(record.round), "–", "federation", fault
+        yield from _noted(str(record.round), record.eval_failures, record.faults)
+    yield from _noted("test", run.summary.test_failures, run.summary.test_faults)
+
+
+def _noted(
+    when: str, failures: Iterable[FailureRecord], faults: Iterable[str]
+) -> Iterator[tuple[str, str, str, str]]:
+    for failure in failures:
+        yield when, str(failure.client), f"{failure.reason} (evaluation)", failure.detail
+    for fault in faults:
+        yield when, "–", "federation", fault
 
 
 def _reasons(run: RunFiles) -> str:
