@@ -136,6 +136,13 @@ class Commands:
             assert process.poll() is None, self.output()
             time.sleep(0.01)
 
+    def wait_for_text(self, text: str, times: int = 1) -> None:
+        """Until the commands have written it so often."""
+        end = time.monotonic() + 100
+        while self.output().count(text) < times:
+            assert time.monotonic() < end, self.output()
+            time.sleep(0.05)
+
     def output(self) -> str:
         """What all commands have written."""
         return self.log.read_text(errors="replace")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import threading
 import time
 
@@ -239,6 +241,30 @@ def test_who_is_not_let_in_does_not_hold_up_the_rest(run_yaml, tmp_path):
     assert "CERTIFICATE_VERIFY_FAILED" in nodes[2].output()
     assert reasons(tmp_path / "run") == 4 * [[(1, "absent"), (2, "absent")]]
     assert_reported(tmp_path / "run", "absent")
+
+
+def test_a_site_is_given_a_new_key(run_yaml, tmp_path):
+    """With the old one it is not let in any more; the others notice nothing."""
+    address = f"127.0.0.1:{launch.free_port()}"
+    with Commands(tmp_path) as rolora:
+        rolora.run("federation", "init", "f", run_yaml, "--one-machine", "--address", address)
+        rolora.directory = tmp_path / "f"
+        server = rolora.start("server")
+        rolora.wait_for_text("serving on")
+        server.send_signal(signal.SIGINT)
+        server.wait(30)
+        shutil.copytree(tmp_path / "f" / "site-1", tmp_path / "f" / "thief")
+        rolora.run("federation", "rekey", ".", 1)
+        rolora.run("federation", "renew", ".", "--address", address)
+        rolora.start("server")
+        rolora.wait_for_text("serving on", times=2)
+        thief = rolora.start("client", "--config", "thief/site.yaml")
+        rolora.wait_for_text("does not know this site's key")
+        thief.send_signal(signal.SIGINT)
+        for client in range(3):
+            rolora.start("client", "--config", f"site-{client}/site.yaml")
+        rolora.run("run", "run.yaml", "--out", tmp_path / "run")
+    assert reasons(tmp_path / "run") == 4 * [[]]
 
 
 def test_commands_from_nothing_to_an_adapter(run_yaml, tmp_path):

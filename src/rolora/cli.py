@@ -35,6 +35,9 @@ Settings = Annotated[Path, typer.Option("--config", help="A YAML file.")]
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="Go without TLS and keys, also over a network.")
 ]
+Federation = Annotated[
+    Path, typer.Argument(help="What rolora federation init wrote.", metavar="DIR")
+]
 federation = typer.Typer(help="Runs across machines.", no_args_is_help=True)
 app.add_typer(federation, name="federation")
 RunPath = Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN")]
@@ -250,6 +253,32 @@ def init(
 
     written = write_project(directory, config, sites, address, one_machine, insecure)
     Console().print(f"{written} holds what to do next", soft_wrap=True)
+
+
+@federation.command()
+def renew(
+    directory: Federation,
+    address: Annotated[str, typer.Option("--address", help="Where sites reach the server.")],
+) -> None:
+    """Give the server a new certificate, for an old one that ends or for another address."""
+    from rolora.project import renew_certificate
+
+    written = renew_certificate(directory, address)
+    Console().print(f"{written} is for {address}; start rolora server again", soft_wrap=True)
+
+
+@federation.command()
+def rekey(
+    directory: Federation,
+    site: Annotated[int, typer.Argument(help="The site's number.", metavar="SITE")],
+) -> None:
+    """Give a site a new key, for one that is lost; the old one is not let in any more."""
+    from rolora.project import replace_key
+
+    written = replace_key(directory, site)
+    Console().print(
+        f"{written} is for the site; start rolora server again", soft_wrap=True, highlight=False
+    )
 
 
 def _serve(serve: Callable[[Callable[[str], None]], None]) -> None:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import torch
 import yaml
@@ -281,19 +281,22 @@ def _server_tls(
 
 
 def _register(server: ServerConfig, authority: Path) -> None:
-    """Let the sites' keys in; those of an earlier start are in the database already."""
+    """Let the sites' keys in, and no others; those of an earlier start are in the database."""
     from rolora.engines.flower import launch
 
     home, noted = server.state / "operator", server.state / "registered.json"
     launch.prepare(home, local(server.address), authority)
-    known = json.loads(noted.read_text()) if noted.exists() else {}
-    for client, key in server.sites.items():
-        text = _readable(f"sites.{client}", key)
-        if known.get(str(client)) == text:
-            continue
-        launch.register_node(home, key, client)
-        known[str(client)] = text
-        write_atomic(noted, json.dumps(known).encode())
+    keys = {client: _readable(f"sites.{client}", key) for client, key in server.sites.items()}
+    known: list[dict[str, Any]] = json.loads(noted.read_text()) if noted.exists() else []
+    for site in list(known):
+        if keys.get(site["client"]) != site["key"]:
+            launch.unregister_node(home, site["node"])
+            known.remove(site)
+            write_atomic(noted, json.dumps(known))
+    for client in sorted(keys.keys() - {site["client"] for site in known}):
+        node = launch.register_node(home, server.sites[client], client)
+        known.append({"client": client, "key": keys[client], "node": node})
+        write_atomic(noted, json.dumps(known))
 
 
 def local(address: str) -> str:

@@ -55,6 +55,10 @@ SECURITY = """
 knows site N: hand each site its directory over a safe channel, and delete it here. A site may also
 make its own, `ssh-keygen -t ecdsa -b 384 -f node.key` without a passphrase, and send the public
 half for `sites` in `server.yaml`. The server's certificate holds for 825 days.
+
+In this directory `rolora federation rekey . N` makes a new key for site N, whose old one is lost,
+and `rolora federation renew . --address {address}` a new certificate for the server. Both hold from
+the next start of `rolora server` on.
 """
 OPEN = """
 ## No keys
@@ -99,7 +103,7 @@ def write_project(
     for number in range(count):
         (directory / f"site-{number}").mkdir(parents=True)
     if not insecure:
-        server |= _write_keys(directory, address.rpartition(":")[0].strip("[]"), count)
+        server |= _write_keys(directory, address, count)
     _write_yaml(directory / "run.yaml", _run_settings(run, port, insecure))
     _write_yaml(directory / "server.yaml", server)
     for number in range(count):
@@ -147,23 +151,90 @@ def _site_settings(
     return site
 
 
-def _write_keys(directory: Path, host: str, sites: int) -> dict[str, Any]:
+def renew_certificate(directory: Path, address: str) -> Path:
+    """Replace the certificate of the server in a federation's directory; sites notice nothing.
+
+    Args:
+        directory: that :func:`write_project` wrote.
+        address: where sites reach the server; the certificate is for it.
+
+    Returns:
+        the certificate.
+
+    Raises:
+        BadInput: the authority's key is not there, or the address has not the form of one.
+    """
+    require_flower()
+    parse_section(ServerConfig, {"address": address}, "--address")
+    tls = directory / "tls"
+    _there(tls / "ca.key", "the authority's key, with which to sign")
+    _there(tls / "ca.crt", "the authority's certificate")
+    for name in ("server.key", "server.crt"):
+        (tls / name).unlink(missing_ok=True)
+    _write_certificate(tls, address)
+    return tls / "server.crt"
+
+
+def replace_key(directory: Path, site: int) -> Path:
+    """Make a new key for a site whose old one is lost or known to others. From its next start on
+    ``rolora server`` lets the new one in and the old one no more.
+
+    Args:
+        directory: that :func:`write_project` wrote.
+        site: its number.
+
+    Returns:
+        the private key, for the site.
+
+    Raises:
+        BadInput: there is no such site, or the federation has no keys.
+    """
+    require_flower()
+    _there(directory / "tls" / f"site-{site}.pub", f"the public key of site {site}")
+    for name in ("node.key", "node.key.pub"):
+        (directory / f"site-{site}" / name).unlink(missing_ok=True)
+    _write_site_key(directory, site)
+    return directory / f"site-{site}" / "node.key"
+
+
+def _there(path: Path, what: str) -> None:
+    if not path.is_file():
+        raise BadInput(f"{path}: is not there; it is {what}")
+
+
+def _write_keys(directory: Path, address: str, sites: int) -> dict[str, Any]:
     """The authority, the server's certificate and every site's key; the server's settings."""
     from rolora.engines.flower import certificates
 
     tls = directory / "tls"
     tls.mkdir()
     certificates.make_authority(tls, "rolora federation")
-    certificates.make_server_certificate(tls, list(dict.fromkeys([host, "localhost", "127.0.0.1"])))
-    keys = {}
+    _write_certificate(tls, address)
     for number in range(sites):
-        site = directory / f"site-{number}"
-        certificates.make_node_key(site / "node.key")
-        shutil.copy(tls / "ca.crt", site / "ca.crt")
-        shutil.copy(site / "node.key.pub", tls / f"site-{number}.pub")
-        keys[number] = f"tls/site-{number}.pub"
+        _write_site_key(directory, number)
+        shutil.copy(tls / "ca.crt", directory / f"site-{number}" / "ca.crt")
     files = {"authority": "ca.crt", "certificate": "server.crt", "key": "server.key"}
-    return {"tls": {name: f"tls/{file}" for name, file in files.items()}, "sites": keys}
+    return {
+        "tls": {name: f"tls/{file}" for name, file in files.items()},
+        "sites": {number: f"tls/site-{number}.pub" for number in range(sites)},
+    }
+
+
+def _write_certificate(tls: Path, address: str) -> None:
+    from rolora.engines.flower import certificates
+
+    host = address.rpartition(":")[0].strip("[]")
+    certificates.make_server_certificate(tls, list(dict.fromkeys([host, "localhost", "127.0.0.1"])))
+
+
+def _write_site_key(directory: Path, number: int) -> None:
+    """The private half for the site, the public one for the server."""
+    from rolora.engines.flower import certificates
+
+    site = directory / f"site-{number}"
+    site.mkdir(exist_ok=True)
+    certificates.make_node_key(site / "node.key")
+    shutil.copy(site / "node.key.pub", directory / "tls" / f"site-{number}.pub")
 
 
 def _write_yaml(path: Path, content: dict[str, Any]) -> None:
@@ -184,5 +255,5 @@ def _runbook(sites: int, address: str, port: str, one_machine: bool, insecure: b
         key_files=""
         if insecure
         else "| `tls/` | the authority, the server's key, the sites' public keys | the server |\n",
-        security=OPEN if insecure else SECURITY,
+        security=OPEN if insecure else SECURITY.format(address=address),
     )

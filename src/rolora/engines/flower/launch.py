@@ -210,14 +210,24 @@ def node_name(client: int) -> str:
     return f"client-{client}"
 
 
-def register_node(home: Path, public_key: Path, client: int) -> None:
-    """Let whoever holds the private half of `public_key` in, as `client`.
+def register_node(home: Path, public_key: Path, client: int) -> int:
+    """Let whoever holds the private half of `public_key` in, as `client`; returns the node's id.
 
     Raises:
         RunFailed: the SuperLink cannot be reached or refuses, for instance a key known already.
     """
     name = node_name(client)
-    flwr(home, "supernode", "register", str(public_key), _CONNECTION, "--name", name)
+    answer = flwr(home, "supernode", "register", str(public_key), _CONNECTION, "--name", name)
+    return int(answer["node-id"])
+
+
+def unregister_node(home: Path, node: int) -> None:
+    """Let whoever was registered as `node` in no more. A key is never registered a second time.
+
+    Raises:
+        RunFailed: the SuperLink cannot be reached, or knows no such node.
+    """
+    flwr(home, "supernode", "unregister", str(node), _CONNECTION)
 
 
 def submit_run(home: Path) -> int:
