@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas
 import yaml
@@ -25,7 +25,15 @@ from transformers import BertConfig, BertForSequenceClassification
 from benchmarks.measure import resident_peak
 from rolora.config import Config, load_config, parse_config
 from rolora.engines.flower.results import Reply, Transport
-from rolora.federation import SiteConfig, connected, hello, load_settings, serve_client
+from rolora.federation import (
+    ServerConfig,
+    SiteConfig,
+    connected,
+    hello,
+    load_settings,
+    running_server,
+    serve_client,
+)
 from rolora.ledger import Ledger
 from rolora.models import draw_parameters, load_tokenizer
 from rolora.project import write_project
@@ -34,32 +42,47 @@ from rolora.server import Clock, one_round
 from rolora.types import Failure, Update
 
 Row = dict[str, Any]
-SIZES = (("MiniLM", 5), ("tiny BERT", 5), ("tiny BERT", 20))
-"""The many nodes are there for what a node costs, not for what training costs. 50 did not get
-through a run within five minutes on two cores.
-"""
-TARGET_S, TARGET_SIZE = 3.0, SIZES[0]
+
+
+class Size(NamedTuple):
+    """How many sites train what. Many of them are there for what a node costs, not for what
+    training costs.
+    """
+
+    model: str
+    nodes: int
+    tls: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.nodes} x {self.model}" + (", TLS" if self.tls else "")
+
+
+SIZES = (
+    *(Size("MiniLM", 5), Size("MiniLM", 5, tls=True)),
+    *(Size("tiny BERT", 5), Size("tiny BERT", 20)),
+)
+TARGET_S, TARGET_SIZE = 3.0, str(SIZES[0])
 """Seconds a round beyond training, and where."""
 RUN, ROUND_TRIPS = "0" * 16, 7
 
 
 def flower_nodes(quick: bool, console: Console) -> Row | None:
     """Seconds and bytes a round and the server's memory with 5 and 20 sites on this machine,
-    each with a worker and a node of its own, over loopback without TLS.
+    each with a worker and a node of its own, over loopback.
     """
     console.rule("flower_nodes: sites on this machine", align="left")
     if find_spec("flwr") is None:
         console.print("skipped: needs the extra, pip install 'rolora[flower]'")
         return None
-    rounds, sizes = (2, [("tiny BERT", 2)]) if quick else (4, SIZES)
+    rounds, sizes = (2, [Size("tiny BERT", 2)]) if quick else (4, SIZES)
     rows = []
-    for model, nodes in sizes:
+    for size in sizes:
         with TemporaryDirectory(prefix="rolora-") as name:
             directory = Path(name)
-            write_run(directory, model, nodes, rounds)
+            write_run(directory, size, rounds)
             flower = apart(across_processes, directory)
-            rows.append({"model": model, "nodes": nodes, **flower, **apart(in_process, directory)})
-        console.print(f"{nodes} x {model}: all there after {rows[-1]['joined_after_s']:.0f} s")
+            rows.append({"size": str(size), **flower, **apart(in_process, directory)})
+        console.print(f"{size}: all there after {rows[-1]['joined_after_s']:.0f} s")
     console.print(table(rows))
     return {
         "title": "sites on one machine",
@@ -69,24 +92,28 @@ def flower_nodes(quick: bool, console: Console) -> Row | None:
     }
 
 
-def write_run(directory: Path, model: str, nodes: int, rounds: int) -> None:
+def write_run(directory: Path, size: Size, rounds: int) -> None:
     """A federation directory; a site's share is 64 sentences."""
     sentences = directory / "sentences.jsonl"
-    write_sentences(sentences, 80 * nodes)
+    write_sentences(sentences, 80 * size.nodes)
     raw = {
         "rounds": rounds,
-        "model": {"name": "minilm" if model == "MiniLM" else str(save_tiny(directory / "tiny"))},
+        "model": {
+            "name": "minilm" if size.model == "MiniLM" else str(save_tiny(directory / "tiny"))
+        },
         "lora": {"r": 4, "target_modules": ["query", "value"]},
         "data": {"path": str(sentences), "text": "text", "label": "label"},
         "partition": {"name": "iid"},
-        "federation": {"clients": nodes, "quorum": 1.0},
+        "federation": {"clients": size.nodes, "quorum": 1.0},
         "optimizer": {"lr": 1e-3, "local_steps": 5, "batch_size": 8},
     }
     (directory / "config.yaml").write_text(yaml.safe_dump(raw))
     from rolora.engines.flower.launch import free_port  # the extra is there
 
     address = f"127.0.0.1:{free_port()}"
-    write_project(directory / "f", directory / "config.yaml", None, address, True, insecure=True)
+    write_project(
+        directory / "f", directory / "config.yaml", None, address, True, insecure=not size.tls
+    )
 
 
 def write_sentences(path: Path, count: int) -> None:
@@ -123,11 +150,13 @@ def in_process(directory: Path) -> Row:
 
 def across_processes(directory: Path) -> Row:
     """The run across sites: a SuperLink, a process a site, and its node."""
-    from rolora.engines.flower import launch
-
-    config, ledger = load_config(directory / "f" / "run.yaml", ["engine.patience=600"]), Ledger()
+    settings, ledger = load_settings(ServerConfig, directory / "f" / "server.yaml"), Ledger()
+    overrides = ["engine.patience=600"]
+    if settings.tls is not None:
+        overrides.append(f"engine.authority={settings.tls.authority}")
+    config = load_config(directory / "f" / "run.yaml", overrides)
     with (
-        launch.start_superlink(directory, config.engine.superlink, None) as superlink,
+        running_server(settings, False, print) as superlink,
         sites(directory / "f", config.federation.clients),
     ):
         begin = time.perf_counter()
@@ -219,7 +248,7 @@ def middle(row: Row, engine: str, key: str) -> float:
 
 def figures(row: Row) -> dict[str, str]:
     """A column of the table."""
-    target = f" (target {TARGET_S:g})" if (row["model"], row["nodes"]) == TARGET_SIZE else ""
+    target = f" (target {TARGET_S:g})" if row["size"] == TARGET_SIZE else ""
     return {
         "Flower, s": f"{middle(row, 'flower', 'seconds'):.2f}",
         "of it: the slowest site trains": f"{middle(row, 'flower', 'slowest_site_trains_s'):.2f}",
@@ -237,7 +266,7 @@ def figures(row: Row) -> dict[str, str]:
 def table(rows: Sequence[Row]) -> Table:
     """Seconds and bytes of a round (the median), memory of the server."""
     columns = [figures(row) for row in rows]
-    table = Table("a round", *(f"{row['nodes']} x {row['model']}" for row in rows))
+    table = Table("a round", *(row["size"] for row in rows))
     for name in columns[0]:
         table.add_row(name, *(column[name] for column in columns))
     return table

@@ -42,7 +42,7 @@ from rolora.types import BadInput, Layout, RunFailed
 
 if TYPE_CHECKING:
     from rolora.engines.flower.handler import SiteModel
-    from rolora.engines.flower.launch import ServerTls, SiteTls
+    from rolora.engines.flower.launch import ServerTls, Service, SiteTls
     from rolora.engines.flower.messages import ClientFacts
     from rolora.engines.flower.results import Transport
 
@@ -253,18 +253,32 @@ def serve_server(server: ServerConfig, insecure: bool, notice: Callable[[str], N
         KeyboardInterrupt: once everything is stopped.
     """
     require_flower()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with running_server(server, insecure, notice) as superlink:
+        notice(f"serving on {server.address}; log: {superlink.log}")
+        superlink.process.wait()
+    raise RunFailed(f"the server ended; {superlink.log} ends:\n{superlink.output()[-2000:]}")
+
+
+@contextmanager
+def running_server(
+    server: ServerConfig, insecure: bool, notice: Callable[[str], None]
+) -> Iterator[Service]:
+    """The SuperLink, with the sites' keys registered; stopped in the end.
+
+    Raises:
+        BadInput: the address is to be reached from elsewhere and is not secured.
+        RunFailed: the address cannot be had.
+    """
     from rolora.engines.flower import launch
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     tls = _server_tls(server, insecure, notice)
     server.state.mkdir(parents=True, exist_ok=True)
     database = server.state / "superlink.db"
     with launch.start_superlink(server.state, server.address, tls, database) as superlink:
         if tls is not None:
             _register(server, tls.authority)
-        notice(f"serving on {server.address}; log: {superlink.log}")
-        superlink.process.wait()
-    raise RunFailed(f"the server ended; {superlink.log} ends:\n{superlink.output()[-2000:]}")
+        yield superlink
 
 
 def _server_tls(
