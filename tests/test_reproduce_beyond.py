@@ -94,7 +94,7 @@ def test_the_defaults_are_those_of_the_two_experiments_but_for_what_is_said():
     for name, value in MnistConfig():
         assert (getattr(config.mnist, name) != value) == (name in changed), name
     small_table = GlueConfig(small=True)
-    changed = {"tasks", "clients", "methods", "rounds", "local_steps", "seeds"}
+    changed = {"tasks", "clients", "methods", "rounds", "local_steps", "rates", "seeds"}
     for name, value in small_table:
         assert (getattr(config.glue, name) != value) == (name in changed), name
     assert config.mnist.seeds == config.glue.seeds == (0, 1, 2, 3, 4)

@@ -18,6 +18,7 @@ SMALL_GLUE: Mapping[str, Any] = {
     "clients": (20,),
     "methods": (ROLORA,),
     "rounds": 180,
+    "rates": (2e-3, 5e-3, 1.5e-2),
     "local_steps": 5,
     "seeds": (0, 1, 2, 3, 4),
 }

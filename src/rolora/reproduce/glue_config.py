@@ -49,8 +49,12 @@ SMALL: Mapping[str, Any] = {
     "stack": 10,
 }
 """What ``small`` sets before the preset and the user's own settings."""
-SMALL_PRESETS: Mapping[str, Mapping[str, Any]] = {"dirichlet": {"rounds": 100}}
-"""What a preset sets with ``small``."""
+SMALL_PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "dirichlet": {"rounds": 100, "rates": (2e-3, 5e-3, 1.5e-2)}
+}
+"""What a preset sets with ``small``. The highest rate is there for FFA-LoRA, which Dirichlet's lines
+lack.
+"""
 
 
 class GlueConfig(Section):
