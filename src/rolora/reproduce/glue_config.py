@@ -52,9 +52,7 @@ SMALL: Mapping[str, Any] = {
 SMALL_PRESETS: Mapping[str, Mapping[str, Any]] = {
     "dirichlet": {"rounds": 100, "rates": (2e-3, 5e-3, 1.5e-2)}
 }
-"""What a preset sets with ``small``. The highest rate is there for FFA-LoRA, which Dirichlet's lines
-lack.
-"""
+"""What a preset sets with ``small``; the highest rate is for FFA-LoRA, which Dirichlet's lack."""
 
 
 class GlueConfig(Section):
