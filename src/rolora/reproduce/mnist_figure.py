@@ -78,7 +78,7 @@ def over_rates(config: MnistConfig, mnist: Mnist, runs: Runs) -> Figure:
             below.plot(ends, [-place] * 2, color=HUES[variant.key], lw=5, solid_capstyle="round")
             chosen = runs.chosen[variant.key, split.key]
             below.plot(chosen, -place, "o", ms=5, mfc="white", mec=HUES[variant.key], zorder=4)
-        _log_axis(above, config.rates)
+        _log_axis(below, config.rates)
         finish(above, split.words[0].upper() + split.words[1:], "")
         finish(below, "", "learning rate")
         below.set_ylim(-len(VARIANTS) + 0.4, 0.6)
