@@ -203,6 +203,15 @@ def test_ranks_repeat_over_clients():
     assert (lora.max_rank, LoraSettings(r=3).max_rank) == (4, 3)
 
 
+def test_the_recommended_config_is_the_quickstart_with_the_preset():
+    """What docs/beyond.md recommends, and nothing else."""
+    configs = Path(__file__).parent.parent / "configs"
+    preset = ["method.gauge=orthonormal", "optimizer.state=transport"]
+    assert load_config(configs / "recommended.yaml") == load_config(
+        configs / "quickstart.yaml", preset
+    )
+
+
 def test_shipped_configs_are_read():
     shipped = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
     assert shipped
