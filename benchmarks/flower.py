@@ -59,7 +59,7 @@ class Size(NamedTuple):
 
 SIZES = (
     *(Size("MiniLM", 5), Size("MiniLM", 5, tls=True)),
-    *(Size("tiny BERT", 5), Size("tiny BERT", 20)),
+    *(Size("tiny BERT", 5), Size("tiny BERT", 20), Size("tiny BERT", 50)),
 )
 TARGET_S, TARGET_SIZE = 3.0, str(SIZES[0])
 """Seconds a round beyond training, and where."""
