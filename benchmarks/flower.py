@@ -67,7 +67,7 @@ RUN, ROUND_TRIPS = "0" * 16, 7
 
 
 def flower_nodes(quick: bool, console: Console) -> Row | None:
-    """Seconds and bytes a round and the server's memory with 5 and 20 sites on this machine,
+    """Seconds and bytes a round and the server's memory with 5, 20 and 50 sites on this machine,
     each with a worker and a node of its own, over loopback.
     """
     console.rule("flower_nodes: sites on this machine", align="left")
