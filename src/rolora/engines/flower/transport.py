@@ -29,7 +29,6 @@ _GREET_AGAIN_S = 5.0
 _MOMENT_S = 2.0
 _LATE_S = 2.0  # so that the deadline is ours, and not Flower's, to report
 _PRESENCE_S = 1.0
-_LONGEST_PAUSE_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ class FlowerTransport:
         hello: what every node is sent when it is first seen; its answer is in `clients`.
         outages: to which the run adds the times in which the SuperLink did not answer.
         max_bytes: the largest answer taken.
-        poll_s: least seconds between two looks for answers.
+        poll_s: seconds between two looks for answers.
     """
 
     def __init__(
@@ -73,7 +72,6 @@ class FlowerTransport:
         self._nodes: dict[int, _Node] = {}  # by client
         self._greet_at: dict[_Node, float] = {}  # node -> when to greet it, if it has not answered
         self._looked_at = 0.0
-        self._in_vain_s = 0.0
         self.refusals: dict[int, str] = {}
         """Per connected node that did not join: why."""
         self.clients: dict[int, list[bytes]] = {}
@@ -101,14 +99,14 @@ class FlowerTransport:
             connected = [c for c in self.clients if among is None or c in among]
             if len(connected) >= clients or time.monotonic() > end:
                 return len(connected) >= clients
-            self._pause()
+            time.sleep(self._poll_s)
 
     def _wait_for_greeted(self, clients: Set[int]) -> None:
         """Give those of `clients` that are just connecting a moment to answer the hello."""
         end = time.monotonic() + _MOMENT_S
         while self._greeted and clients - self._nodes.keys() and time.monotonic() < end:
             self._collect({})
-            self._pause()
+            time.sleep(self._poll_s)
 
     def send_and_receive(
         self,
@@ -147,7 +145,7 @@ class FlowerTransport:
             self._look_around()
             yield from self._give_up(waiting, time.monotonic() - start, deadline_s)
             if waiting:
-                self._pause()
+                time.sleep(self._poll_s)
 
     def _push(self, requests: list[Frames], nodes: list[_Node], ttl_s: float) -> list[str]:
         """Send each node its request; returns the ids of the messages."""
@@ -163,21 +161,13 @@ class FlowerTransport:
 
     def _collect(self, waiting: dict[str, _InFlight]) -> list[tuple[_InFlight, Answer]]:
         """Take the answers that have come: hellos are noted, the others taken out of `waiting`."""
-        answers, begin, found = [], time.monotonic(), False
+        answers = []
         for sent, answer in self._inbox.take({*waiting, *self._greeted}):
-            found = True
             if sent in self._greeted:
                 self._welcome(self._greeted.pop(sent), answer)
             else:
                 answers.append((waiting.pop(sent), answer))
-        self._in_vain_s = 0.0 if found else time.monotonic() - begin
         return answers
-
-    def _pause(self) -> None:
-        """Until the next look for answers; the longer, the longer the last one took in vain, so
-        that looking does not keep a busy SuperLink from its nodes.
-        """
-        time.sleep(min(max(self._poll_s, 4 * self._in_vain_s), _LONGEST_PAUSE_S))
 
     def _welcome(self, node: _Node, answer: Answer) -> None:
         """Note a new client; the newest node that speaks for a client is the client's. Whoever
