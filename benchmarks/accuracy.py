@@ -10,12 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from experiments.short_runs import Curve
 from rolora.config import Config, load_config
-from rolora.ledger import Ledger
+from rolora.engines.preparation import build_engine, prepare
 from rolora.report.statistics import describe, paired_difference
-from rolora.reproduce.short_runs import Curve
-from rolora.run import build_engine, prepare
-from rolora.server import evaluate, run_rounds
+from rolora.server.ledger import Ledger
+from rolora.server.round import evaluate, run_rounds
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 DTYPES = ("float32", "bfloat16")

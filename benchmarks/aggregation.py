@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import Work, Workload
-from rolora.algebra import WeightedProducts, low_rank_svd, weighted_mean
-from rolora.seeds import torch_generator
-from rolora.types import Adapter, Key, Update
+from rolora.core.algebra import WeightedProducts, low_rank_svd, weighted_mean
+from rolora.core.seeds import torch_generator
+from rolora.core.types import Adapter, Key, Update
 
 STACKED, STREAMED = "stack per tensor", "rolora, streamed"
 DENSE, FACTORED = "dense SVD", "rolora, through QR"

@@ -14,17 +14,17 @@ from benchmarks.measure import Work, Workload
 from benchmarks.plain_loop import PlainLoop, StateDict, all_batches, with_peft
 from benchmarks.simulation import Simulation
 from rolora.config import Config, ModelConfig, parse_config
+from rolora.core.types import Adapter
 from rolora.data import Examples, load_data, partition, tokenize
 from rolora.engines.in_process import InProcess, Split
-from rolora.lora import peft_parts
-from rolora.models import (
+from rolora.model.loading import (
     Pretrained,
     build_lora_model,
     draw_parameters,
     load_pretrained,
     load_tokenizer,
 )
-from rolora.types import Adapter
+from rolora.model.lora import peft_parts
 
 PLAIN, ROLORA, BFLOAT16 = "plain loop", "rolora", "rolora, bfloat16"
 Load = Callable[[ModelConfig, Sequence[str], int], Pretrained]

@@ -24,22 +24,16 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from benchmarks.measure import resident_peak
 from rolora.config import Config, load_config, parse_config
+from rolora.core.types import Failure, Update
+from rolora.engines.flower.connect import connected, hello
+from rolora.engines.flower.project import write_project
 from rolora.engines.flower.results import Reply, Transport
-from rolora.federation import (
-    ServerConfig,
-    SiteConfig,
-    connected,
-    hello,
-    load_settings,
-    running_server,
-    serve_client,
-)
-from rolora.ledger import Ledger
-from rolora.models import draw_parameters, load_tokenizer
-from rolora.project import write_project
-from rolora.run import Ready, prepare
-from rolora.server import Clock, one_round
-from rolora.types import Failure, Update
+from rolora.engines.flower.serve import running_server, serve_client
+from rolora.engines.flower.settings import ServerConfig, SiteConfig, load_settings
+from rolora.engines.preparation import Ready, prepare
+from rolora.model.loading import draw_parameters, load_tokenizer
+from rolora.server.ledger import Ledger
+from rolora.server.round import Clock, one_round
 
 Row = dict[str, Any]
 

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding
 
-from rolora.client import batch_rows
+from rolora.client.batches import batch_rows
 from rolora.config import Config, OptimizerConfig
+from rolora.core.types import EMPTY, Plan
 from rolora.data import Examples
-from rolora.lora import layer_numbers
-from rolora.types import EMPTY, Plan
+from rolora.model.lora import layer_numbers
 
 StateDict = dict[str, Tensor]
 Batches = list[list[int]]

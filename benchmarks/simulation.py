@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from benchmarks.measure import Work
-from rolora.client import local_update
+from rolora.client.update import local_update
+from rolora.core.types import Adapter
 from rolora.engines.in_process import InProcess
-from rolora.ledger import Ledger
+from rolora.engines.preparation import setting_of
 from rolora.methods import make_method
-from rolora.run import setting_of
-from rolora.server import Clock, one_round
-from rolora.types import Adapter
+from rolora.server.ledger import Ledger
+from rolora.server.round import Clock, one_round
 
 
 class Simulation:

@@ -10,11 +10,11 @@ from benchmarks.encoders import PLAIN, ROLORA
 from benchmarks.measure import Work, Workload
 from benchmarks.plain_loop import Batches, PlainLoop, StateDict, all_batches
 from benchmarks.simulation import Simulation
+from experiments.mnist.net import TwoLayerNet, two_layer_model, with_base_product
 from rolora.config import Config, parse_config
+from rolora.core.seeds import torch_generator
 from rolora.data import Examples, partition
 from rolora.engines.in_process import InProcess, Split
-from rolora.nets import TwoLayerNet, two_layer_model, with_base_product
-from rolora.seeds import torch_generator
 
 PIXELS, WIDTH, LABELS = 784, 200, 10
 

@@ -11,14 +11,14 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from rolora import federation
 from rolora.config import load_config, parse_section
-from rolora.engines.flower import messages
+from rolora.core.types import Adapter
+from rolora.engines.flower import connect, messages
 from rolora.engines.flower.handler import SiteHandler
 from rolora.engines.flower.results import NodeError, Reply
-from rolora.federation import SiteConfig, load_site
+from rolora.engines.flower.serve import load_site
+from rolora.engines.flower.settings import SiteConfig
 from rolora.run import execute
-from rolora.types import Adapter
 
 
 def write_run(directory, model):
@@ -181,12 +181,12 @@ def connect_locally(monkeypatch, handlers, answers):
 
     @contextmanager
     def connected(config, notice):
-        transport = LocalTransport(handlers, federation.hello(config), answers["answered"])
+        transport = LocalTransport(handlers, connect.hello(config), answers["answered"])
         answers["transport"] = transport
-        yield federation.joined(config, transport, notice)
+        yield connect.joined(config, transport, notice)
 
-    monkeypatch.setattr(federation, "connected", connected)
-    monkeypatch.setattr(federation, "_STRAGGLERS_S", 0.0)
+    monkeypatch.setattr(connect, "connected", connected)
+    monkeypatch.setattr(connect, "_STRAGGLERS_S", 0.0)
 
 
 def personal(run):

@@ -9,15 +9,15 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
 from rolora.config import parse_config
+from rolora.core.seeds import torch_generator
 from rolora.data import Examples
 from rolora.engines.in_process import InProcess, Split
-from rolora.ledger import Ledger
-from rolora.lora import LoraModel
+from rolora.engines.preparation import setting_of
 from rolora.methods import make_method
-from rolora.models import build_lora_model, load_pretrained
-from rolora.run import setting_of
-from rolora.seeds import torch_generator
-from rolora.server import run_rounds
+from rolora.model.loading import build_lora_model, load_pretrained
+from rolora.model.lora import LoraModel
+from rolora.server.ledger import Ledger
+from rolora.server.round import run_rounds
 
 WORDS = [f"w{i}" for i in range(60)]
 WIDTHS = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}

@@ -1,6 +1,6 @@
 """``python -m rolora``."""
 
-from rolora.cli import main
+from rolora.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -9,12 +9,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from rolora.cli.display import RunDisplay
 from rolora.config import Config, dump_config, parse_config
-from rolora.display import RunDisplay
+from rolora.engines.preparation import setting_of
 from rolora.methods import METHODS, make_method
 from rolora.report.compare_report import ComparedRun, comparison_table, write_comparison
 from rolora.report.run_report import write_report
-from rolora.run import execute, setting_of
+from rolora.run import execute
 
 
 def variant(config: Config, method: str, seed: int) -> Config:

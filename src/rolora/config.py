@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from rolora.types import BadInput
+from rolora.core.types import BadInput
 
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -149,7 +149,8 @@ class MethodConfig(Section):
 class OptimizerConfig(Section):
     """The clients' optimiser. `lr_b` is the learning rate of B where it differs from `lr`;
     `state` says what becomes of the optimiser's state between a client's rounds: it is forgotten,
-    kept as it is, or kept and carried to the factor that is frozen now (:mod:`rolora.moments`).
+    kept as it is, or kept and carried to the factor that is frozen now
+    (:mod:`rolora.client.moments`).
     """
 
     name: Literal["adamw", "sgd"] = "adamw"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rolora.config import nearest
-from rolora.types import BadInput
+from rolora.core.types import BadInput
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from rolora.config import DataConfig, nearest
+from rolora.core.seeds import numpy_generator
+from rolora.core.types import BadInput
 from rolora.data.examples import Examples
 from rolora.data.sources import Splits, Table, Task, open_splits, task_of
-from rolora.seeds import numpy_generator
-from rolora.types import BadInput
 
 _TEST_NAMES = ("test", "validation", "validation_matched", "dev")
 """Splits that can serve as the test set, in order of preference."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rolora.config import DataConfig, nearest
-from rolora.types import BadInput
+from rolora.core.types import BadInput
 
 _SHARD = re.compile(r"-\d+-of-\d+$")
 

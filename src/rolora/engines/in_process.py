@@ -13,12 +13,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from rolora.client import Job, Trained, local_update
+from rolora.client.replica import Replica, restored
+from rolora.client.stack import Job, Trained
+from rolora.client.update import local_update
 from rolora.config import Config
-from rolora.data import Examples
-from rolora.lora import LoraModel
-from rolora.replica import Replica, restored
-from rolora.types import (
+from rolora.core.types import (
     Adapter,
     ClientInfo,
     Evaluation,
@@ -28,7 +27,9 @@ from rolora.types import (
     ServerState,
     Update,
 )
-from rolora.wire import parse_name, tensor_name
+from rolora.data import Examples
+from rolora.model.lora import LoraModel
+from rolora.records.wire import parse_name, tensor_name
 
 T = TypeVar("T")
 R = TypeVar("R")

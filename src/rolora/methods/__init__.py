@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rolora.config import nearest
+from rolora.core.types import BadInput
 from rolora.methods.base import Method, Setting
 from rolora.methods.fedex_lora import FedExLoRA
 from rolora.methods.fedit import FedIT
@@ -11,7 +12,6 @@ from rolora.methods.ffa_lora import FFALoRA
 from rolora.methods.flexlora import FlexLoRA
 from rolora.methods.flora import FLoRA
 from rolora.methods.rolora import RoLoRA
-from rolora.types import BadInput
 
 METHODS: dict[str, type[Method]] = {
     "rolora": RoLoRA,

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from rolora.types import Adapter, BadInput, ClientInfo, Key, Part, Plan, ServerState, Update
+from rolora.core.types import Adapter, BadInput, ClientInfo, Key, Part, Plan, ServerState, Update
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import torch
 
-from rolora.algebra import WeightedMean, WeightedProducts
+from rolora.core.algebra import WeightedMean, WeightedProducts
+from rolora.core.types import ClientInfo, Plan, ServerState, Update
 from rolora.methods.base import Method, with_increment, written
-from rolora.types import ClientInfo, Plan, ServerState, Update
 
 
 class FedExLoRA(Method):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rolora.algebra import weighted_mean
+from rolora.core.algebra import weighted_mean
+from rolora.core.types import ClientInfo, Plan, ServerState, Update
 from rolora.methods.base import Method, written
-from rolora.types import ClientInfo, Plan, ServerState, Update
 
 
 class FFALoRA(Method):

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from rolora.algebra import WeightedMean, WeightedProducts, aligned, low_rank_svd
+from rolora.core.algebra import WeightedMean, WeightedProducts, aligned, low_rank_svd
+from rolora.core.types import Adapter, ClientInfo, Key, Plan, ServerState, Update
 from rolora.methods.base import Method, rank_of, written
-from rolora.types import Adapter, ClientInfo, Key, Plan, ServerState, Update
 
 
 class FlexLoRA(Method):
@@ -18,7 +18,7 @@ class FlexLoRA(Method):
     ``A = V_r^T`` and ``B = U_r S_r / s``: all the singular values on B. A client of rank ``r_k``
     gets the first ``r_k`` singular triplets, with B rescaled to its own ``s_k``. Exact before the
     truncation. The SVD goes through QR of the stacked factors
-    (:func:`rolora.algebra.low_rank_svd`), never through a dense product.
+    (:func:`rolora.core.algebra.low_rank_svd`), never through a dense product.
 
     Source: Bai et al., Federated Fine-tuning of Large Language Models under Heterogeneous Tasks
     and Client Resources, NeurIPS 2024 (arXiv 2402.11505).

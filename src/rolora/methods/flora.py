@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from rolora.algebra import WeightedMean, WeightedProducts
+from rolora.core.algebra import WeightedMean, WeightedProducts
+from rolora.core.types import ClientInfo, Part, Plan, ServerState, Update
 from rolora.methods.base import Method, rank_of, with_increment, written
-from rolora.types import ClientInfo, Part, Plan, ServerState, Update
 
 
 class FLoRA(Method):

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import torch
 
-from rolora.algebra import orthonormalise, product_norm, weighted_mean
+from rolora.core.algebra import orthonormalise, product_norm, weighted_mean
+from rolora.core.types import BESIDE, ClientInfo, Factor, Plan, ServerState, Update
 from rolora.methods.base import Method, written
-from rolora.types import BESIDE, ClientInfo, Factor, Plan, ServerState, Update
 
 LONGEST_WAIT = 4
 """Rounds after which an adaptive schedule comes back to a factor, whatever the other one does."""
@@ -23,7 +23,7 @@ class RoLoRA(Method):
     ``B = 0`` the gradient of A is zero.
 
     Options beyond the paper: ``gauge: orthonormal`` gives the frozen factor an orthonormal basis
-    at each switch (:func:`rolora.algebra.orthonormalise`), computed by every client for itself;
+    at each switch (:func:`rolora.core.algebra.orthonormalise`), computed by every client itself;
     ``schedule`` is another order than ``BA``, where ``AB`` wastes its first round, or ``adaptive``
     (:func:`most_moving`); after ``switch_at`` of the rounds the run goes on as FFA-LoRA (the
     paper's mixing experiment).

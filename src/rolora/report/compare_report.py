@@ -22,11 +22,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from rolora.atomic import write_atomic
-from rolora.report.files import RunFiles, read_run
+from rolora.core.types import BadInput, RoloraError
+from rolora.records.atomic import write_atomic
+from rolora.records.files import RunFiles, read_run
 from rolora.report.statistics import describe, paired_difference
 from rolora.report.units import duration
-from rolora.types import BadInput, RoloraError
 
 MEASURES = (
     "test_accuracy",

@@ -23,7 +23,7 @@ from matplotlib.path import Path as Outline
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from rolora.report.files import ClientRecord, RoundRecord, RunFiles
+from rolora.records.files import ClientRecord, RoundRecord, RunFiles
 from rolora.report.statistics import wilson_interval
 from rolora.report.units import byte_size, byte_unit, count, percent
 

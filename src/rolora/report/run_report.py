@@ -14,9 +14,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from rolora.atomic import write_atomic
+from rolora.records.atomic import write_atomic
+from rolora.records.files import FailureRecord, RunFiles, read_run
 from rolora.report import figures, units
-from rolora.report.files import FailureRecord, RunFiles, read_run
 from rolora.report.statistics import wilson_interval
 from rolora.report.units import byte_size, count, duration, percent
 

@@ -9,23 +9,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from rolora.client.replica import Replica, restored
 from rolora.config import Config
-from rolora.engines.flower.messages import (
-    ClientFacts,
-    Packer,
-    Request,
-    digest,
-    unpack_evaluations,
-    unpack_facts,
-    unpack_stale,
-    unpack_update,
-)
-from rolora.engines.flower.results import NodeError, Reply, Transport
-from rolora.engines.flower.worker import Frames
-from rolora.ledger import Ledger
-from rolora.replica import Replica, restored
-from rolora.server import needed
-from rolora.types import (
+from rolora.core.types import (
     Adapter,
     ClientInfo,
     Evaluation,
@@ -39,7 +25,21 @@ from rolora.types import (
     ServerState,
     Update,
 )
-from rolora.wire import WireError, payload_bytes
+from rolora.engines.flower.messages import (
+    ClientFacts,
+    Packer,
+    Request,
+    digest,
+    unpack_evaluations,
+    unpack_facts,
+    unpack_stale,
+    unpack_update,
+)
+from rolora.engines.flower.results import NodeError, Reply, Transport
+from rolora.engines.flower.worker import Frames
+from rolora.records.wire import WireError, payload_bytes
+from rolora.server.ledger import Ledger
+from rolora.server.round import needed
 
 _A_WEEK_S = 7 * 24 * 3600.0
 _HEADERS_BYTES = 2**16

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rolora.atomic import write_atomic
+from rolora.client.replica import MissingPart, Replica
 from rolora.config import Config, parse_config
+from rolora.core.types import Adapter, BadInput, Failure, Plan
 from rolora.engines.flower.kept import KeptStore
 from rolora.engines.flower.messages import (
     PROTOCOL,
@@ -29,10 +30,9 @@ from rolora.engines.flower.messages import (
 )
 from rolora.engines.flower.worker import Frames
 from rolora.engines.in_process import InProcess
-from rolora.models import Pretrained
-from rolora.peft_format import save_adapter
-from rolora.replica import MissingPart, Replica
-from rolora.types import Adapter, BadInput, Failure, Plan
+from rolora.model.loading import Pretrained
+from rolora.model.peft_format import save_adapter
+from rolora.records.atomic import write_atomic
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save
 
-from rolora.atomic import write_atomic
 from rolora.engines.in_process import LocalStore
+from rolora.records.atomic import write_atomic
 
 
 class KeptStore:

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import rolora
+from rolora.core.types import RunFailed
 from rolora.engines.flower import bound
-from rolora.types import RunFailed
 
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 8.0

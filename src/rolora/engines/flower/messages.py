@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rolora import wire
+from rolora.core.types import EMPTY, Adapter, Evaluation, Part, Plan, Update
 from rolora.engines.flower.worker import Frames
-from rolora.types import EMPTY, Adapter, Evaluation, Part, Plan, Update
-from rolora.wire import WireError
+from rolora.records import wire
+from rolora.records.wire import WireError
 
 PROTOCOL = 1
 """Raised whenever a server and a site of different versions could misunderstand each other."""

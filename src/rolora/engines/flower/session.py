@@ -29,8 +29,8 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 
+from rolora.core.types import RunFailed
 from rolora.engines.flower.launch import submit_run
-from rolora.types import RunFailed
 
 _ACQUIRE_TIMEOUT_S = 30.0
 

@@ -24,16 +24,16 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
+from rolora.client.replica import Replica
 from rolora.config import Config, parse_config
+from rolora.core.types import BadInput, RunFailed
 from rolora.engines.flower import payload
 from rolora.engines.flower.handler import SiteHandler, SiteModel
 from rolora.engines.flower.messages import pack_stale, unpack_stale
+from rolora.engines.flower.serve import client_facts, splits_of
 from rolora.engines.flower.worker import Frames
 from rolora.engines.in_process import InProcess
-from rolora.federation import client_facts, splits_of
-from rolora.replica import Replica
-from rolora.run import Prepared, prepare
-from rolora.types import BadInput, RunFailed
+from rolora.engines.preparation import Prepared, prepare
 
 _STOP_TIMEOUT_S = 30.0
 

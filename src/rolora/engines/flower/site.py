@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from rolora.core.types import RunFailed
 from rolora.engines.flower.launch import Service
 from rolora.engines.flower.worker import Handler, Worker
-from rolora.types import RunFailed
 
 _REFUSALS = {
     "[code: 2001]": "the server wants a registered key, and this site was given none",

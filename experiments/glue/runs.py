@@ -1,0 +1,115 @@
+"""The runs of the GLUE experiment: every line of every setting tuned, then judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+
+from rich.console import Console
+
+from experiments.framework import Cells
+from experiments.glue.config import GlueConfig
+from experiments.glue.presets import Line, Setting, lines_of, settings_of
+from experiments.glue.tasks import BATCH_SIZES, ROUNDS, TaskData
+from experiments.trials import Trial, TrialResult, run_trials
+from experiments.tuning import Tuned, tune_and_judge
+from rolora.config import (
+    Config,
+    EngineConfig,
+    EvaluationConfig,
+    FederationConfig,
+    LoraSettings,
+    ModelConfig,
+    OptimizerConfig,
+)
+
+Key = tuple[str, str, str]
+"""A task's name, a setting's words and a line's key."""
+
+
+Runs = Tuned[Key, TrialResult]
+"""Finished runs."""
+
+
+def run_all(config: GlueConfig, tasks: Sequence[TaskData], cells: Cells, console: Console) -> Runs:
+    """Tune every line at the tuning seed, then run it at its rate with every seed."""
+    places = {
+        key(task, setting, line): (task, setting, line)
+        for task in tasks
+        for setting in settings_of(config)
+        for line in lines_of(config)
+    }
+
+    def run(
+        what: str, wanted: Sequence[tuple[Key, float, int]], test: bool
+    ) -> Sequence[TrialResult]:
+        trials = [trial(config, *places[place], rate, seed, test) for place, rate, seed in wanted]
+        return run_trials(what, trials, cells, config.workers, console)
+
+    return tune_and_judge(config, list(places), run)
+
+
+def key(task: TaskData, setting: Setting, line: Line) -> Key:
+    """What names a cell of the tables."""
+    return (task.name, setting.words, line.key)
+
+
+def rounds_of(config: GlueConfig, task: str, setting: Setting) -> int:
+    """So many that all clients' batches together are as many as at 3 clients; an even number, so
+    that both factors train equally often.
+    """
+    rounds = config.rounds or ROUNDS[task]
+    exact = rounds * 3 / setting.clients * config.local_steps / setting.local_steps
+    return max(config.fewest_rounds, 2 * round(exact / 2))
+
+
+def trial(
+    config: GlueConfig,
+    task: TaskData,
+    setting: Setting,
+    line: Line,
+    rate: float,
+    seed: int,
+    test: bool,
+) -> Trial:
+    """One run; without `test` only its end is looked at, on validation examples."""
+    rounds = rounds_of(config, task.name, setting)
+    every = 2 * ceil(rounds / config.evaluations / 2) if test else rounds
+    kind = "test" if test else "validation"
+    name = f"{task.name} {setting.words} {line.key} lr={rate:g} seed={seed} {kind}"
+    return Trial(name, _config(config, task, setting, line, rate, seed, rounds, every), test)
+
+
+def _config(
+    config: GlueConfig,
+    task: TaskData,
+    setting: Setting,
+    line: Line,
+    rate: float,
+    seed: int,
+    rounds: int,
+    every: int,
+) -> Config:
+    return Config(
+        seed=seed,
+        rounds=rounds,
+        model=ModelConfig(name=config.model, device=config.device, dtype=config.dtype),
+        lora=LoraSettings(
+            r=setting.r,
+            lora_alpha=config.lora_alpha,
+            target_modules=setting.targets,
+            layers=line.layers or setting.layers,
+            dropout=config.dropout,
+        ),
+        data=task.data,
+        partition=setting.partition,
+        federation=FederationConfig(clients=setting.clients, quorum=1.0),
+        method=line.method,
+        optimizer=OptimizerConfig(
+            lr=rate,
+            local_steps=setting.local_steps,
+            batch_size=config.batch_size or BATCH_SIZES[task.name],
+        ),
+        evaluation=EvaluationConfig(every=every, batch_size=64),
+        engine=EngineConfig(workers=1, stack=config.stack),
+    )

@@ -1,0 +1,1 @@
+"""Algorithm 2 and its theorem on the linear regressor."""

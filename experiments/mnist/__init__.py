@@ -1,0 +1,1 @@
+"""The two-layer net on MNIST (Figure 2)."""

@@ -1,0 +1,322 @@
+"""The command line: ``rolora run``, ``compare``, ``report``, ``server``, ``client`` and others.
+
+Exit codes: 0 done; 2 bad input, with one message; 1 failure while running; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from rolora.core.types import BadInput, RunFailed
+
+app = typer.Typer(
+    help="Federated LoRA fine-tuning by alternating optimisation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+ConfigPath = Annotated[Path, typer.Argument(help="A YAML config.", metavar="CONFIG")]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Argument(help="Settings that replace the config's.", metavar="[key.path=value]..."),
+]
+Out = Annotated[Optional[Path], typer.Option("--out", help="Directory to write.")]  # noqa: UP045
+Settings = Annotated[Path, typer.Option("--config", help="A YAML file.")]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Go without TLS and keys, also over a network.")
+]
+Federation = Annotated[
+    Path, typer.Argument(help="What rolora federation init wrote.", metavar="DIR")
+]
+federation = typer.Typer(help="Runs across machines.", no_args_is_help=True)
+app.add_typer(federation, name="federation")
+RunPath = Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN")]
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    out: Out = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, or the last one.")
+    ] = False,
+) -> None:
+    """Run a federation and leave a run directory with metrics, adapter and report."""
+    from rolora.cli.display import RunDisplay, summary_table
+    from rolora.config import load_config
+    from rolora.report.run_report import write_report
+    from rolora.run import execute
+
+    console = Console()
+    settings = load_config(config, overrides or ())
+    directory = out or default_directory(config.stem, resume)
+    display = RunDisplay(console)
+    try:
+        with display.live():
+            summary = execute(settings, directory, resume, display, command())
+    except KeyboardInterrupt:
+        again = shlex.join(["rolora", "run", str(config), *(overrides or ())])
+        console.print(
+            f"\n[yellow]interrupted; every finished round is kept.[/] Go on with:\n  "
+            f"{again} --out {shlex.quote(str(directory))} --resume",
+            soft_wrap=True,
+        )
+        raise typer.Exit(130) from None
+    write_report(directory)
+    console.print(summary_table(summary, directory))
+
+
+@app.command()
+def compare(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    methods: Annotated[
+        str, typer.Option("--methods", help="Names, separated by commas.")
+    ] = "rolora,ffa_lora,fedit,flexlora",
+    seeds: Annotated[str, typer.Option("--seeds", help="Numbers, separated by commas.")] = "0,1,2",
+    out: Out = None,
+) -> None:
+    """Run several methods on the same partitions, cohorts and base model, and compare them.
+
+    Run again with the same --out, it goes on where it was.
+    """
+    from rolora.compare import compare_methods
+    from rolora.config import load_config
+
+    console = Console()
+    settings = load_config(config, overrides or ())
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    directory = out or Path("runs") / f"{config.stem}-compare"
+    try:
+        table = compare_methods(settings, names, seed_list(seeds), directory, console, command())
+    except KeyboardInterrupt:
+        console.print(
+            "\n[yellow]interrupted; every finished round is kept.[/] "
+            "Run the same command again to go on."
+        )
+        raise typer.Exit(130) from None
+    console.print(table)
+    console.print(f"table, numbers and curves: {directory}/comparison.md, .json, .png")
+
+
+@app.command()
+def methods() -> None:
+    """List the methods: what travels, whether aggregation is exact, where they come from."""
+    from rolora.cli.display import methods_table
+
+    Console().print(methods_table())
+
+
+@app.command()
+def report(run: RunPath) -> None:
+    """Build a run's report again."""
+    from rolora.report.run_report import write_report
+
+    Console().print(str(write_report(run)), soft_wrap=True)
+
+
+@app.command()
+def export(
+    run: RunPath,
+    merge: Annotated[Path, typer.Option("--merge", help="Directory for the merged model.")],
+) -> None:
+    """Merge a run's adapter into its base model, loadable by from_pretrained."""
+    import json
+
+    from rolora.config import parse_config
+    from rolora.model.loading import load_pretrained
+    from rolora.model.peft_format import save_merged
+    from rolora.records.rundir import read_run_config
+
+    settings = parse_config(read_run_config(run), source=str(run / "config.yaml"))
+    try:
+        names = json.loads((run / "summary.json").read_text())["data"]["label_names"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise BadInput(f"{run}: no finished run there; its summary.json cannot be read") from None
+    if merge.exists() and any(merge.iterdir()):
+        raise BadInput(f"--merge {merge}: is not empty; name a new directory")
+    model = settings.model.model_copy(update={"device": "cpu", "dtype": "float32"})
+    save_merged(merge, run / "adapter", load_pretrained(model, names, settings.seed))
+    Console().print(f"merged model: {merge}", soft_wrap=True)
+
+
+@app.command()
+def validate(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Say what a config would run, without training."""
+    from rolora.config import load_config
+    from rolora.engines.preparation import prepare
+    from rolora.report.units import byte_size
+    from rolora.run import about, round_bytes
+
+    settings = load_config(config, overrides or ())
+    prepared = prepare(settings)
+    state = prepared.initial()
+    up, down = round_bytes(prepared, state)
+    sizes = sorted(len(rows) for rows in prepared.shares["train"])
+    splits = {name: len(examples) for name, examples in prepared.examples.items()}
+    factors = state.parts.select({"A", "B"})
+    train = prepared.method.plan(state, prepared.client(0)).train
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    rows = {
+        "method": f"{settings.method.name}: {about(settings.method.name)['travels']}",
+        "model": f"{settings.model.name}, {prepared.pretrained.model_type}, "
+        f"{prepared.model.num_parameters():,} parameters, {prepared.model.device}",
+        "adapter": f"{len(prepared.model.layers)} modules, {factors.layout.size:,} parameters, "
+        f"{state.parts.select(train).layout.size:,} trained in round 1",
+        "data": ", ".join(f"{count} {name}" for name, count in splits.items())
+        + f", labels {', '.join(prepared.examples['train'].label_names)}",
+        "clients": f"{len(sizes)} of {sizes[0]} to {sizes[-1]} examples "
+        f"(median {sizes[len(sizes) // 2]}), {settings.federation.cohort_size} a round",
+        "round 1": f"{byte_size(up)} up, {byte_size(down)} down",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Console().print(table)
+
+
+@app.command()
+def server(config: Settings = Path("server.yaml"), insecure: Insecure = False) -> None:
+    """Take in the sites of a federation; runs are started beside it with rolora run."""
+    from rolora.engines.flower.serve import serve_server
+    from rolora.engines.flower.settings import ServerConfig, load_settings
+
+    _serve(lambda notice: serve_server(load_settings(ServerConfig, config), insecure, notice))
+
+
+@app.command()
+def client(config: Settings = Path("site.yaml"), insecure: Insecure = False) -> None:
+    """Take part in a federation's runs with this site's own data, which stay here."""
+    from rolora.engines.flower.serve import serve_client
+    from rolora.engines.flower.settings import SiteConfig, load_settings
+
+    _serve(lambda notice: serve_client(load_settings(SiteConfig, config), insecure, notice))
+
+
+@federation.command()
+def init(
+    directory: Annotated[Path, typer.Argument(help="Directory to write.", metavar="DIR")],
+    config: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="The run's YAML config.", metavar="[CONFIG]"),
+    ] = None,
+    sites: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--sites", help="Number of sites; else the config's federation.clients."),
+    ] = None,
+    address: Annotated[
+        str, typer.Option("--address", help="Where sites reach the server, as host:port.")
+    ] = "127.0.0.1:9092",
+    one_machine: Annotated[
+        bool, typer.Option("--one-machine", help="Sites share the config's data, to try it out.")
+    ] = False,
+    insecure: Insecure = False,
+) -> None:
+    """Write a federation: the run, the server, its sites, certificates, keys and a runbook."""
+    from rolora.engines.flower.project import write_project
+
+    written = write_project(directory, config, sites, address, one_machine, insecure)
+    Console().print(f"{written} holds what to do next", soft_wrap=True)
+
+
+@federation.command()
+def renew(
+    directory: Federation,
+    address: Annotated[str, typer.Option("--address", help="Where sites reach the server.")],
+) -> None:
+    """Give the server a new certificate, for an old one that ends or for another address."""
+    from rolora.engines.flower.project import renew_certificate
+
+    written = renew_certificate(directory, address)
+    Console().print(f"{written} is for {address}; start rolora server again", soft_wrap=True)
+
+
+@federation.command()
+def rekey(
+    directory: Federation,
+    site: Annotated[int, typer.Argument(help="The site's number.", metavar="SITE")],
+) -> None:
+    """Give a site a new key, for one that is lost; the old one is not let in any more."""
+    from rolora.engines.flower.project import replace_key
+
+    written = replace_key(directory, site)
+    Console().print(
+        f"{written} is for the site; start rolora server again", soft_wrap=True, highlight=False
+    )
+
+
+def _serve(serve: Callable[[Callable[[str], None]], None]) -> None:
+    console = Console()
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        serve(lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True))
+    except KeyboardInterrupt:
+        console.print("stopped")
+        raise typer.Exit(130) from None
+
+
+def default_directory(stem: str, resume: bool) -> Path:
+    """``runs/STEM``, numbered if it is taken; to resume, the last one there is."""
+    pattern = re.compile(re.escape(stem) + r"(?:-(\d+))?")
+    found = {}
+    for path in Path("runs").glob(f"{stem}*"):
+        match = pattern.fullmatch(path.name)
+        if match:
+            found[int(match.group(1) or 1)] = path
+    if resume and found:
+        return found[max(found)]
+    return Path("runs") / (f"{stem}-{max(found) + 1}" if found else stem)
+
+
+def seed_list(text: str) -> list[int]:
+    """``0,1,2`` as numbers.
+
+    Raises:
+        BadInput: not numbers, or none.
+    """
+    try:
+        seeds = [int(item) for item in text.split(",")]
+    except ValueError:
+        raise BadInput(f"--seeds {text!r}: must be whole numbers separated by commas") from None
+    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise BadInput(f"--seeds {text!r}: must be different numbers, none below 0")
+    return seeds
+
+
+def command() -> str:
+    """The command as it was typed, without the path of the program."""
+    return shlex.join(["rolora", *sys.argv[1:]])
+
+
+def main() -> None:
+    """Run the command line."""
+    guarded(app)
+
+
+def guarded(command_line: Callable[[], object]) -> None:
+    """Run a command line and turn errors into messages and exit codes."""
+    errors = Console(stderr=True)
+    try:
+        command_line()
+    except BadInput as error:
+        errors.print(f"[bold red]error:[/] {_plain(error)}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except (RunFailed, OSError) as error:
+        errors.print(f"[bold red]failed:[/] {_plain(error)}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def _plain(error: Exception) -> str:
+    from rich.markup import escape
+
+    return escape(str(error))

@@ -1,0 +1,120 @@
+"""A client's copy of the global parts, by version."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from torch import Tensor
+
+from rolora.core.algebra import orthonormalise
+from rolora.core.types import Adapter, Key, Part, Plan, ServerState
+
+
+class MissingPart(ValueError):  # noqa: N818
+    """A plan counts on a part that is not here; the sender must send it again."""
+
+
+class Replica:
+    """The parts that a client holds, each at its newest versions.
+
+    In the simulator all clients of one rank share a replica: whoever holds a version of a part
+    holds the same tensors.
+    """
+
+    def __init__(self) -> None:
+        self.held: dict[tuple[Part, int], Adapter] = {}
+        self.started: tuple[int, Adapter] | None = None
+
+    def versions(self) -> dict[Part, list[int]]:
+        """The versions held of each part."""
+        found: dict[Part, list[int]] = {}
+        for part, version in self.held:
+            found.setdefault(part, []).append(version)
+        return found
+
+    def start(self, plan: Plan) -> Adapter:
+        """Take in what `plan` sends and give the tensors that training starts from.
+
+        Raises:
+            MissingPart: the plan counts on a version that is neither held nor sent.
+        """
+        if self.started is not None and self.started[0] == plan.round:
+            self._receive(plan)
+            return self.started[1]
+        start = self.take(plan)
+        if plan.gauge is not None:
+            start = start.overwrite(orthonormalise(start.select({"A", "B"}), plan.gauge))
+            self.held[plan.gauge, plan.round] = start.select({plan.gauge})
+        self.started = (plan.round, start)
+        return start
+
+    def take(self, plan: Plan) -> Adapter:
+        """Take in what `plan` sends and give the global tensors at its versions.
+
+        Raises:
+            MissingPart: the plan counts on a version that is neither held nor sent.
+        """
+        self._forget(plan)
+        self._receive(plan)
+        parts: dict[Key, Tensor] = {}
+        for part, version in plan.versions.items():
+            if part not in ("U", "V"):
+                parts.update(self.held[part, version])
+        return Adapter.of(parts)
+
+    def drop(self, part: Part, version: int) -> None:
+        """Forget one version of a part, and what training was to start from."""
+        del self.held[part, version]
+        self.started = None
+
+    def _receive(self, plan: Plan) -> None:
+        """Take in all that is sent, then see whether anything is missing."""
+        missing = []
+        for part, version in plan.versions.items():
+            if part in ("U", "V") or (part, version) in self.held:
+                continue
+            if part in plan.send.parts:
+                self.held[part, version] = plan.send.select({part})
+            elif part == "D" and "U" in plan.send.parts:
+                self.held[part, version] = self._incremented(plan)
+            else:
+                missing.append(f"part {part} in version {version}")
+        if missing:
+            raise MissingPart(
+                f"round {plan.round}, client {plan.client}: {missing[0]} was not sent and is not "
+                "held"
+            )
+
+    def _incremented(self, plan: Plan) -> Adapter:
+        since = plan.versions["U"]
+        if since != 0 and ("D", since) not in self.held:
+            raise MissingPart(f"round {plan.round}: part D in version {since} is not held")
+        before = self.held.get(("D", since), Adapter.of({}))
+        sums: dict[Key, Tensor] = {}
+        for module in plan.send.select({"U"}).modules:
+            step = plan.send[module, "U"] @ plan.send[module, "V"]
+            sums[module, "D"] = before[module, "D"] + step if (module, "D") in before else step
+        return Adapter.of(sums)
+
+    def _forget(self, plan: Plan) -> None:
+        """Drop versions that no plan can count on any more; what `plan` does not name stays."""
+        increments = plan.versions.get("U", -1)
+        self.held = {
+            (part, version): tensors
+            for (part, version), tensors in self.held.items()
+            if version == plan.versions.get(part, version)
+            or (part == "D" and version == increments)
+        }
+
+
+def restored(state: ServerState, ranks: Collection[int], max_rank: int) -> dict[int, Replica]:
+    """Replicas by rank that hold the global parts of `state`.
+
+    The factors are those of the largest rank; clients of another are sent theirs anew.
+    """
+    replicas = {rank: Replica() for rank in ranks}
+    for rank, replica in replicas.items():
+        for part in state.parts.parts:
+            if rank == max_rank or part not in ("A", "B"):
+                replica.held[part, state.versions[part]] = state.parts.select({part})
+    return replicas

@@ -1,0 +1,275 @@
+"""The nouns of a federated round: adapters, plans, updates and the server's state.
+
+An :class:`Adapter` is the one form in which tensors are trained, sent, averaged and saved. It is
+a mapping from ``(module, part)`` to a tensor, held in one flat vector, so that a mean over
+clients or an optimiser step touches one tensor however many modules there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Part = Literal["A", "B", "head", "D", "U", "V"]
+"""What a tensor is to its module.
+
+``A`` ``[r, d_in]`` is the down-projection, ``B`` ``[d_out, r]`` the up-projection, ``head`` a
+parameter of the classification head. A method that moves the base weight itself sends either
+``U`` ``[d_out, q]`` and ``V`` ``[q, d_in]``, an increment ``W <- W + U V``, or ``D``
+``[d_out, d_in]``, everything since the pretrained weight: ``W = W_0 + D``.
+"""
+
+PARTS: tuple[Part, ...] = get_args(Part)
+Factor = Literal["A", "B"]
+BESIDE: Mapping[Factor, Factor] = {"A": "B", "B": "A"}
+"""The other factor of the product ``B A``."""
+Key = tuple[str, Part]
+
+
+class RoloraError(Exception):
+    """An error that a user can act on: shown as one message, without a traceback."""
+
+
+class BadInput(RoloraError):  # noqa: N818
+    """A config, file or option is wrong; the message names it, its value and what would be right.
+
+    The command line ends with exit code 2.
+    """
+
+
+class RunFailed(RoloraError):  # noqa: N818
+    """A run could not go on, for instance because the quorum was lost; exit code 1."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The keys and shapes of an adapter, in the order in which they lie in its flat vector."""
+
+    entries: tuple[tuple[Key, tuple[int, ...]], ...]
+
+    @staticmethod
+    def of(shapes: Mapping[Key, tuple[int, ...]]) -> Layout:
+        """Order `shapes` by part and module: one order for all, one contiguous slice a part."""
+        rank = {part: i for i, part in enumerate(PARTS)}
+        return Layout(
+            tuple(sorted(shapes.items(), key=lambda item: (rank[item[0][1]], item[0][0])))
+        )
+
+    @cached_property
+    def size(self) -> int:
+        """Number of scalars."""
+        return sum(prod(shape) for _, shape in self.entries)
+
+    @cached_property
+    def spans(self) -> Mapping[Key, tuple[int, int, tuple[int, ...]]]:
+        """Per key: start, end and shape in the flat vector."""
+        spans, at = {}, 0
+        for key, shape in self.entries:
+            spans[key] = (at, at + prod(shape), shape)
+            at += prod(shape)
+        return spans
+
+    @cached_property
+    def parts(self) -> frozenset[Part]:
+        """The parts present."""
+        return frozenset(part for (_, part), _ in self.entries)
+
+    def extent(self, part: Part) -> tuple[int, int]:
+        """Start and end of `part` in the flat vector, in which it is one piece."""
+        spans = [self.spans[key] for key, _ in self.entries if key[1] == part]
+        return spans[0][0], spans[-1][1]
+
+    def select(self, parts: Collection[Part]) -> Layout:
+        """The layout of the entries whose part is in `parts`."""
+        return Layout(tuple(entry for entry in self.entries if entry[0][1] in parts))
+
+
+class Adapter(Mapping[Key, Tensor]):
+    """Named tensors in one flat vector; immutable by convention.
+
+    Args:
+        layout: keys and shapes.
+        flat: float tensor of shape ``[layout.size]``.
+    """
+
+    __slots__ = ("flat", "layout")
+
+    def __init__(self, layout: Layout, flat: Tensor):
+        if flat.shape != (layout.size,):
+            raise ValueError(f"flat has shape {tuple(flat.shape)}, layout needs ({layout.size},)")
+        self.layout, self.flat = layout, flat
+
+    @staticmethod
+    def of(tensors: Mapping[Key, Tensor]) -> Adapter:
+        """Copy `tensors` into a new flat float32 vector."""
+        layout = Layout.of({key: tuple(t.shape) for key, t in tensors.items()})
+        if not tensors:
+            return Adapter(layout, torch.zeros(0))
+        return Adapter(
+            layout, torch.cat([tensors[key].reshape(-1).float() for key, _ in layout.entries])
+        )
+
+    def __getitem__(self, key: Key) -> Tensor:
+        start, end, shape = self.layout.spans[key]
+        return self.flat[start:end].view(shape)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(key for key, _ in self.layout.entries)
+
+    def __len__(self) -> int:
+        return len(self.layout.entries)
+
+    def __repr__(self) -> str:
+        return (
+            f"Adapter({len(self)} tensors, {self.layout.size} scalars, parts {sorted(self.parts)})"
+        )
+
+    @property
+    def parts(self) -> frozenset[Part]:
+        """The parts present."""
+        return self.layout.parts
+
+    @property
+    def modules(self) -> list[str]:
+        """The modules present, in order of first appearance."""
+        return list(dict.fromkeys(module for (module, _), _ in self.layout.entries))
+
+    def select(self, parts: Collection[Part]) -> Adapter:
+        """The tensors whose part is in `parts`; a view where they lie side by side."""
+        layout = self.layout.select(parts)
+        spans = [self.layout.spans[key][:2] for key, _ in layout.entries]
+        if not spans:
+            return Adapter(layout, self.flat[:0])
+        first, last = spans[0][0], spans[-1][1]
+        if last - first == layout.size:
+            return Adapter(layout, self.flat[first:last])
+        return Adapter(layout, torch.cat([self.flat[start:end] for start, end in spans]))
+
+    def overwrite(self, other: Mapping[Key, Tensor]) -> Adapter:
+        """A new adapter with `other`'s tensors written over these; new keys are added."""
+        return Adapter.of({**dict(self), **dict(other)})
+
+    def without(self, parts: Collection[Part]) -> Adapter:
+        """The tensors whose part is not in `parts`."""
+        return self.select(self.parts - frozenset(parts))
+
+    def clone(self) -> Adapter:
+        """A copy that shares no memory."""
+        return Adapter(self.layout, self.flat.clone())
+
+
+EMPTY = Adapter(Layout(()), torch.zeros(0))
+
+
+@dataclass(frozen=True)
+class ClientInfo:
+    """What a method may know of a client: its id, its rank and its number of examples."""
+
+    id: int
+    rank: int
+    num_examples: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one client does in one round; serialisable, and all that the client is told.
+
+    Args:
+        round: counted from 1.
+        client: the client's id.
+        send: tensors that the client writes over its own; only what it does not hold yet.
+        versions: per part, the version that the client holds once `send` is applied.
+        train: parts that train; everything else is frozen.
+        upload: parts that come back; what is trained but not uploaded stays with the client.
+        rank: the client's LoRA rank ``r``.
+        scaling: ``lora_alpha / r``.
+        gauge: the frozen factor to make orthonormal before training, if any
+            (:func:`rolora.core.algebra.gauge`).
+        local: parts that each client keeps for itself; they are never sent after the first contact.
+        prox: FedProx's mu, added as ``mu / 2 |w - w_start|^2`` over the trained parts.
+        redraw: draw ``A`` anew from the run's seed, the round and the client, and set ``B = 0``.
+    """
+
+    round: int
+    client: int
+    send: Adapter
+    versions: Mapping[Part, int]
+    train: frozenset[Part]
+    upload: frozenset[Part]
+    rank: int
+    scaling: float
+    gauge: Literal["A", "B"] | None = None
+    local: frozenset[Part] = frozenset()
+    prox: float = 0.0
+    redraw: bool = False
+
+
+@dataclass(frozen=True)
+class Update:
+    """What came back from one client: the planned parts and a few numbers."""
+
+    client: int
+    num_examples: int
+    parts: Adapter
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A client that gave no usable update, and why; `reason` is a short name such as ``nan``."""
+
+    client: int
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One client's held-out examples under a model: the sum of losses, the number right, and
+    how often each label was predicted.
+    """
+
+    client: int
+    num_examples: int
+    loss: float
+    correct: int
+    predicted: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RoundNotes:
+    """What an engine has to say of a round beside updates and evaluations.
+
+    Args:
+        eval_failures: clients that gave no usable evaluation.
+        faults: what went wrong with no client in particular, in words.
+        bytes_down: tensors sent beyond the plans of the round: for the evaluation, and again to
+            clients that turned out to lack them.
+    """
+
+    eval_failures: Sequence[Failure] = ()
+    faults: Sequence[str] = ()
+    bytes_down: int = 0
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """All that the server knows between rounds.
+
+    Args:
+        round: the last finished round; 0 before the first.
+        parts: the global tensors.
+        versions: per part, the round in which it last changed; 0 for the initial one.
+        optimizer: the tensors by name of the server optimiser and of an adaptive schedule.
+    """
+
+    round: int
+    parts: Adapter
+    versions: Mapping[Part, int]
+    optimizer: Mapping[str, Tensor] = field(default_factory=dict)

@@ -1,0 +1,162 @@
+"""A run across machines: the connection to its sites, and what they said of their data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rolora.config import (
+    Config,
+)
+from rolora.core.types import BadInput, Layout, RunFailed
+from rolora.engines.preparation import DataFacts, Ready, TrainingEngine, checked_method
+from rolora.model.loading import build_lora_model, load_pretrained, resolve_device
+from rolora.server.ledger import Ledger
+from rolora.server.round import needed
+
+if TYPE_CHECKING:
+    from rolora.engines.flower.messages import ClientFacts
+    from rolora.engines.flower.results import Transport
+from rolora.engines.flower.settings import _readable, require_flower
+
+SITE_SECTIONS = {"rounds", "engine", "checkpoint"}
+"""Sections of a run's config that do not concern its sites."""
+
+
+_STRAGGLERS_S = 10.0
+
+
+@contextmanager
+def connected(config: Config, notice: Callable[[str], None]) -> Iterator[Ready]:
+    """A run over the clients that ``rolora server`` on this machine has connected, or, with
+    ``engine.runtime: simulation``, over Flower's own simulation.
+
+    Raises:
+        BadInput: the config does not fit, or the clients' labels do not agree.
+        RunFailed: the server, or a quorum of the clients, is not there.
+    """
+    require_flower()
+    from rolora.engines.flower import launch
+    from rolora.engines.flower.session import flower_run
+    from rolora.engines.flower.transport import FlowerTransport
+
+    engine = config.engine
+    checked_method(config)
+    if engine.runtime == "simulation":
+        from rolora.engines.flower.simulation import simulation
+
+        with simulation(config, hello(config)) as grid:
+            yield joined(config, FlowerTransport(grid, hello(config), []), notice)
+        return
+    resolve_device(config.model.device)
+    if engine.authority is not None:
+        _readable("engine.authority", engine.authority)
+    authority = engine.authority and engine.authority.resolve()
+    outages: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="rolora-") as directory:
+        home, where = Path(directory), (engine.superlink, authority, engine.patience)
+        launch.prepare(home, engine.superlink, authority)
+        with flower_run(home, *where, outages.append) as grid:
+            yield joined(config, FlowerTransport(grid, hello(config), outages), notice)
+
+
+def hello(config: Config) -> list[bytes]:
+    """What every site is told of a run."""
+    from rolora.engines.flower.messages import pack_hello
+
+    return pack_hello(config.model_dump(mode="json", exclude=SITE_SECTIONS))
+
+
+def joined(config: Config, transport: Transport, notice: Callable[[str], None]) -> Ready:
+    """A run over the clients that `transport` reaches, once a quorum of them is there.
+
+    Raises:
+        BadInput: the config does not fit, or the clients' labels do not agree.
+        RunFailed: a quorum of the clients is not there.
+    """
+    method = checked_method(config)
+    federation = Federation(config, transport, *_gather(config, transport, notice))
+    pretrained = load_pretrained(config.model, federation.label_names, config.seed)
+    model = build_lora_model(pretrained, config)
+    labels = json.dumps(federation.label_names)
+    return Ready(
+        config=config,
+        method=method,
+        pretrained=pretrained,
+        model=model,
+        data=f"labels {labels} of {config.federation.clients} sites, which check their own",
+        facts=federation.facts,
+        engine=lambda run, ledger: federation.engine(run, ledger, model.layout),
+    )
+
+
+def _gather(
+    config: Config, transport: Transport, notice: Callable[[str], None]
+) -> tuple[tuple[str, ...], dict[int, ClientFacts]]:
+    """Wait for the clients; the names of their labels, and what each says of its data."""
+    from rolora.engines.flower.engine import wrong_labels
+    from rolora.engines.flower.messages import unpack_facts
+
+    clients = range(config.federation.clients)
+    wanted = needed(config.federation.quorum, len(clients))
+    notice(f"waiting for {len(clients)} clients")
+    enough = transport.wait_for(wanted, config.engine.patience, clients)
+    transport.wait_for(len(clients), _STRAGGLERS_S, clients)
+    seen = {c: unpack_facts(frames) for c, frames in transport.clients.items() if c in clients}
+    for node, why in transport.refusals.items():
+        notice(f"node {node} does not join: {why}")
+    if not enough:
+        raise RunFailed(
+            f"{len(seen)} of {len(clients)} clients have joined at {config.engine.superlink} "
+            f"within {config.engine.patience:g} s; federation.quorum needs {wanted}"
+        )
+    names = seen[min(seen)].label_names
+    for client, facts in seen.items():
+        if facts.label_names != names:
+            raise BadInput(f"client {client}: {wrong_labels(facts, names)}")
+    notice(f"{len(seen)} of {len(clients)} clients have joined")
+    return names, seen
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The clients of a run, and what they said of their data."""
+
+    config: Config
+    transport: Transport
+    label_names: tuple[str, ...]
+    seen: dict[int, ClientFacts]
+
+    def engine(self, run: str, ledger: Ledger, layout: Callable[[int], Layout]) -> TrainingEngine:
+        """The engine of one run."""
+        from rolora.engines.flower.engine import FlowerEngine, RunFacts
+
+        facts = RunFacts(run, self.label_names, layout)
+        return FlowerEngine(self.transport, self.config, facts, ledger, self.seen)
+
+    def facts(self) -> DataFacts:
+        """What the clients that ever joined said of their data, put together."""
+        clients = range(self.config.federation.clients)
+        none = [0] * len(self.label_names)
+        test = [sum(n) for n in zip(*self._counts("test").values(), strict=True)]
+        prints = "".join(self.seen[c].fingerprint for c in sorted(self.seen))
+        return DataFacts(
+            label_names=self.label_names,
+            examples={
+                split: sum(facts.examples(split) for facts in self.seen.values())
+                for split in ("train", "validation", "test")
+            },
+            label_table=[self._counts("train").get(client, none) for client in clients],
+            test_labels=test,
+            test_from="; ".join(sorted({facts.test_from for facts in self.seen.values()})),
+            fingerprint=hashlib.sha256(prints.encode()).hexdigest(),
+        )
+
+    def _counts(self, split: str) -> Mapping[int, list[int]]:
+        return {client: list(facts.labels[split]) for client, facts in self.seen.items()}

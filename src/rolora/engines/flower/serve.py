@@ -1,0 +1,212 @@
+"""``rolora client`` and ``rolora server``: a site and the server of a federation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rolora.config import (
+    Config,
+    parse_config,
+)
+from rolora.core.types import RunFailed
+from rolora.data import Examples, load_data
+from rolora.data.deal import deal
+from rolora.engines.in_process import InProcess, Split
+from rolora.engines.preparation import tokenized
+from rolora.model.loading import build_lora_model, load_pretrained, resolve_device
+from rolora.records.atomic import write_atomic
+
+if TYPE_CHECKING:
+    from rolora.engines.flower.handler import SiteModel
+    from rolora.engines.flower.launch import ServerTls, Service, SiteTls
+    from rolora.engines.flower.messages import ClientFacts
+from rolora.engines.flower.settings import (
+    SOURCE,
+    ServerConfig,
+    SiteConfig,
+    _insecure,
+    _readable,
+    local,
+    require_flower,
+)
+
+log = logging.getLogger(__name__)
+
+
+def serve_client(site: SiteConfig, insecure: bool, notice: Callable[[str], None]) -> None:
+    """Serve runs from this site until interrupted.
+
+    Raises:
+        BadInput: the site's settings do not fit, or the way to the server is not secured.
+        RunFailed: the server refuses the site.
+        KeyboardInterrupt: once everything is stopped.
+    """
+    require_flower()
+    from rolora.engines.flower import launch
+    from rolora.engines.flower.handler import SiteHandler
+    from rolora.engines.flower.site import serve_site
+
+    tls = _site_tls(site, insecure, notice)
+    resolve_device(site.device)
+    site.state.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("rolora").setLevel(logging.INFO)
+
+    def start_node(worker: Path) -> launch.Service:
+        session = site.state / "session"
+        command = launch.node_command(site.server, site.client, worker, tls, session)
+        return launch.Service(command, site.state / "node.log", site.state / "flower")
+
+    handler = SiteHandler(site.client, lambda config: load_site(site, config), site.state)
+    notice(f"client {site.client} serves {site.server}; log of its node: {site.state}/node.log")
+    serve_site(handler, start_node)
+
+
+def load_site(site: SiteConfig, run: Config) -> SiteModel:
+    """The model and the site's examples, for the settings of a run.
+
+    Raises:
+        BadInput: something cannot be had or does not fit.
+    """
+    from rolora.engines.flower.handler import SiteModel
+
+    config = of_site(site, run)
+    raw = load_data(config.data, config.seed)
+    pretrained = load_pretrained(config.model, raw.train.label_names, config.seed)
+    examples = tokenized(raw, pretrained, config)
+    if site.dealt:
+        shares = deal(config, examples)
+        examples = {name: own.select(shares[name][site.client]) for name, own in examples.items()}
+    everything = {name: torch.arange(len(own)) for name, own in examples.items()}
+    splits = splits_of(site.client, config.federation.clients, examples, everything)
+    threads = site.threads or torch.get_num_threads()
+    engine = InProcess(config, build_lora_model(pretrained, config), splits, threads)
+    return SiteModel(config, pretrained, engine, client_facts(splits, site.client, raw.test_from))
+
+
+def splits_of(
+    client: int, clients: int, examples: Mapping[str, Examples], rows: Mapping[str, torch.Tensor]
+) -> dict[str, Split]:
+    """Splits of which `rows` are the client's own, and the other clients have nothing."""
+    nothing = torch.arange(0)
+    return {
+        name: Split(own, [rows[name] if i == client else nothing for i in range(clients)])
+        for name, own in examples.items()
+    }
+
+
+def client_facts(splits: Mapping[str, Split], client: int, test_from: str) -> ClientFacts:
+    """What a client tells of its own examples."""
+    from rolora.engines.flower.messages import ClientFacts
+
+    own = {name: split.examples.select(split.shares[client]) for name, split in splits.items()}
+    return ClientFacts(
+        label_names=own["train"].label_names,
+        labels={
+            name: torch.bincount(part.labels, minlength=part.num_labels).tolist()
+            for name, part in own.items()
+        },
+        test_from=test_from,
+        fingerprint=hashlib.sha256(
+            "".join(part.fingerprint for part in own.values()).encode()
+        ).hexdigest(),
+    )
+
+
+def of_site(site: SiteConfig, run: Config) -> Config:
+    """The settings of a run with a site's own in place: one client, its data, its device."""
+    shared = run.data.model_dump(mode="json", exclude=SOURCE)
+    own = site.data.model_dump(mode="json", include=site.data.model_fields_set)
+    raw = run.model_dump(mode="json")
+    raw["data"] = {**shared, **own}
+    raw["model"] |= {"name": site.model or run.model.name, "device": site.device}
+    raw["engine"] = {"name": "in_process", "stack": 1, "workers": 1}
+    return parse_config(raw, source="the settings of the run on this site")
+
+
+def _site_tls(site: SiteConfig, insecure: bool, notice: Callable[[str], None]) -> SiteTls | None:
+    if site.tls is not None:
+        from rolora.engines.flower.launch import SiteTls
+
+        _readable("tls.authority", site.tls.authority)
+        _readable("tls.node_key", site.tls.node_key)
+        return SiteTls(site.tls.authority, site.tls.node_key)
+    _insecure("server", site.server, insecure, notice)
+    return None
+
+
+def serve_server(server: ServerConfig, insecure: bool, notice: Callable[[str], None]) -> None:
+    """Take sites in and hand messages on until interrupted.
+
+    Raises:
+        BadInput: the address is to be reached from elsewhere and is not secured.
+        RunFailed: the address cannot be had.
+        KeyboardInterrupt: once everything is stopped.
+    """
+    require_flower()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with running_server(server, insecure, notice) as superlink:
+        notice(f"serving on {server.address}; log: {superlink.log}")
+        superlink.process.wait()
+    raise RunFailed(f"the server ended; {superlink.log} ends:\n{superlink.output()[-2000:]}")
+
+
+@contextmanager
+def running_server(
+    server: ServerConfig, insecure: bool, notice: Callable[[str], None]
+) -> Iterator[Service]:
+    """The SuperLink, with the sites' keys registered; stopped in the end.
+
+    Raises:
+        BadInput: the address is to be reached from elsewhere and is not secured.
+        RunFailed: the address cannot be had.
+    """
+    from rolora.engines.flower import launch
+
+    tls = _server_tls(server, insecure, notice)
+    server.state.mkdir(parents=True, exist_ok=True)
+    database = server.state / "superlink.db"
+    with launch.start_superlink(server.state, server.address, tls, database) as superlink:
+        if tls is not None:
+            _register(server, tls.authority)
+        yield superlink
+
+
+def _server_tls(
+    server: ServerConfig, insecure: bool, notice: Callable[[str], None]
+) -> ServerTls | None:
+    if server.tls is None:
+        _insecure("address", server.address, insecure, notice)
+        return None
+    from rolora.engines.flower.launch import ServerTls
+
+    for name, path in server.tls:
+        _readable(f"tls.{name}", path)
+    return ServerTls(server.tls.authority, server.tls.certificate, server.tls.key)
+
+
+def _register(server: ServerConfig, authority: Path) -> None:
+    """Let the sites' keys in, and no others; those of an earlier start are in the database."""
+    from rolora.engines.flower import launch
+
+    home, noted = server.state / "operator", server.state / "registered.json"
+    launch.prepare(home, local(server.address), authority)
+    keys = {client: _readable(f"sites.{client}", key) for client, key in server.sites.items()}
+    known: list[dict[str, Any]] = json.loads(noted.read_text()) if noted.exists() else []
+    for site in list(known):
+        if keys.get(site["client"]) != site["key"]:
+            launch.unregister_node(home, site["node"])
+            known.remove(site)
+            write_atomic(noted, json.dumps(known))
+    for client in sorted(keys.keys() - {site["client"] for site in known}):
+        node = launch.register_node(home, server.sites[client], client)
+        known.append({"client": client, "key": keys[client], "node": node})
+        write_atomic(noted, json.dumps(known))

@@ -1,0 +1,289 @@
+"""Everything that a run needs, loaded: data, model, method; and a run that can begin."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from rolora.config import Config
+from rolora.core.types import (
+    Adapter,
+    BadInput,
+    ClientInfo,
+    ServerState,
+)
+from rolora.data import (
+    Examples,
+    RawSplits,
+    label_table,
+    load_data,
+    tokenize,
+)
+from rolora.data.deal import deal
+from rolora.engines.in_process import InProcess, Split
+from rolora.methods import Method, Setting, make_method
+from rolora.model.loading import Pretrained, build_lora_model, load_pretrained, resolve_device
+from rolora.model.lora import LoraModel
+from rolora.server.ledger import Ledger
+from rolora.server.round import Engine
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a run's summary says of the data.
+
+    Args:
+        label_names: in order.
+        examples: number of examples by split.
+        label_table: per client, its number of training examples of each label.
+        test_labels: the number of test examples of each label.
+        test_from: where the test examples come from.
+        fingerprint: a digest of all examples.
+    """
+
+    label_names: Sequence[str]
+    examples: Mapping[str, int]
+    label_table: Sequence[Sequence[int]]
+    test_labels: Sequence[int]
+    test_from: str
+    fingerprint: str
+
+
+class TrainingEngine(Engine, Protocol):
+    """An engine whose clients may keep parts of their own."""
+
+    @property
+    def kept(self) -> Mapping[int, Adapter]:
+        """What is known here of the parts that clients keep for themselves."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A run that can begin, here or across machines.
+
+    Args:
+        config: of the run.
+        method: plans and aggregates.
+        pretrained: the model as loaded.
+        model: the same with LoRA layers.
+        data: what must be the same for the run to go on.
+        facts: what is known of the data by now.
+        engine: makes the engine, for a run of this name and a ledger.
+    """
+
+    config: Config
+    method: Method
+    pretrained: Pretrained
+    model: LoraModel
+    data: str
+    facts: Callable[[], DataFacts]
+    engine: Callable[[str, Ledger], TrainingEngine]
+
+    def initial(self) -> ServerState:
+        """The state before round 1."""
+        adapter = self.model.initial_adapter(self.config.lora.max_rank, self.config.seed)
+        return self.method.init(adapter)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that a run needs, loaded.
+
+    Args:
+        config: of the run.
+        pretrained: the model as loaded; its layers have been replaced.
+        model: the same with LoRA layers.
+        examples: the tokenised splits by name.
+        shares: per split, each client's example numbers.
+        test_from: where the test examples come from.
+        method: plans and aggregates.
+    """
+
+    config: Config
+    pretrained: Pretrained
+    model: LoraModel
+    examples: Mapping[str, Examples]
+    shares: Mapping[str, Sequence[torch.Tensor]]
+    test_from: str
+    method: Method
+
+    def ready(self) -> Ready:
+        """The run on the simulator."""
+        return Ready(
+            config=self.config,
+            method=self.method,
+            pretrained=self.pretrained,
+            model=self.model,
+            data=self.fingerprint(),
+            facts=self.facts,
+            engine=lambda run, ledger: build_engine(self),
+        )
+
+    def initial(self) -> ServerState:
+        """The state before round 1."""
+        return self.ready().initial()
+
+    def facts(self) -> DataFacts:
+        """What the summary says of the data."""
+        train, test = self.examples["train"], self.examples["test"]
+        return DataFacts(
+            label_names=test.label_names,
+            examples={name: len(examples) for name, examples in self.examples.items()},
+            label_table=label_table(self.shares["train"], train.labels, test.num_labels).tolist(),
+            test_labels=np.bincount(test.labels.numpy(), minlength=test.num_labels).tolist(),
+            test_from=self.test_from,
+            fingerprint=self.fingerprint(),
+        )
+
+    def client(self, number: int) -> ClientInfo:
+        """What the method may know of one client."""
+        rows = self.shares["train"][number]
+        return ClientInfo(number, self.config.lora.rank_of(number), len(rows))
+
+    def fingerprint(self) -> str:
+        """A digest of all examples and who holds them."""
+        digest = hashlib.sha256()
+        for name, examples in self.examples.items():
+            digest.update(examples.fingerprint.encode())
+            for rows in self.shares[name]:
+                digest.update(rows.numpy().tobytes() + b";")
+        return digest.hexdigest()
+
+
+def setting_of(config: Config) -> Setting:
+    """What the method is told of the run."""
+    ranks = set(config.lora.client_ranks or (config.lora.r,))
+    return Setting(
+        lora_alpha=config.lora.lora_alpha,
+        max_rank=config.lora.max_rank,
+        rounds=config.rounds,
+        head=config.model.head,
+        mixed_ranks=len(ranks) > 1,
+        gauge=config.method.gauge,
+        schedule=config.method.schedule,
+        switch_at=config.method.switch_at,
+        prox_mu=config.method.prox_mu,
+    )
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What takes long to load, for one run or for several that agree in :func:`loaded_from`.
+
+    Args:
+        pretrained: the model as loaded; its layers have been replaced.
+        model: the same with LoRA layers, and the activations that its frozen layers gave.
+        examples: the tokenised splits by name.
+        test_from: where the test examples come from.
+    """
+
+    pretrained: Pretrained
+    model: LoraModel
+    examples: Mapping[str, Examples]
+    test_from: str
+
+
+def loaded_from(config: Config) -> dict[str, Any]:
+    """The settings on which :func:`load` depends, JSON-able."""
+    return {
+        "seed": config.seed,
+        "model": config.model.model_dump(mode="json"),
+        "data": config.data.model_dump(mode="json"),
+        "lora": config.lora.model_dump(include={"target_modules", "layers", "dropout"}),
+        "cache_mb": config.engine.cache_mb,
+    }
+
+
+def load(config: Config) -> Loaded:
+    """Load data and model.
+
+    Raises:
+        BadInput: they cannot be had or do not fit.
+    """
+    resolve_device(config.model.device)
+    raw = load_data(config.data, config.seed)
+    pretrained = load_pretrained(config.model, raw.train.label_names, config.seed)
+    examples = tokenized(raw, pretrained, config)
+    return Loaded(pretrained, build_lora_model(pretrained, config), examples, raw.test_from)
+
+
+def prepare(config: Config, loaded: Loaded | None = None) -> Prepared:
+    """Load data and model, deal the examples out, make the method.
+
+    Args:
+        config: of the run.
+        loaded: what was loaded for a config with the same :func:`loaded_from`.
+
+    Raises:
+        BadInput: something in the config cannot be had or does not fit.
+    """
+    method = checked_method(config)
+    loaded = loaded or load(config)
+    return Prepared(
+        config=config,
+        pretrained=loaded.pretrained,
+        model=loaded.model,
+        examples=loaded.examples,
+        shares=deal(config, loaded.examples),
+        test_from=loaded.test_from,
+        method=method,
+    )
+
+
+def checked_method(config: Config) -> Method:
+    """The run's method.
+
+    Raises:
+        BadInput: it is unknown, or does not go with another setting.
+    """
+    method = make_method(config.method.name, setting_of(config))
+    gauge, state, server = config.method.gauge, config.optimizer.state, config.server.optimizer
+    if gauge != "none" and state == "persist":
+        raise BadInput(
+            "optimizer.state = 'persist': the gauge changes the basis in which kept momentum "
+            "lives; use transport, which carries it along, or reset, or method.gauge: none"
+        )
+    if gauge != "none" and server != "fedavg":
+        raise BadInput(
+            f"server.optimizer = {server!r}: the gauge changes the basis in which its moments "
+            "live; use fedavg, or method.gauge: none"
+        )
+    if config.method.name == "flora" and state != "reset":
+        raise BadInput(
+            f"optimizer.state = {state!r}: FLoRA draws A anew in every round and starts from "
+            "B = 0, so that kept moments belong to other factors; use reset"
+        )
+    return method
+
+
+def tokenized(raw: RawSplits, pretrained: Pretrained, config: Config) -> dict[str, Examples]:
+    """The splits by name."""
+    splits = {"train": raw.train, "validation": raw.validation, "test": raw.test}
+    return {
+        name: tokenize(split, pretrained.tokenizer, config.data.max_length)
+        for name, split in splits.items()
+    }
+
+
+def build_engine(prepared: Prepared) -> InProcess:
+    """The simulator over the prepared data and model."""
+    splits = {
+        name: Split(examples, prepared.shares[name]) for name, examples in prepared.examples.items()
+    }
+    return InProcess(prepared.config, prepared.model, splits)
+
+
+@contextmanager
+def in_process(config: Config, notice: Callable[[str], None]) -> Iterator[Ready]:
+    """A run on the simulator.
+
+    Raises:
+        BadInput: the config does not fit.
+    """
+    yield prepare(config).ready()

@@ -1,0 +1,1 @@
+"""A pretrained model with stacked LoRA layers in place."""

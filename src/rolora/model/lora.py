@@ -1,0 +1,331 @@
+"""LoRA layers with K clients side by side, and the way between a model and an adapter.
+
+The only file that knows PEFT's and Transformers' names.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from rolora.config import LoraSettings, nearest
+from rolora.core.seeds import torch_generator
+from rolora.core.types import Adapter, BadInput, Key, Layout, Part
+from rolora.model.frozen_linear import frozen_product, speed_up_frozen_linears
+from rolora.model.low_rank import low_rank_update
+from rolora.model.prefix import FrozenPrefix
+
+
+class StackedLoRA(nn.Module):
+    """A frozen linear layer with K clients' low-rank updates: ``y = W x + D x + s B A x``.
+
+    The first axis of the input is client-major: rows ``[k n, (k + 1) n)`` are client k's. With
+    ``K = 1`` this is the ordinary LoRA layer.
+
+    Attributes:
+        A: ``[K, r, d_in]``; B: ``[K, d_out, r]``; scaling: ``[K, 1, 1]``.
+        delta: ``[d_out, d_in]``, added to the base weight, or None.
+        dropout_p: probability of dropping an input of A while training.
+    """
+
+    def __init__(self, base: nn.Module, dropout_p: float = 0.0):
+        super().__init__()
+        self.base = base
+        self.dropout_p = dropout_p
+        self.A: Tensor | None = None
+        self.B: Tensor | None = None
+        self.scaling = torch.ones(1, 1, 1)
+        self.delta: Tensor | None = None
+        self.generator: torch.Generator | None = None
+
+    @property
+    def d_in(self) -> int:
+        """Width of the input."""
+        return self.base_weight().shape[1]
+
+    @property
+    def d_out(self) -> int:
+        """Width of the output."""
+        return self.base_weight().shape[0]
+
+    def base_weight(self) -> Tensor:
+        """``W [d_out, d_in]``; Conv1D stores the transpose."""
+        weight = self.base.weight
+        assert isinstance(weight, Tensor)
+        return weight.T if isinstance(self.base, Conv1D) else weight
+
+    def forward(self, x: Tensor, base_output: Tensor | None = None) -> Tensor:
+        """``x [K n, ..., d_in]`` to ``[K n, ..., d_out]``.
+
+        Args:
+            x: the input, client-major.
+            base_output: ``W x`` where the caller has it already.
+        """
+        y = self.base(x) if base_output is None else base_output
+        if self.delta is not None:
+            y = y + frozen_product(x, self.delta)
+        if self.A is None or self.B is None:
+            return y
+        K, A, B = len(self.A), _held(self.A, x.dtype), _held(self.B, x.dtype)
+        rows, inputs = y.reshape(K, -1, y.shape[-1]), self._dropout(x).reshape(K, -1, x.shape[-1])
+        return low_rank_update(rows, inputs, A, B, self.scaling.to(x.dtype)).view(y.shape)
+
+    def _dropout(self, x: Tensor) -> Tensor:
+        if self.generator is None or self.dropout_p == 0.0:
+            return x
+        keep = torch.rand(x.shape, generator=self.generator) >= self.dropout_p
+        return x * keep.to(device=x.device, dtype=x.dtype) / (1.0 - self.dropout_p)
+
+
+def _held(factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """``[K, ...]``, or ``[1, ...]`` where all clients hold one and the same tensor."""
+    return (factor[:1] if factor.stride(0) == 0 else factor).to(dtype)
+
+
+class StackedLinear(nn.Module):
+    """A linear layer of a head with K clients' weights ``[K, d_out, d_in]``, ``[K, d_out]``."""
+
+    def __init__(self, base: nn.Linear):
+        super().__init__()
+        self.weight: Tensor = base.weight.detach()[None]
+        self.bias: Tensor | None = None if base.bias is None else base.bias.detach()[None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x [K n, ..., d_in]`` to ``[K n, ..., d_out]``."""
+        K = self.weight.shape[0]
+        y = x.reshape(K, -1, x.shape[-1]) @ self.weight.to(x.dtype).transpose(1, 2)
+        if self.bias is not None:
+            y = y + self.bias.to(x.dtype)[:, None]
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+
+class StackedLayerNorm(nn.Module):
+    """A layer norm of a head with K clients' weights ``[K, d]``."""
+
+    def __init__(self, base: nn.LayerNorm):
+        super().__init__()
+        self.eps, self.shape = base.eps, base.normalized_shape
+        self.weight: Tensor = base.weight.detach()[None]
+        self.bias: Tensor | None = None if base.bias is None else base.bias.detach()[None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x [K n, ..., d]`` to the same shape."""
+        K = self.weight.shape[0]
+        y = nn.functional.layer_norm(x, self.shape, eps=self.eps).reshape(K, -1, x.shape[-1])
+        y = y * self.weight.to(x.dtype)[:, None]
+        if self.bias is not None:
+            y = y + self.bias.to(x.dtype)[:, None]
+        return y.view(x.shape)
+
+
+@dataclass(frozen=True)
+class HeadParameter:
+    """Where a head parameter lives: its module and attribute."""
+
+    module: nn.Module
+    attribute: str
+
+
+class LoraModel:
+    """A frozen model with stacked LoRA layers in place, and its head.
+
+    Args:
+        module: the model; it takes a batch as keywords and returns logits, or an object that has
+            them. It is changed in place: frozen, in evaluation mode (no dropout but LoRA's own),
+            its target layers replaced.
+        targets: names of the linear layers to adapt.
+        head: names of the head's parameters.
+        dropout_p: LoRA dropout.
+        train_head: whether the head's parameters are replaced by stacked ones, to be trained.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        targets: Sequence[str],
+        head: Sequence[str] = (),
+        dropout_p: float = 0.0,
+        train_head: bool = False,
+        cache_bytes: int = 0,
+    ):
+        self.module = module.eval().requires_grad_(False)
+        self.head_names = tuple(head)
+        self.frozen_head = {name: module.get_parameter(name).detach() for name in head}
+        self.layers = {name: _replace_by_lora(module, name, dropout_p) for name in targets}
+        self.head = _stacked_head(module, head) if train_head else {}
+        speed_up_frozen_linears(module)
+        self.device = next(module.parameters()).device
+        self.dropout_p = dropout_p
+        self.prefix = (
+            FrozenPrefix.install(module, targets, cache_bytes) if dropout_p == 0.0 else None
+        )
+
+    def twin(self) -> LoraModel:
+        """Another set of LoRA layers over the same base weights, for a worker of its own."""
+        shared: list[Any] = [*self.module.parameters(), *self.module.buffers()]
+        if self.prefix is not None:
+            shared.append(self.prefix.cache)
+        return copy.deepcopy(self, {id(item): item for item in shared})
+
+    def layout(self, rank: int) -> Layout:
+        """The layout of ``A``, ``B`` and the head at `rank`."""
+        shapes: dict[Key, tuple[int, ...]] = {}
+        for name, layer in self.layers.items():
+            shapes[name, "A"], shapes[name, "B"] = (rank, layer.d_in), (layer.d_out, rank)
+        for name, tensor in self.frozen_head.items():
+            shapes[name, "head"] = tuple(tensor.shape)
+        return Layout.of(shapes)
+
+    def initial_adapter(self, rank: int, seed: int, *names: str | int) -> Adapter:
+        """A uniform in ``+-1/sqrt(d_in)`` as PEFT draws it, ``B = 0``, and the model's head."""
+        tensors: dict[Key, Tensor] = {}
+        for name, layer in self.layers.items():
+            generator = torch_generator(seed, "lora_A", name, *names)
+            bound = 1.0 / math.sqrt(layer.d_in)
+            A = torch.rand(rank, layer.d_in, generator=generator) * (2 * bound) - bound
+            tensors[name, "A"], tensors[name, "B"] = A, torch.zeros(layer.d_out, rank)
+        for name, tensor in self.frozen_head.items():
+            tensors[name, "head"] = tensor.float().cpu()
+        return Adapter.of(tensors)
+
+    def mount(
+        self,
+        tensors: Mapping[Key, Tensor],
+        scaling: Sequence[float],
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Put K clients' tensors in place: each has a leading axis of K.
+
+        Modules without factors in `tensors` run their base alone; ``D`` ``[d_out, d_in]`` has no
+        leading axis, since the base is shared.
+        """
+        s = torch.tensor(list(scaling), device=self.device).view(-1, 1, 1)
+        for name, layer in self.layers.items():
+            layer.A, layer.B = tensors.get((name, "A")), tensors.get((name, "B"))
+            layer.scaling, layer.generator = s, generator
+            delta = tensors.get((name, "D"))
+            weight = layer.base_weight()
+            layer.delta = None if delta is None else delta.to(weight.device, weight.dtype)
+        for name, slot in self.head.items():
+            setattr(slot.module, slot.attribute, tensors[name, "head"])
+
+    def logits(self, batch: Mapping[str, Tensor], rows: Tensor | None = None) -> Tensor:
+        """``[rows, labels]`` in float32.
+
+        Args:
+            batch: the model's inputs, on any device.
+            rows: the examples' numbers, so that frozen activations can be found again; None
+                computes everything.
+        """
+        inputs = {name: value.to(self.device) for name, value in batch.items()}
+        if self.prefix is not None:
+            self.prefix.rows = rows
+        output = self.module(**inputs)
+        logits = output if isinstance(output, Tensor) else output.logits
+        return logits.float()
+
+    def num_parameters(self) -> int:
+        """Number of the base model's parameters, head included."""
+        own = sum(p.numel() for p in self.module.parameters())
+        return own + sum(
+            self.frozen_head[name].numel() for name in self.head if name in self.frozen_head
+        )
+
+
+def _replace_by_lora(module: nn.Module, name: str, dropout_p: float) -> StackedLoRA:
+    base = module.get_submodule(name)
+    if not isinstance(base, nn.Linear | Conv1D):
+        raise BadInput(
+            f"lora.target_modules: {name} is a {type(base).__name__}; "
+            "LoRA adapts Linear and Conv1D layers"
+        )
+    layer = StackedLoRA(base, dropout_p)
+    parent, _, attribute = name.rpartition(".")
+    setattr(module.get_submodule(parent), attribute, layer)
+    return layer
+
+
+_STACKED: dict[type[nn.Module], Any] = {nn.Linear: StackedLinear, nn.LayerNorm: StackedLayerNorm}
+
+
+def _stacked_head(module: nn.Module, names: Iterable[str]) -> dict[str, HeadParameter]:
+    slots, stacked = {}, {}
+    for name in names:
+        owner, _, attribute = name.rpartition(".")
+        if owner not in stacked:
+            base = module.get_submodule(owner)
+            if type(base) not in _STACKED:
+                raise BadInput(
+                    f"model.head: {owner} is a {type(base).__name__}, which cannot be trained for "
+                    "several clients at once; use head: frozen"
+                )
+            stacked[owner] = _STACKED[type(base)](base)
+            parent, _, last = owner.rpartition(".")
+            setattr(module.get_submodule(parent), last, stacked[owner])
+        slots[name] = HeadParameter(stacked[owner], attribute)
+    return slots
+
+
+def match_targets(
+    module: nn.Module, model_type: str, lora: LoraSettings, head: Sequence[str] = ()
+) -> list[str]:
+    """The names of the layers to adapt, matched as PEFT matches them.
+
+    Modules that own a parameter in `head` are left out: they are saved whole.
+
+    Raises:
+        BadInput: no layer matches; the message lists the names of the linear layers.
+    """
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import check_target_module_exists
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    wanted = lora.target_modules
+    if wanted is None:
+        wanted = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_type)
+    owners = {name.rpartition(".")[0] for name in head}
+    linear = [
+        name
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear | Conv1D) and name not in owners
+    ]
+    known = sorted({name.rpartition(".")[2] for name in linear})
+    if not wanted:
+        reason = f"no default for model type {model_type!r}" if wanted is None else "names none"
+        raise BadInput(f"lora.target_modules: {reason}; name some of {', '.join(known)}")
+    layers = layer_numbers(lora.layers)
+    config = LoraConfig(target_modules=list(wanted), layers_to_transform=layers)
+    found = [name for name in linear if check_target_module_exists(config, name)]
+    for target in wanted:
+        if not any(name == target or name.endswith("." + target) for name in linear):
+            raise BadInput(
+                f"lora.target_modules: {target!r} matches no linear layer{nearest(target, known)}"
+            )
+    if not found:
+        raise BadInput(f"lora.layers = {lora.layers!r}: no target module lies in these layers")
+    return found
+
+
+def layer_numbers(layers: str) -> list[int] | None:
+    """``all`` -> None, ``12-14,20`` -> [12, 13, 14, 20]."""
+    if layers == "all":
+        return None
+    numbers: list[int] = []
+    for item in layers.split(","):
+        first, _, last = item.partition("-")
+        numbers.extend(range(int(first), int(last or first) + 1))
+    return numbers
+
+
+def peft_parts(name: str, part: Part) -> str:
+    """The key of a tensor in PEFT's saved adapter."""
+    if part == "head":
+        return f"base_model.model.{name}"
+    return f"base_model.model.{name}.lora_{part}.weight"

@@ -1,0 +1,118 @@
+"""PEFT's format, in which a run's adapter is left, and the merged model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from rolora.config import Config
+from rolora.core.types import Adapter, Key
+from rolora.model.loading import Pretrained
+from rolora.model.lora import LoraModel
+from rolora.records.atomic import write_atomic
+
+
+def save_adapter(
+    directory: Path, parts: Adapter, model: LoraModel, pretrained: Pretrained, config: Config
+) -> None:
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors``, whole or not at all.
+
+    ``PeftModel.from_pretrained(base, directory)`` then computes what the run's model computes.
+    The head is saved with the factors, since without it they mean nothing. Where the method moved
+    the base weight (``D``), ``D + s B A`` is written as factors of the rank that it needs.
+
+    Args:
+        directory: replaced if it is there.
+        parts: ``A``, ``B``, perhaps ``D``, and the head where it was trained.
+        model: for the head that was not trained.
+        pretrained: what was loaded.
+        config: of the run.
+    """
+    factors, rank, alpha = plain_factors(parts, config)
+    head = {
+        name: parts.get((name, "head"), frozen).float().cpu()
+        for name, frozen in model.frozen_head.items()
+    }
+    tensors = {f"base_model.model.{name}": tensor for name, tensor in head.items()}
+    for (module, part), tensor in factors.items():
+        tensors[f"base_model.model.{module}.lora_{part}.weight"] = tensor
+    peft_config = adapter_config(pretrained, list(model.layers), list(head), rank, alpha)
+    temporary = directory.with_name(f".{directory.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    payload = save({name: t.contiguous() for name, t in tensors.items()}, {"format": "pt"})
+    write_atomic(temporary / "adapter_model.safetensors", payload)
+    text = json.dumps(peft_config, indent=2, sort_keys=True)
+    write_atomic(temporary / "adapter_config.json", text.encode())
+    shutil.rmtree(directory, ignore_errors=True)
+    temporary.rename(directory)
+
+
+def plain_factors(parts: Adapter, config: Config) -> tuple[Mapping[Key, Tensor], int, float]:
+    """A and B alone, their rank and their lora_alpha, with ``D`` folded in where there is one."""
+    rank = config.lora.max_rank
+    if "D" not in parts.parts:
+        return parts.select({"A", "B"}), rank, config.lora.lora_alpha
+    scaling, whole = config.lora.lora_alpha / rank, {}
+    for module in parts.select({"D"}).modules:
+        product = parts[module, "D"] + scaling * parts[module, "B"] @ parts[module, "A"]
+        left, values, right = torch.linalg.svd(product.double(), full_matrices=False)
+        needed = int((values > 1e-7 * values[0]).sum())
+        whole[module] = (left[:, :needed] * values[:needed], right[:needed], needed)
+    rank = max(1, *(needed for _, _, needed in whole.values()))
+    factors: dict[Key, Tensor] = {}
+    for module, (B, A, needed) in whole.items():
+        factors[module, "A"] = torch.nn.functional.pad(A.float(), (0, 0, 0, rank - needed))
+        factors[module, "B"] = torch.nn.functional.pad(B.float(), (0, rank - needed))
+    return factors, rank, float(rank)
+
+
+def adapter_config(
+    pretrained: Pretrained, targets: list[str], head: list[str], rank: int, alpha: float
+) -> dict[str, Any]:
+    """PEFT's config: exact module names, and the head's modules as modules_to_save."""
+    from peft import LoraConfig, TaskType
+
+    body = f"{pretrained.module.base_model_prefix}."
+    owners = [name.removeprefix(body).split(".")[0] for name in head]
+    config = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        target_modules=targets,
+        modules_to_save=sorted(set(owners)) or None,
+        inference_mode=True,
+        base_model_name_or_path=pretrained.source,
+    ).to_dict()
+    return {name: jsonable(value) for name, value in config.items()}
+
+
+def jsonable(value: Any) -> Any:
+    """Sets as sorted lists, enums as their values."""
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    return getattr(value, "value", value)
+
+
+def save_merged(directory: Path, adapter: Path, pretrained: Pretrained) -> None:
+    """Write base and saved adapter as one model, loadable by ``from_pretrained``, and its
+    tokenizer.
+
+    Args:
+        directory: where to.
+        adapter: a directory that :func:`save_adapter` wrote.
+        pretrained: the base model, freshly loaded; it is changed.
+    """
+    from peft import PeftModel
+
+    merged = PeftModel.from_pretrained(pretrained.module, str(adapter)).merge_and_unload()
+    merged.save_pretrained(directory)
+    pretrained.tokenizer.save_pretrained(directory)

@@ -1,0 +1,1 @@
+"""The round: the one place where rounds are counted."""

@@ -1,0 +1,242 @@
+"""The round: the one place where rounds are counted. Both engines are driven from here."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from rolora.config import Config
+from rolora.core.seeds import numpy_generator
+from rolora.core.types import (
+    ClientInfo,
+    Evaluation,
+    Failure,
+    Part,
+    Plan,
+    RoundNotes,
+    RunFailed,
+    ServerState,
+    Update,
+)
+from rolora.methods import Method
+from rolora.records.wire import payload_bytes
+from rolora.server.ledger import Ledger
+from rolora.server.optimizer import server_step
+from rolora.server.screen import Screen
+
+ATTEMPTS = 3
+"""How often a round is tried, each time with another cohort, before the run ends."""
+
+
+class Engine(Protocol):
+    """Where clients run: in this process, or across machines."""
+
+    @property
+    def clients(self) -> Sequence[ClientInfo]:
+        """All clients, by id."""
+
+    def train(self, plans: Sequence[Plan]) -> Iterator[Update | Failure]:
+        """Carry out the plans; one answer for each, as they come."""
+
+    def evaluate(self, plan: Plan, split: str) -> list[Evaluation]:
+        """Evaluate the model of `plan` on every client's held-out examples of `split`."""
+
+    def take_notes(self) -> RoundNotes:
+        """What else is to be written down since this was last asked."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the engine must find again after a restart, by name."""
+
+    def restore(self, tensors: Mapping[str, Tensor], state: ServerState) -> None:
+        """Take up :meth:`tensors` of an earlier process."""
+
+
+class Record(Protocol):
+    """Where the run is written down (:class:`rolora.records.rundir.RunDirectory`)."""
+
+    def round_finished(self, metrics: dict[str, Any]) -> None:
+        """Append one line to the metrics."""
+
+    def checkpoint(self, state: ServerState, ledger: Ledger, engine: Engine) -> None:
+        """Make the state the one that a restart goes on from."""
+
+
+@dataclass
+class Clock:
+    """Seconds by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Add the time of the block to `stage`."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - begin
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+
+
+def run_rounds(
+    config: Config,
+    method: Method,
+    engine: Engine,
+    state: ServerState,
+    ledger: Ledger,
+    record: Record,
+    answered: Callable[[Update | Failure], None] = lambda answer: None,
+) -> ServerState:
+    """Run the rounds that are left and return the final state.
+
+    Args:
+        config: the run's settings.
+        method: plans and aggregates.
+        engine: where clients run.
+        state: the state to go on from; ``method.init(...)`` for a new run.
+        ledger: what clients hold.
+        record: the run's files.
+        answered: told of every client's answer, for a progress display.
+
+    Raises:
+        RunFailed: the quorum was lost in every attempt at a round.
+        KeyboardInterrupt: passed on after the last finished round has been checkpointed.
+    """
+    saved = state.round
+    try:
+        while state.round < config.rounds:
+            clock = Clock()
+            state, metrics = one_round(config, method, engine, state, ledger, clock, answered)
+            last = state.round == config.rounds
+            if last or state.round % config.evaluation.every == 0:
+                with clock("evaluate"):
+                    metrics |= evaluate(method, engine, state, "validation")
+            write_down(engine.take_notes(), metrics)
+            metrics["seconds"] = rounded(clock.seconds)
+            record.round_finished(metrics)
+            if last or state.round % config.checkpoint.every == 0:
+                record.checkpoint(state, ledger, engine)
+                saved = state.round
+    except (KeyboardInterrupt, RunFailed):
+        if saved != state.round:
+            record.checkpoint(state, ledger, engine)
+        raise
+    return state
+
+
+def one_round(
+    config: Config,
+    method: Method,
+    engine: Engine,
+    state: ServerState,
+    ledger: Ledger,
+    clock: Clock,
+    answered: Callable[[Update | Failure], None],
+) -> tuple[ServerState, dict[str, Any]]:
+    """Sample, plan, train, screen, aggregate; again with another cohort if the quorum is lost."""
+    failures: list[Failure] = []
+    down = up = 0
+    for attempt in range(ATTEMPTS):
+        with clock("plan"):
+            cohort = sample_cohort(config, engine.clients, state.round + 1, attempt)
+            plans = [ledger.narrow(method.plan(state, client)) for client in cohort]
+        screen = Screen(plans, state, config.server.weighting, answered)
+        with clock("aggregate"):
+            updates = screen.sound(engine.train(plans))
+            first = next(updates, None)
+            new = None if first is None else method.aggregate(state, chain_one(first, updates))
+        clock.seconds["aggregate"] -= screen.seconds
+        clock.seconds["train"] = clock.seconds.get("train", 0.0) + screen.seconds
+        down += sum(payload_bytes(plan.send.layout) for plan in plans)
+        up, failures = up + screen.bytes_up, failures + screen.failures
+        for plan in plans:
+            ledger.replied(plan) if plan.client in screen.losses else ledger.failed(plan.client)
+        if new is None or len(screen.losses) < needed(config.federation.quorum, len(plans)):
+            continue
+        with clock("aggregate"):
+            new = server_step(config.server, method.start(state), new, method.stepped)
+        for plan in plans:
+            ledger.finished(plan, new)
+        return new, {
+            "round": new.round,
+            "phase": phase(plans[0].train),
+            "train_loss": finite(screen.train_loss()),
+            "eval_loss": None,
+            "eval_accuracy": None,
+            "clients": len(screen.losses),
+            "cohort": len(plans),
+            "attempts": attempt + 1,
+            "failures": [vars(failure) for failure in failures],
+            "bytes_up": up,
+            "bytes_down": down,
+        }
+    raise RunFailed(
+        f"round {state.round + 1}: the quorum of {config.federation.quorum:.0%} of "
+        f"{config.federation.cohort_size} clients was lost {ATTEMPTS} times; last failures: "
+        + "; ".join(f"client {f.client}: {f.reason} {f.detail}".strip() for f in failures[-3:])
+    )
+
+
+def needed(quorum: float, cohort: int) -> int:
+    """How many updates a round needs: the share `quorum` of `cohort`, rounded up."""
+    return math.ceil(round(quorum * cohort, 6))  # 0.28 * 25 is 7, but 7.000000000000001 in floats
+
+
+def sample_cohort(
+    config: Config, clients: Sequence[ClientInfo], round_number: int, attempt: int
+) -> list[ClientInfo]:
+    """The clients of a round, by id: a function of the seed, the round and the attempt."""
+    size = min(config.federation.cohort_size, len(clients))
+    if size == len(clients):
+        return list(clients)
+    generator = numpy_generator(config.seed, "cohort", round_number, attempt)
+    chosen = generator.choice(len(clients), size=size, replace=False)
+    return [clients[i] for i in sorted(chosen.tolist())]
+
+
+def evaluate(method: Method, engine: Engine, state: ServerState, split: str) -> dict[str, Any]:
+    """Loss and accuracy over all clients' held-out examples, weighted by examples."""
+    results = engine.evaluate(method.evaluation_plan(state), split)
+    total = sum(result.num_examples for result in results)
+    if total == 0:
+        return {"eval_loss": None, "eval_accuracy": None}
+    return {
+        "eval_loss": finite(sum(result.loss for result in results) / total),
+        "eval_accuracy": sum(result.correct for result in results) / total,
+    }
+
+
+def write_down(notes: RoundNotes, metrics: dict[str, Any]) -> None:
+    """Add what the engine noted to a round's metrics."""
+    metrics["bytes_down"] += notes.bytes_down
+    metrics["eval_failures"] = [vars(failure) for failure in notes.eval_failures]
+    metrics["faults"] = list(notes.faults)
+
+
+def phase(train: frozenset[Part]) -> str:
+    """``A``, ``B`` or ``AB``, with ``+head`` where the head trains too."""
+    factors = "".join(sorted(train - {"head"}))
+    return factors + ("+head" if "head" in train else "")
+
+
+def finite(value: float) -> float | None:
+    """The value, or None where JSON has no word for it."""
+    return value if math.isfinite(value) else None
+
+
+def rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Milliseconds are enough."""
+    total = sum(seconds.values())
+    return {name: round(value, 4) for name, value in {**seconds, "total": total}.items()}
+
+
+def chain_one(first: Update, rest: Iterable[Update]) -> Iterator[Update]:
+    """`first`, then `rest`."""
+    yield first
+    yield from rest

@@ -1,0 +1,97 @@
+"""What ``rolora federation`` writes: directories, keys, certificates."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+pytest.importorskip("flwr")
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
+
+from rolora.core.types import BadInput
+from rolora.engines.flower.project import renew_certificate, replace_key, write_project
+from rolora.engines.flower.settings import ServerConfig, SiteConfig, load_settings
+
+ADDRESS = "fed.example.org:9092"
+
+
+@pytest.fixture
+def project(run_yaml, tmp_path):
+    write_project(tmp_path / "f", run_yaml, 2, ADDRESS, one_machine=False, insecure=False)
+    return tmp_path / "f"
+
+
+def fits(directory, site):
+    """The site's private key and the public one that the server knows are halves of one."""
+    private = load_ssh_private_key((directory / f"site-{site}" / "node.key").read_bytes(), None)
+    public = load_ssh_public_key((directory / "tls" / f"site-{site}.pub").read_bytes())
+    return private.public_key() == public
+
+
+def certificate(directory):
+    return x509.load_pem_x509_certificate((directory / "tls" / "server.crt").read_bytes())
+
+
+def names(directory):
+    found = certificate(directory).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    return [str(name.value) for name in found.value]
+
+
+def test_the_settings_fit_and_point_at_what_is_there(project):
+    server = load_settings(ServerConfig, project / "server.yaml")
+    assert server.address == "0.0.0.0:9092"
+    assert all(path.is_file() for path in (*vars(server.tls).values(), *server.sites.values()))
+    for number in range(2):
+        site = load_settings(SiteConfig, project / f"site-{number}" / "site.yaml")
+        assert (site.server, site.client) == (ADDRESS, number)
+        assert site.tls.authority.is_file()
+        assert site.tls.node_key.stat().st_mode & 0o777 == 0o600
+        assert fits(project, number)
+    run = yaml.safe_load((project / "run.yaml").read_text())
+    assert run["engine"]["name"] == "flower"
+    assert run["federation"]["clients"] == 2
+    assert names(project) == ["fed.example.org", "localhost", "127.0.0.1"]
+    assert f"rolora federation renew . --address {ADDRESS}" in (project / "RUNBOOK.md").read_text()
+
+
+def test_a_new_key_is_another_one_and_known_to_the_server(project):
+    old = (project / "tls" / "site-1.pub").read_text()
+    other = (project / "tls" / "site-0.pub").read_text()
+    assert replace_key(project, 1) == project / "site-1" / "node.key"
+    assert (project / "tls" / "site-1.pub").read_text() not in (old, other)
+    assert fits(project, 1)
+    assert (project / "tls" / "site-0.pub").read_text() == other
+
+
+def test_a_new_key_for_a_site_whose_directory_was_handed_over(project):
+    for path in (project / "site-1").iterdir():
+        path.unlink()
+    (project / "site-1").rmdir()
+    replace_key(project, 1)
+    assert fits(project, 1)
+
+
+def test_a_new_certificate_is_the_authoritys_and_for_the_new_address(project):
+    authority = x509.load_pem_x509_certificate((project / "tls" / "ca.crt").read_bytes())
+    before = certificate(project).serial_number
+    renew_certificate(project, "[2001:db8::1]:9092")
+    certificate(project).verify_directly_issued_by(authority)
+    assert certificate(project).serial_number != before
+    assert names(project) == ["2001:db8::1", "localhost", "127.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda f: replace_key(f, 2), "site-2.pub: is not there; it is the public key of site 2"),
+        (lambda f: renew_certificate(f, "fed.example.org"), "--address"),
+        (lambda f: renew_certificate(f / "other", ADDRESS), "ca.key: is not there"),
+    ],
+)
+def test_what_cannot_be_renewed_is_said_and_nothing_is_touched(project, change, words):
+    before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+    with pytest.raises(BadInput, match=words):
+        change(project)
+    assert before == {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
