@@ -13,10 +13,11 @@ from transformers import BertConfig, BertForSequenceClassification
 from benchmarks.measure import Work, Workload
 from benchmarks.plain_loop import PlainLoop, StateDict, all_batches, with_peft
 from benchmarks.simulation import Simulation
+from rolora.client.evaluation import Split
 from rolora.config import Config, ModelConfig, parse_config
 from rolora.core.types import Adapter
 from rolora.data import Examples, load_data, partition, tokenize
-from rolora.engines.in_process import InProcess, Split
+from rolora.engines.in_process import InProcess
 from rolora.model.loading import (
     Pretrained,
     build_lora_model,

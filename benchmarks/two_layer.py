@@ -11,10 +11,11 @@ from benchmarks.measure import Work, Workload
 from benchmarks.plain_loop import Batches, PlainLoop, StateDict, all_batches
 from benchmarks.simulation import Simulation
 from experiments.mnist.net import TwoLayerNet, two_layer_model, with_base_product
+from rolora.client.evaluation import Split
 from rolora.config import Config, parse_config
 from rolora.core.seeds import torch_generator
 from rolora.data import Examples, partition
-from rolora.engines.in_process import InProcess, Split
+from rolora.engines.in_process import InProcess
 
 PIXELS, WIDTH, LABELS = 784, 200, 10
 

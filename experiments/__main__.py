@@ -11,8 +11,7 @@ from rich.table import Table
 
 from experiments import EXPERIMENTS
 from rolora.cli.main import guarded
-from rolora.config import nearest
-from rolora.core.types import BadInput
+from rolora.core.errors import BadInput, nearest
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments.framework import Cells
-from rolora.core.types import RunFailed
+from rolora.core.errors import RunFailed
 
 
 class Named(Protocol):

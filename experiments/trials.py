@@ -13,7 +13,8 @@ from experiments.framework import Cells
 from experiments.pool import run_jobs
 from experiments.short_runs import Curve, Ending
 from rolora.config import Config
-from rolora.core.types import Evaluation, RunFailed
+from rolora.core.errors import RunFailed
+from rolora.core.types import Evaluation
 from rolora.engines.preparation import Loaded, Prepared, build_engine, load, loaded_from, prepare
 from rolora.model.loading import resolve_device
 from rolora.server.ledger import Ledger

@@ -8,10 +8,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
+from rolora.client.evaluation import Split
 from rolora.config import parse_config
 from rolora.core.seeds import torch_generator
 from rolora.data import Examples
-from rolora.engines.in_process import InProcess, Split
+from rolora.engines.in_process import InProcess
 from rolora.engines.preparation import setting_of
 from rolora.methods import make_method
 from rolora.model.loading import build_lora_model, load_pretrained

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rolora.core.errors import BadInput
 from rolora.core.seeds import numpy_generator
-from rolora.core.types import BadInput
 
 MOST = 8000
 """Examples that are taken of a stand-in."""

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rolora.core.errors import BadInput
 from rolora.core.seeds import numpy_generator
-from rolora.core.types import BadInput
 from rolora.data.examples import Examples
 
 SIDE, CLASSES = 28, 10

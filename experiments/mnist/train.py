@@ -13,12 +13,14 @@ import torch
 from experiments.mnist.data import CLASSES, PIXELS, Mnist, mnist_examples
 from experiments.mnist.net import TwoLayerNet, two_layer_model, with_base_product
 from experiments.short_runs import Curve, Ending
+from rolora.client.evaluation import Split
 from rolora.config import Config, DataConfig
+from rolora.core.errors import RunFailed
 from rolora.core.seeds import torch_generator
-from rolora.core.types import Adapter, Key, RunFailed
+from rolora.core.types import Adapter, Key
 from rolora.data import Examples
 from rolora.data.deal import deal
-from rolora.engines.in_process import InProcess, Split
+from rolora.engines.in_process import InProcess
 from rolora.engines.preparation import setting_of
 from rolora.methods import make_method
 from rolora.model.lora import LoraModel

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import UnionType
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from rolora.core.types import BadInput
+from rolora.core.errors import BadInput, nearest
 
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -364,16 +363,6 @@ def _shown(value: Any) -> str:
     except ValueError:  # Python prints no integer of more than 4,300 digits
         return "a value too long to show"
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def nearest(name: str, known: Iterable[str], listing: bool = True) -> str:
-    """`` (did you mean X? known: ...)`` for an unknown `name`."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    parts = [f"did you mean {close[0]}?"] if close else []
-    if listing and known:
-        parts.append("known: " + ", ".join(known))
-    return f" ({' '.join(parts)})" if parts else ""
 
 
 def _keys_at(root: type[Section], parents: Iterable[Any]) -> list[str]:

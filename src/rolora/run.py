@@ -18,15 +18,8 @@ import torch
 
 import rolora
 from rolora.config import Config, dump_config
-from rolora.core.types import (
-    Adapter,
-    BadInput,
-    Evaluation,
-    Failure,
-    RoundNotes,
-    ServerState,
-    Update,
-)
+from rolora.core.errors import BadInput
+from rolora.core.types import Adapter, Evaluation, Failure, RoundNotes, ServerState, Update
 from rolora.engines.preparation import (
     Prepared,
     Ready,

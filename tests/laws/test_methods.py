@@ -16,7 +16,8 @@ from safetensors.torch import save
 from rolora.client.replica import Replica
 from rolora.client.stack import resized
 from rolora.config import ServerConfig
-from rolora.core.types import Adapter, BadInput, ClientInfo, Update
+from rolora.core.errors import BadInput
+from rolora.core.types import Adapter, ClientInfo, Update
 from rolora.methods import METHODS, Setting, make_method
 from rolora.records.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rolora.records.wire import (

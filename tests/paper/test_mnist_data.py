@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.mnist.data import Digits, Mnist, load_mnist, mnist_examples, read_idx
-from rolora.core.types import BadInput
+from rolora.core.errors import BadInput
 
 IMAGE = (28, 28)
 

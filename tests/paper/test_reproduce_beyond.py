@@ -9,10 +9,11 @@ from rich.console import Console
 from test_reproduce_mnist import MNIST, digits_directory
 
 import small
+from experiments.axes import INK
 from experiments.beyond import halves as beyond_halves
 from experiments.beyond.config import BeyondConfig
 from experiments.beyond.experiment import run_beyond
-from experiments.beyond.figure import BETTER, INK, WORSE, differences
+from experiments.beyond.figure import BETTER, WORSE, differences
 from experiments.beyond.halves import GlueHalf, MnistHalf
 from experiments.beyond.report import claims, results, tables
 from experiments.beyond.runs import Line, Place, run_all
@@ -25,7 +26,7 @@ from experiments.mnist.net import TwoLayerNet, two_layer_model
 from experiments.mnist.runs import MnistConfig
 from experiments.short_runs import Ending
 from rolora.config import Config, EvaluationConfig, MethodConfig, OptimizerConfig, parse_overrides
-from rolora.core.types import BadInput
+from rolora.core.errors import BadInput
 from rolora.engines.preparation import checked_method
 from rolora.records.wire import payload_bytes
 from rolora.server.ledger import Ledger

@@ -18,8 +18,8 @@ from experiments.glue.runs import Runs, key, trial
 from experiments.glue.stand_ins import STAND_INS, write_stand_in
 from experiments.glue.tasks import left_out, tasks_of
 from experiments.trials import Trial, TrialResult, TrialWorker, run_trials
+from rolora.core.errors import BadInput
 from rolora.core.seeds import numpy_generator
-from rolora.core.types import BadInput
 from rolora.data import load_data
 from rolora.engines.in_process import InProcess
 from rolora.engines.preparation import checked_method

@@ -25,7 +25,7 @@ from experiments.framework import (
 )
 from experiments.linear import experiment
 from experiments.linear.experiment import FFA, ROLORA, LinearConfig, run_linear, worst_ratio
-from rolora.core.types import BadInput
+from rolora.core.errors import BadInput
 
 SMALL = [
     "problems=6",

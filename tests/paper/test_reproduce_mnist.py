@@ -38,7 +38,7 @@ from experiments.mnist.runs import (
 )
 from experiments.mnist.train import CHANCE, initial_adapter, train
 from experiments.short_runs import Ending
-from rolora.core.types import BadInput
+from rolora.core.errors import BadInput
 from rolora.data.deal import deal
 from rolora.engines.in_process import InProcess
 

@@ -396,7 +396,7 @@ def test_resolved_starts_are_resolved():
     ],
 )
 def test_problems_that_cannot_be_drawn_say_why(setting, words):
-    from rolora.core.types import BadInput
+    from rolora.core.errors import BadInput
 
     with pytest.raises(BadInput) as error:
         draw_problems(0, 1, setting)

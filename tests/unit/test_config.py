@@ -17,7 +17,7 @@ from rolora.config import (
     parse_config,
     parse_overrides,
 )
-from rolora.core.types import BadInput
+from rolora.core.errors import BadInput
 
 
 def write(tmp_path, text):

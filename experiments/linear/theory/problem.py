@@ -8,8 +8,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from rolora.core.errors import BadInput
 from rolora.core.seeds import numpy_generator
-from rolora.core.types import BadInput
 
 Array = NDArray[Any]  # of float64
 

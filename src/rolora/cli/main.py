@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from rolora.core.types import BadInput, RunFailed
+from rolora.core.errors import BadInput, RunFailed
 
 app = typer.Typer(
     help="Federated LoRA fine-tuning by alternating optimisation.",

@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rolora.core.types import Adapter, Layout, RunFailed, Update
+from rolora.core.errors import RunFailed
+from rolora.core.types import Adapter, Layout, Update
 
 
 class WeightedMean:

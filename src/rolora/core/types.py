@@ -32,21 +32,6 @@ BESIDE: Mapping[Factor, Factor] = {"A": "B", "B": "A"}
 Key = tuple[str, Part]
 
 
-class RoloraError(Exception):
-    """An error that a user can act on: shown as one message, without a traceback."""
-
-
-class BadInput(RoloraError):  # noqa: N818
-    """A config, file or option is wrong; the message names it, its value and what would be right.
-
-    The command line ends with exit code 2.
-    """
-
-
-class RunFailed(RoloraError):  # noqa: N818
-    """A run could not go on, for instance because the quorum was lost; exit code 1."""
-
-
 @dataclass(frozen=True)
 class Layout:
     """The keys and shapes of an adapter, in the order in which they lie in its flat vector."""

@@ -11,8 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from rolora.config import nearest
-from rolora.core.types import BadInput
+from rolora.core.errors import BadInput, nearest
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from rolora.config import DataConfig, nearest
+from rolora.config import DataConfig
+from rolora.core.errors import BadInput, nearest
 from rolora.core.seeds import numpy_generator
-from rolora.core.types import BadInput
 from rolora.data.examples import Examples
 from rolora.data.sources import Splits, Table, Task, open_splits, task_of
 

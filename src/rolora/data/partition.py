@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from rolora.config import PartitionConfig
+from rolora.core.errors import BadInput
 from rolora.core.seeds import numpy_generator
-from rolora.core.types import BadInput
 
 Ints = np.ndarray
 _IID_ALPHA = 1e9

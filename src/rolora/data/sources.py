@@ -12,8 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from rolora.config import DataConfig, nearest
-from rolora.core.types import BadInput
+from rolora.config import DataConfig
+from rolora.core.errors import BadInput, nearest
 
 _SHARD = re.compile(r"-\d+-of-\d+$")
 

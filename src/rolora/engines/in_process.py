@@ -6,13 +6,14 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from rolora.client.evaluation import Predictions, Split, tally
+from rolora.client.kept import LocalStore
 from rolora.client.replica import Replica, restored
 from rolora.client.stack import Job, Trained
 from rolora.client.update import local_update
@@ -29,55 +30,15 @@ from rolora.core.types import (
 )
 from rolora.data import Examples
 from rolora.model.lora import LoraModel
-from rolora.records.wire import parse_name, tensor_name
 
 T = TypeVar("T")
+
+
 R = TypeVar("R")
+
+
 STACK_TOKENS = {"cpu": 1024, "cuda": 32768, "mps": 16384}
 """Tokens of all stacked clients' batches up to which stacking more clients pays, by device."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """Examples, and each client's share of their numbers."""
-
-    examples: Examples
-    shares: Sequence[Tensor]
-
-
-@dataclass
-class LocalStore:
-    """What clients keep for themselves; empty for methods and options that keep nothing."""
-
-    parts: dict[int, Adapter] = field(default_factory=dict)
-    optimizers: dict[int, dict[str, Tensor]] = field(default_factory=dict)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything by name."""
-        named = {
-            f"parts/{client}/{tensor_name(key)}": tensor
-            for client, adapter in self.parts.items()
-            for key, tensor in adapter.items()
-        }
-        return named | {
-            f"optimizer/{client}/{name}": tensor
-            for client, state in self.optimizers.items()
-            for name, tensor in state.items()
-        }
-
-    @staticmethod
-    def of(tensors: Mapping[str, Tensor]) -> LocalStore:
-        """The inverse of :meth:`tensors`."""
-        parts: dict[int, dict[tuple[str, str], Tensor]] = {}
-        store = LocalStore()
-        for name, tensor in tensors.items():
-            kind, client, rest = name.split("/", 2)
-            if kind == "parts":
-                parts.setdefault(int(client), {})[parse_name(rest)] = tensor
-            else:
-                store.optimizers.setdefault(int(client), {})[rest] = tensor
-        store.parts = {client: Adapter.of(held) for client, held in parts.items()}  # type: ignore[arg-type]
-        return store
 
 
 class InProcess:
@@ -241,35 +202,6 @@ class InProcess:
         self.store = LocalStore.of(tensors)
         ranks = {client.rank for client in self.clients}
         self.replicas = restored(state, ranks, self.config.lora.max_rank)
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Per example of a split: its loss and its predicted label; 0 where it was not asked for."""
-
-    loss: Tensor
-    label: Tensor
-
-
-def tally(predictions: Predictions, split: Split) -> list[Evaluation]:
-    """Sum predictions by client; clients without held-out examples are left out."""
-    examples = split.examples
-    results = []
-    for client, rows in enumerate(split.shares):
-        if not len(rows):
-            continue
-        label = predictions.label[rows]
-        counts = torch.bincount(label, minlength=examples.num_labels)
-        results.append(
-            Evaluation(
-                client=client,
-                num_examples=len(rows),
-                loss=float(predictions.loss[rows].sum()),
-                correct=int((label == examples.labels[rows]).sum()),
-                predicted=tuple(counts.tolist()),
-            )
-        )
-    return results
 
 
 def stackable(first: Job, other: Job) -> bool:

@@ -11,13 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from rolora.client.evaluation import Split
 from rolora.config import Config
-from rolora.core.types import (
-    Adapter,
-    BadInput,
-    ClientInfo,
-    ServerState,
-)
+from rolora.core.errors import BadInput
+from rolora.core.types import Adapter, ClientInfo, ServerState
 from rolora.data import (
     Examples,
     RawSplits,
@@ -26,7 +23,7 @@ from rolora.data import (
     tokenize,
 )
 from rolora.data.deal import deal
-from rolora.engines.in_process import InProcess, Split
+from rolora.engines.in_process import InProcess
 from rolora.methods import Method, Setting, make_method
 from rolora.model.loading import Pretrained, build_lora_model, load_pretrained, resolve_device
 from rolora.model.lora import LoraModel

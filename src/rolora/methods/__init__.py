@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from rolora.config import nearest
-from rolora.core.types import BadInput
+from rolora.core.errors import BadInput, nearest
 from rolora.methods.base import Method, Setting
 from rolora.methods.fedex_lora import FedExLoRA
 from rolora.methods.fedit import FedIT

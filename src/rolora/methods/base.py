@@ -9,7 +9,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from rolora.core.types import Adapter, BadInput, ClientInfo, Key, Part, Plan, ServerState, Update
+from rolora.core.errors import BadInput
+from rolora.core.types import Adapter, ClientInfo, Key, Part, Plan, ServerState, Update
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from rolora.config import Config, ModelConfig
+from rolora.core.errors import BadInput
 from rolora.core.seeds import torch_generator
-from rolora.core.types import BadInput
 from rolora.model.first_token import keep_first_token
 from rolora.model.lora import LoraModel, match_targets
 

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from rolora.config import LoraSettings, nearest
+from rolora.config import LoraSettings
+from rolora.core.errors import BadInput, nearest
 from rolora.core.seeds import torch_generator
-from rolora.core.types import Adapter, BadInput, Key, Layout, Part
+from rolora.core.types import Adapter, Key, Layout, Part
 from rolora.model.frozen_linear import frozen_product, speed_up_frozen_linears
 from rolora.model.low_rank import low_rank_update
 from rolora.model.prefix import FrozenPrefix

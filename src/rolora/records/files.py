@@ -15,7 +15,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rolora.config import Config, load_config
-from rolora.core.types import BadInput
+from rolora.core.errors import BadInput
 from rolora.report.units import percent
 
 COLLAPSED_SHARE = 0.98

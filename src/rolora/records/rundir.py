@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from rolora.config import Config, dump_config
-from rolora.core.types import BadInput, ServerState
+from rolora.core.errors import BadInput
+from rolora.core.types import ServerState
 from rolora.records.atomic import write_atomic
 from rolora.records.checkpoint import Checkpoint, load_newest, save_checkpoint
 from rolora.server.ledger import Ledger

@@ -22,7 +22,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from rolora.core.types import BadInput, RoloraError
+from rolora.core.errors import BadInput, RoloraError
 from rolora.records.atomic import write_atomic
 from rolora.records.files import RunFiles, read_run
 from rolora.report.statistics import describe, paired_difference

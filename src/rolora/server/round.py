@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from rolora.config import Config
+from rolora.core.errors import RunFailed
 from rolora.core.seeds import numpy_generator
 from rolora.core.types import (
     ClientInfo,
@@ -20,7 +21,6 @@ from rolora.core.types import (
     Part,
     Plan,
     RoundNotes,
-    RunFailed,
     ServerState,
     Update,
 )

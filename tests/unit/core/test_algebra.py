@@ -15,7 +15,8 @@ from rolora.core.algebra import (
     stacked_factors,
     weighted_mean,
 )
-from rolora.core.types import Adapter, RunFailed, Update
+from rolora.core.errors import RunFailed
+from rolora.core.types import Adapter, Update
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
 seeds = st.integers(0, 2**32)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from rolora.config import DataConfig
-from rolora.core.types import BadInput
+from rolora.core.errors import BadInput
 from rolora.data import Examples, RawSplit, load_data, pad_id, tokenize
 
 TEXTS = [f"sentence number {i}" for i in range(60)]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rolora.config import PartitionConfig
-from rolora.core.types import BadInput
+from rolora.core.errors import BadInput
 from rolora.data import assign_like, label_table, partition
 
 KINDS = ("iid", "dirichlet", "shards")

@@ -24,7 +24,7 @@ from federated import (
     with_parts,
 )
 from rolora.config import load_config
-from rolora.core.types import BadInput, RunFailed
+from rolora.core.errors import BadInput, RunFailed
 from rolora.engines.flower import connect, settings
 from rolora.engines.flower.serve import load_site
 from rolora.engines.flower.settings import SiteConfig

@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("flwr")
 
 from flower_cluster import Cluster, power_cut, wait_for_text
-from rolora.core.types import RunFailed
+from rolora.core.errors import RunFailed
 from rolora.engines.flower import certificates, launch, payload
 from rolora.engines.flower.results import Reply
 from rolora.engines.flower.site import serve_site

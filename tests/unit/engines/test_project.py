@@ -10,7 +10,7 @@ pytest.importorskip("flwr")
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
-from rolora.core.types import BadInput
+from rolora.core.errors import BadInput
 from rolora.engines.flower.project import renew_certificate, replace_key, write_project
 from rolora.engines.flower.settings import ServerConfig, SiteConfig, load_settings
 

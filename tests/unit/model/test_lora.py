@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 import small
 from rolora.config import LoraSettings, ModelConfig
-from rolora.core.types import BadInput
+from rolora.core.errors import BadInput
 from rolora.model.loading import load_pretrained
 from rolora.model.lora import (
     LoraModel,

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 import small
 from rolora.config import ModelConfig
-from rolora.core.types import BadInput
+from rolora.core.errors import BadInput
 from rolora.model.loading import (
     PACKAGED,
     load_pretrained,

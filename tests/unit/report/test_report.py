@@ -15,7 +15,7 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from rolora.config import dump_config, parse_config
-from rolora.core.types import BadInput, RoloraError
+from rolora.core.errors import BadInput, RoloraError
 from rolora.records.atomic import write_atomic
 from rolora.records.files import read_run
 from rolora.report.compare_report import (

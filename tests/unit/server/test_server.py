@@ -10,15 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import small
-from rolora.core.types import (
-    Adapter,
-    ClientInfo,
-    Evaluation,
-    Failure,
-    RoundNotes,
-    RunFailed,
-    Update,
-)
+from rolora.core.errors import RunFailed
+from rolora.core.types import Adapter, ClientInfo, Evaluation, Failure, RoundNotes, Update
 from rolora.records.wire import payload_bytes
 from rolora.server.ledger import Ledger
 from rolora.server.round import ATTEMPTS, run_rounds, sample_cohort

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from rolora.config import (
     Config,
 )
-from rolora.core.types import BadInput, Layout, RunFailed
+from rolora.core.errors import BadInput, RunFailed
+from rolora.core.types import Layout
 from rolora.engines.preparation import DataFacts, Ready, TrainingEngine, checked_method
 from rolora.model.loading import build_lora_model, load_pretrained, resolve_device
 from rolora.server.ledger import Ledger

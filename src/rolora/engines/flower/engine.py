@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rolora.client.replica import Replica, restored
 from rolora.config import Config
+from rolora.core.errors import RunFailed
 from rolora.core.types import (
     Adapter,
     ClientInfo,
@@ -21,7 +22,6 @@ from rolora.core.types import (
     Part,
     Plan,
     RoundNotes,
-    RunFailed,
     ServerState,
     Update,
 )

@@ -15,7 +15,8 @@ from typing import Any
 
 from rolora.client.replica import MissingPart, Replica
 from rolora.config import Config, parse_config
-from rolora.core.types import Adapter, BadInput, Failure, Plan
+from rolora.core.errors import BadInput
+from rolora.core.types import Adapter, Failure, Plan
 from rolora.engines.flower.kept import KeptStore
 from rolora.engines.flower.messages import (
     PROTOCOL,

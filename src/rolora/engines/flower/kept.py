@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save
 
-from rolora.engines.in_process import LocalStore
+from rolora.client.kept import LocalStore
 from rolora.records.atomic import write_atomic
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import rolora
-from rolora.core.types import RunFailed
+from rolora.core.errors import RunFailed
 from rolora.engines.flower import bound
 
 _START_TIMEOUT_S = 60.0

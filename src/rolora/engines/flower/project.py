@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from rolora.config import Config, load_config, parse_section
-from rolora.core.types import BadInput
+from rolora.core.errors import BadInput
 from rolora.engines.flower.settings import (
     SOURCE,
     ServerConfig,

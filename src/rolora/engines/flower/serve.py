@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rolora.client.evaluation import Split
 from rolora.config import (
     Config,
     parse_config,
 )
-from rolora.core.types import RunFailed
+from rolora.core.errors import RunFailed
 from rolora.data import Examples, load_data
 from rolora.data.deal import deal
-from rolora.engines.in_process import InProcess, Split
+from rolora.engines.in_process import InProcess
 from rolora.engines.preparation import tokenized
 from rolora.model.loading import build_lora_model, load_pretrained, resolve_device
 from rolora.records.atomic import write_atomic

@@ -29,7 +29,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 
-from rolora.core.types import RunFailed
+from rolora.core.errors import RunFailed
 from rolora.engines.flower.launch import submit_run
 
 _ACQUIRE_TIMEOUT_S = 30.0

@@ -18,7 +18,7 @@ from rolora.config import (
     Section,
     parse_section,
 )
-from rolora.core.types import BadInput
+from rolora.core.errors import BadInput
 
 if TYPE_CHECKING:
     pass

@@ -26,7 +26,7 @@ from flwr.simulation import run_simulation
 
 from rolora.client.replica import Replica
 from rolora.config import Config, parse_config
-from rolora.core.types import BadInput, RunFailed
+from rolora.core.errors import BadInput, RunFailed
 from rolora.engines.flower import payload
 from rolora.engines.flower.handler import SiteHandler, SiteModel
 from rolora.engines.flower.messages import pack_stale, unpack_stale

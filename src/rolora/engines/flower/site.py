@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rolora.core.types import RunFailed
+from rolora.core.errors import RunFailed
 from rolora.engines.flower.launch import Service
 from rolora.engines.flower.worker import Handler, Worker
 
