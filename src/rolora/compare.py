@@ -11,27 +11,25 @@ from rich.table import Table
 
 from rolora.cli.display import RunDisplay
 from rolora.config import Config, dump_config, parse_config
-from rolora.engines.preparation import setting_of
-from rolora.methods import METHODS, make_method
+from rolora.engines.preparation import checked_method
+from rolora.methods import method_named
 from rolora.report.compare_report import ComparedRun, comparison_table, write_comparison
 from rolora.report.run_report import write_report
 from rolora.run import execute
 
 
 def variant(config: Config, method: str, seed: int) -> Config:
-    """The config with another method and seed; RoLoRA's own options stay with RoLoRA.
+    """The config with another method and seed; of the method's options those stay that the other
+    method has too.
 
     Raises:
-        BadInput: no such method.
+        BadInput: no such method, or one that does not go with the rest.
     """
     raw = config.model_dump(mode="json")
-    raw["seed"] = seed
-    raw["method"]["name"] = method
-    for option in ("gauge", "schedule", "switch_at"):
-        if method in METHODS and option not in METHODS[method].options:
-            raw["method"].pop(option)
-    changed = parse_config(raw)
-    make_method(method, setting_of(changed))
+    has = method_named(method).Options.model_fields
+    options = {name: value for name, value in raw["method"].items() if name in has}
+    changed = parse_config({**raw, "seed": seed, "method": {**options, "name": method}})
+    checked_method(changed)
     return changed
 
 

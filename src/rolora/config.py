@@ -8,21 +8,26 @@ from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from rolora.core.errors import BadInput, nearest
+from rolora.core.section import NonNegative, Positive, Rate, Section, Seed
+from rolora.core.types import ClientInfo
+from rolora.methods import METHODS, Options
+from rolora.methods.rolora import RoLoRAOptions
+from rolora.reducers import REDUCERS
+from rolora.stages import STAGES, StageOptions
 
-Positive = Annotated[int, Field(ge=1, lt=2**31)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-class Section(BaseModel):
-    """A part of the config; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+S = TypeVar("S", bound=Section)
+Chosen = TypeVar("Chosen", bound=Section)
 
 
 class ModelConfig(Section):
@@ -130,21 +135,6 @@ class FederationConfig(Section):
         return self.clients_per_round or self.clients
 
 
-class MethodConfig(Section):
-    """The method and its own options. `gauge` and `schedule` are RoLoRA's; the schedule names the
-    factor that trains in each round and repeats, and is ``BA`` in the paper (in the first round of
-    ``AB`` nothing is learned, since ``B = 0`` stops A); with ``adaptive`` the factor whose last
-    update moved the model more trains next. After `switch_at` of the rounds (1: never) RoLoRA goes
-    on as FFA-LoRA.
-    """
-
-    name: str = "rolora"
-    gauge: Literal["none", "orthonormal"] = "none"
-    schedule: str = Field(default="BA", pattern=r"^(adaptive|[AB]+)$")
-    switch_at: Fraction = 1.0
-    prox_mu: NonNegative = 0.0
-
-
 class OptimizerConfig(Section):
     """The clients' optimiser. `lr_b` is the learning rate of B where it differs from `lr`;
     `state` says what becomes of the optimiser's state between a client's rounds: it is forgotten,
@@ -175,7 +165,9 @@ class OptimizerConfig(Section):
 
 
 class ServerConfig(Section):
-    """The server optimiser (Reddi et al., 2021) and the weights of the mean."""
+    """The server optimiser (Reddi et al., 2021), what the clients' updates are reduced by
+    (:data:`rolora.reducers.REDUCERS`), and the weights of the mean.
+    """
 
     optimizer: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
     lr: Rate = 1.0
@@ -183,6 +175,14 @@ class ServerConfig(Section):
     beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
     tau: Rate = 1e-3
     weighting: Literal["examples", "uniform"] = "examples"
+    reducer: str = "mean"
+
+    @field_validator("reducer")
+    @classmethod
+    def _known_reducer(cls, name: str) -> str:
+        if name not in REDUCERS:
+            raise ValueError(f"no such reducer{nearest(name, REDUCERS)}")
+        return name
 
 
 class EvaluationConfig(Section):
@@ -222,8 +222,51 @@ class EngineConfig(Section):
     state: Path = Path("state")
 
 
+def _method(raw: Any) -> Options:
+    """The section ``method``, by the options of the method that it names."""
+    if isinstance(raw, Options):
+        return raw
+    given = {"name": "rolora", **raw} if isinstance(raw, Mapping) else {"name": raw}
+    if given["name"] not in METHODS:
+        name = given["name"]
+        raise ValueError(f"name = {_shown(name)}: unknown method{nearest(str(name), METHODS)}")
+    return _chosen(METHODS[given["name"]].Options, given)
+
+
+def _stage(raw: Any) -> StageOptions:
+    """One of the section ``stages``: a name, or a mapping with the stage's options."""
+    if isinstance(raw, StageOptions):
+        return raw
+    given = dict(raw) if isinstance(raw, Mapping) else {"name": raw}
+    name = given.get("name")
+    if name not in STAGES:
+        raise ValueError(f"name = {_shown(name)}: unknown stage{nearest(str(name), STAGES)}")
+    return _chosen(STAGES[name].Options, given)
+
+
+class _Within(ValueError):  # noqa: N818
+    """What is wrong in a section that another value chose."""
+
+    def __init__(self, section: type[Section], error: ValidationError):
+        super().__init__(str(error))
+        self.section, self.error = section, error
+
+
+def _chosen(section: type[Chosen], given: Mapping[str, Any]) -> Chosen:
+    try:
+        return section.model_validate(given)
+    except ValidationError as error:
+        raise _Within(section, error) from None
+
+
+MethodOptions = Annotated[SerializeAsAny[Options], BeforeValidator(_method)]
+AnyStage = Annotated[SerializeAsAny[StageOptions], BeforeValidator(_stage)]
+
+
 class Config(Section):
-    """A whole run."""
+    """A whole run. `method` and each of `stages` are a section of the method's or stage's own,
+    chosen by its `name`.
+    """
 
     seed: Seed = 0
     rounds: Positive = 20
@@ -232,15 +275,18 @@ class Config(Section):
     data: DataConfig = DataConfig(name="rotten_tomatoes")
     partition: PartitionConfig = PartitionConfig()
     federation: FederationConfig = FederationConfig()
-    method: MethodConfig = MethodConfig()
+    method: MethodOptions = RoLoRAOptions()
+    stages: tuple[AnyStage, ...] = ()
     optimizer: OptimizerConfig = OptimizerConfig()
     server: ServerConfig = ServerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     engine: EngineConfig = EngineConfig()
 
+    def client(self, number: int, num_examples: int) -> ClientInfo:
+        """What a method may know of one client."""
+        return ClientInfo(number, self.lora.rank_of(number), num_examples)
 
-S = TypeVar("S", bound=Section)
 
 # A value that does not fit its explicit tag, as in `!!int x`, makes PyYAML trip over itself.
 YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
@@ -283,7 +329,7 @@ def parse_section(section: type[S], raw: Mapping[Any, Any], source: str) -> S:
     try:
         return section.model_validate(_numbers(raw))
     except ValidationError as error:
-        lines = [_explain(item, section) for item in error.errors()]
+        lines = _lines(error, section)
         head = f"{source}: " if len(lines) == 1 else f"{source}:\n  "
         raise BadInput(head + "\n  ".join(lines)) from None
     except RecursionError:
@@ -339,9 +385,21 @@ def _apply_override(raw: dict[Any, Any], override: str) -> None:
     node[last] = value
 
 
-def _explain(item: Any, root: type[Section]) -> str:
+def _lines(error: ValidationError, root: type[Section], within: tuple[Any, ...] = ()) -> list[str]:
+    """A line an error, those of a chosen section in its place."""
+    lines = []
+    for item in error.errors():
+        cause = item.get("ctx", {}).get("error")
+        if isinstance(cause, _Within):
+            lines += _lines(cause.error, cause.section, (*within, *item["loc"]))
+        else:
+            lines.append(_explain(item, root, within))
+    return lines
+
+
+def _explain(item: Any, root: type[Section], within: tuple[Any, ...]) -> str:
     """One error of pydantic's in our words: the field, the value, what would be right."""
-    where = ".".join(str(part) for part in item["loc"]) or "config"
+    where = ".".join(str(part) for part in (*within, *item["loc"])) or "config"
     if item["type"] == "extra_forbidden":
         *parents, last = item["loc"]
         return f"{where}: unknown key{nearest(str(last), _keys_at(root, parents))}"

@@ -199,7 +199,7 @@ def about(name: str) -> dict[str, str]:
     return {
         "title": method.title,
         "travels": method.travels,
-        "exact": method.exact,
+        "exact": method.exactness,
         "citation": method.citation,
     }
 

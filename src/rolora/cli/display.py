@@ -118,5 +118,5 @@ def methods_table() -> Table:
         table.add_column(column, overflow="fold")
     for name, method in METHODS.items():
         ranks = "yes" if method.mixed_ranks else "no"
-        table.add_row(name, method.title, method.travels, method.exact, ranks, method.citation)
+        table.add_row(name, method.title, method.travels, method.exactness, ranks, method.citation)
     return table

@@ -7,42 +7,60 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from rolora.core.types import (
-    Adapter,
-)
+from rolora.core.types import EMPTY, Adapter, Key
 from rolora.records.wire import parse_name, tensor_name
 
+PARTS = "parts"
 
-@dataclass
-class LocalStore:
-    """What clients keep for themselves; empty for methods and options that keep nothing."""
 
-    parts: dict[int, Adapter] = field(default_factory=dict)
-    optimizers: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+@dataclass(frozen=True)
+class Kept:
+    """What one client keeps for itself.
+
+    Args:
+        parts: of its model, which nobody else has.
+        state: what rules and stages keep, by names such as ``optimizer/B.exp_avg``.
+    """
+
+    parts: Adapter = field(default_factory=lambda: EMPTY)
+    state: Mapping[str, Tensor] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything by name."""
-        named = {
-            f"parts/{client}/{tensor_name(key)}": tensor
-            for client, adapter in self.parts.items()
-            for key, tensor in adapter.items()
-        }
-        return named | {
-            f"optimizer/{client}/{name}": tensor
-            for client, state in self.optimizers.items()
-            for name, tensor in state.items()
-        }
+        parts = {f"{PARTS}/{tensor_name(key)}": tensor for key, tensor in self.parts.items()}
+        return {**parts, **self.state}
 
     @staticmethod
-    def of(tensors: Mapping[str, Tensor]) -> LocalStore:
+    def of(tensors: Mapping[str, Tensor]) -> Kept:
         """The inverse of :meth:`tensors`."""
-        parts: dict[int, dict[tuple[str, str], Tensor]] = {}
-        store = LocalStore()
+        parts: dict[Key, Tensor] = {}
+        state: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
-            kind, client, rest = name.split("/", 2)
-            if kind == "parts":
-                parts.setdefault(int(client), {})[parse_name(rest)] = tensor
+            kind, _, rest = name.partition("/")
+            if kind == PARTS:
+                parts[parse_name(rest)] = tensor
             else:
-                store.optimizers.setdefault(int(client), {})[rest] = tensor
-        store.parts = {client: Adapter.of(held) for client, held in parts.items()}  # type: ignore[arg-type]
-        return store
+                state[name] = tensor
+        return Kept(Adapter.of(parts), state)
+
+
+NOTHING = Kept()
+
+
+def all_tensors(kept: Mapping[int, Kept]) -> dict[str, Tensor]:
+    """What many clients keep, by name: ``KIND/CLIENT/REST``."""
+    named = {}
+    for client, own in kept.items():
+        for name, tensor in own.tensors().items():
+            kind, _, rest = name.partition("/")
+            named[f"{kind}/{client}/{rest}"] = tensor
+    return named
+
+
+def of_all(tensors: Mapping[str, Tensor]) -> dict[int, Kept]:
+    """The inverse of :func:`all_tensors`."""
+    by_client: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        kind, client, rest = name.split("/", 2)
+        by_client.setdefault(int(client), {})[f"{kind}/{rest}"] = tensor
+    return {client: Kept.of(own) for client, own in by_client.items()}

@@ -27,11 +27,15 @@ span, it is ``v (T * T)``. It is exact where columns are scaled, exchanged or ch
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from rolora.client.optimizer import load_optimizer_state, optimizer_state
+from rolora.client.stack import Stack
+from rolora.core.rules import ClientRule, Draw, Job, Steps, Trained
 from rolora.core.types import BESIDE, Adapter, Factor, Part
 
 FIRST, SECOND = ("exp_avg", "momentum_buffer"), ("exp_avg_sq",)
@@ -39,6 +43,78 @@ BASIS = "basis"
 CUTOFF = 1e-10
 """Of ``X^T X``: directions of X weaker than 1e-5 of the strongest are float32's rounding."""
 TINY = 1e-30
+OPTIMIZER = "optimizer/"
+"""Before the names under which a client keeps its optimiser's state."""
+
+
+class KeepMoments(ClientRule):
+    """A client's optimiser goes on from round to round as if nothing had happened."""
+
+    def group(self, job: Job) -> Hashable:
+        """Clients that share an optimiser kept as much and made as many steps."""
+        return frozenset(
+            (name, float(value) if value.dim() == 0 else 0.0)
+            for name, value in kept_moments(job).items()
+            if name.partition(".")[0] in job.plan.train
+        )
+
+    def steps(self, stack: Stack, optimizer: torch.optim.Optimizer) -> Steps:  # type: ignore[override]
+        """With what the clients kept in the optimiser."""
+        load_optimizer_state(optimizer, stack, [kept_moments(job) for job in stack.jobs])
+        return _Keeping(stack, optimizer)
+
+
+class CarryMoments(KeepMoments):
+    """The same, with the moments carried to the factor that is frozen now."""
+
+    def start(self, job: Job, draw: Draw) -> Job:
+        """The job with its kept moments as if made at the factors that it starts from."""
+        carried = transported(kept_moments(job), job.start, job.plan.train)
+        others = {n: v for n, v in job.kept.items() if not n.startswith(OPTIMIZER)}
+        return replace(job, kept={**others, **named(carried)})
+
+    def steps(self, stack: Stack, optimizer: torch.optim.Optimizer) -> Steps:  # type: ignore[override]
+        """With the carried moments; the factor beside each is kept with it."""
+        super().steps(stack, optimizer)
+        return _Carrying(stack, optimizer)
+
+
+class _Keeping(Steps):
+    def __init__(self, stack: Stack, optimizer: torch.optim.Optimizer):
+        self.stack, self.optimizer = stack, optimizer
+
+    def finish(self, k: int, trained: Trained) -> Trained:
+        return replace(trained, kept={**trained.kept, **named(self.state(k, trained))})
+
+    def state(self, k: int, trained: Trained) -> dict[str, Tensor]:
+        return optimizer_state(self.optimizer, self.stack, k)
+
+
+class _Carrying(_Keeping):
+    def state(self, k: int, trained: Trained) -> dict[str, Tensor]:
+        return with_bases(super().state(k, trained), self.stack.jobs[k].start, trained.parts)
+
+
+def kept_moments(job: Job) -> dict[str, Tensor]:
+    """The optimiser's state among what a client kept: a ``part.name`` to a number or a vector."""
+    return {
+        name.removeprefix(OPTIMIZER): value
+        for name, value in job.kept.items()
+        if name.startswith(OPTIMIZER)
+    }
+
+
+def named(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An optimiser's state under the names by which it is kept."""
+    return {OPTIMIZER + name: value for name, value in state.items()}
+
+
+MOMENTS: Mapping[str, tuple[ClientRule, ...]] = {
+    "reset": (),
+    "persist": (KeepMoments(),),
+    "transport": (CarryMoments(),),
+}
+"""By ``optimizer.state``: the rule that does it."""
 
 
 def with_bases(kept: Mapping[str, Tensor], start: Adapter, trained: Adapter) -> dict[str, Tensor]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from rolora.client.stack import Job, Stack, apart, resized, side_by_side
+from rolora.client.stack import Stack, apart, resized, side_by_side
 from rolora.config import OptimizerConfig
 from rolora.core.types import Adapter
 
 
-def build_optimizer(
-    stack: Stack, settings: OptimizerConfig, jobs: Sequence[Job]
-) -> torch.optim.Optimizer:
+def build_optimizer(stack: Stack, settings: OptimizerConfig) -> torch.optim.Optimizer:
     """The clients' optimiser over the trained parts alone, one tensor and one rate a part."""
     rates = {"A": settings.lr, "B": settings.lr_b, "head": settings.lr_head}
     groups = []
@@ -22,30 +20,23 @@ def build_optimizer(
         buffer = nn.Parameter(stack.part(stack.values, part))
         buffer.grad = stack.part(stack.gradients, part)
         groups.append({"params": [buffer], "lr": rates.get(part) or settings.lr})
-    optimizer: torch.optim.Optimizer
     if settings.name == "adamw":
-        optimizer = torch.optim.AdamW(
+        return torch.optim.AdamW(
             groups,
             betas=(settings.beta1, settings.beta2),
             eps=settings.eps,
             weight_decay=settings.weight_decay,
             fused=True,
         )
-    else:
-        optimizer = torch.optim.SGD(
-            groups, momentum=settings.momentum, weight_decay=settings.weight_decay
-        )
-    load_optimizer_state(optimizer, stack, jobs)
-    return optimizer
+    return torch.optim.SGD(groups, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
 def load_optimizer_state(
-    optimizer: torch.optim.Optimizer, stack: Stack, jobs: Sequence[Job]
+    optimizer: torch.optim.Optimizer, stack: Stack, held: Sequence[Mapping[str, Tensor]]
 ) -> None:
     """Put the clients' kept states side by side; all must have made the same number of steps."""
     for part, group in zip(stack.parts(), optimizer.param_groups, strict=True):
-        held = [job.optimizer or {} for job in jobs]
-        own = [job.start.layout.select({part}) for job in jobs]
+        own = [job.start.layout.select({part}) for job in stack.jobs]
         for name in [name for name in held[0] if name.startswith(f"{part}.")]:
             rows = [item[name] for item in held]
             state = optimizer.state[group["params"][0]]

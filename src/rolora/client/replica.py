@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from rolora.core.algebra import orthonormalise
-from rolora.core.types import Adapter, Key, Part, Plan, ServerState
+from rolora.core.rules import ClientRule
+from rolora.core.types import Adapter, Key, Part, Plan, ServerState, is_side
 
 
 class MissingPart(ValueError):  # noqa: N818
     """A plan counts on a part that is not here; the sender must send it again."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a client's training starts from.
+
+    Args:
+        parts: of the model, without ``D``.
+        given: side parts.
+        delta: ``D``, which is part of the base and one for all.
+    """
+
+    parts: Adapter
+    given: Adapter
+    delta: Adapter
+
+    @staticmethod
+    def of(tensors: Adapter) -> Start:
+        """The three kinds among `tensors`."""
+        side = {part for part in tensors.parts if is_side(part)}
+        beside = side | ({"D"} & tensors.parts)
+        return Start(
+            parts=tensors.without(beside) if beside else tensors,
+            given=tensors.select(side),
+            delta=tensors.select({"D"}),
+        )
 
 
 class Replica:
@@ -23,7 +50,7 @@ class Replica:
 
     def __init__(self) -> None:
         self.held: dict[tuple[Part, int], Adapter] = {}
-        self.started: tuple[int, Adapter] | None = None
+        self.started: tuple[int, Start] | None = None
 
     def versions(self) -> dict[Part, list[int]]:
         """The versions held of each part."""
@@ -32,8 +59,9 @@ class Replica:
             found.setdefault(part, []).append(version)
         return found
 
-    def start(self, plan: Plan) -> Adapter:
-        """Take in what `plan` sends and give the tensors that training starts from.
+    def start(self, plan: Plan, rules: Sequence[ClientRule] = ()) -> Start:
+        """Take in what `plan` sends and give the tensors that training starts from, one and the
+        same object for every client that asks in a round.
 
         Raises:
             MissingPart: the plan counts on a version that is neither held nor sent.
@@ -41,12 +69,13 @@ class Replica:
         if self.started is not None and self.started[0] == plan.round:
             self._receive(plan)
             return self.started[1]
-        start = self.take(plan)
-        if plan.gauge is not None:
-            start = start.overwrite(orthonormalise(start.select({"A", "B"}), plan.gauge))
-            self.held[plan.gauge, plan.round] = start.select({plan.gauge})
-        self.started = (plan.round, start)
-        return start
+        tensors = self.take(plan)
+        for rule in rules:
+            tensors = rule.shared(plan, tensors)
+        for part in plan.derives:
+            self.held[part, plan.round] = tensors.select({part})
+        self.started = (plan.round, Start.of(tensors))
+        return self.started[1]
 
     def take(self, plan: Plan) -> Adapter:
         """Take in what `plan` sends and give the global tensors at its versions.

@@ -2,43 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from rolora.core.types import EMPTY, PARTS, Adapter, Key, Layout, Part, Plan, Update
-
-
-@dataclass(frozen=True)
-class Job:
-    """One client's work in a round.
-
-    Args:
-        plan: what it was told.
-        start: its tensors before training: ``A``, ``B`` and a head where one trains.
-        rows: the numbers of its examples.
-        optimizer: its optimiser's state from an earlier round, or None.
-        delta: ``D``, which is part of the base and one for all.
-    """
-
-    plan: Plan
-    start: Adapter
-    rows: Tensor
-    optimizer: Mapping[str, Tensor] | None = None
-    delta: Adapter = field(default_factory=lambda: EMPTY)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What local training leaves: the update, all trained parts, and, unless it is reset before
-    every round, the optimiser's state.
-    """
-
-    update: Update
-    parts: Adapter
-    optimizer: dict[str, Tensor] = field(default_factory=dict)
+from rolora.core.rules import Job, Trained
+from rolora.core.types import PARTS, RANK_AXIS, Adapter, Key, Layout, Part, Update, base_part
 
 
 class Stack:
@@ -56,7 +26,6 @@ class Stack:
         initial = torch.stack([start.select(self.layout.parts).flat for start in self.starts])
         self.values = side_by_side(initial, self.layout).to(device)
         self.gradients = torch.zeros_like(self.values)
-        self.initial = self.values.clone() if jobs[0].plan.prox > 0 else None
 
     def part(self, buffer: Tensor, part: Part) -> Tensor:
         """The piece of `buffer` that holds `part`: ``[K P_part]``."""
@@ -87,10 +56,15 @@ class Stack:
             return self.starts[0][key].expand(len(self.starts), *self.starts[0][key].shape)
         return torch.stack([start[key] for start in self.starts])
 
-    def add_proximal(self, mu: float) -> None:
-        """FedProx (Li et al., 2020): the gradient of ``mu / 2 |w - w_start|^2``."""
-        if self.initial is not None:
-            self.gradients.add_(self.values - self.initial, alpha=mu)
+    def gather(self, adapters: Sequence[Adapter]) -> Tensor:
+        """The clients' adapters of the trained parts as a buffer ``[K P]``."""
+        flats = torch.stack([resized(adapter, self.rank).flat for adapter in adapters])
+        return side_by_side(flats, self.layout).to(self.device)
+
+    def own(self, buffer: Tensor, k: int) -> Adapter:
+        """Client k's piece of a buffer ``[K P]``, on the CPU, at its own rank."""
+        flat = apart(buffer, self.layout, len(self.jobs))[k].cpu()
+        return resized(Adapter(self.layout, flat), self.jobs[k].plan.rank)
 
     def clip(self, max_norm: float | None) -> None:
         """Scale each client's gradient to at most `max_norm`."""
@@ -137,14 +111,14 @@ def apart(buffer: Tensor, layout: Layout, K: int) -> Tensor:
 
 def resized(adapter: Adapter, rank: int) -> Adapter:
     """The adapter with its factors cut or zero-padded to `rank`; itself where they have it."""
-    axis: dict[Part, int] = {"A": 0, "B": 1}
     changed = {}
     for (module, part), tensor in adapter.items():
-        if part in axis and tensor.shape[axis[part]] != rank:
-            keep = min(rank, tensor.shape[axis[part]])
+        axis = RANK_AXIS.get(base_part(part))
+        if axis is not None and tensor.shape[axis] != rank:
+            keep = min(rank, tensor.shape[axis])
             shape = list(tensor.shape)
-            shape[axis[part]] = rank
+            shape[axis] = rank
             new = tensor.new_zeros(shape)
-            new.narrow(axis[part], 0, keep).copy_(tensor.narrow(axis[part], 0, keep))
+            new.narrow(axis, 0, keep).copy_(tensor.narrow(axis, 0, keep))
             changed[module, part] = new
     return adapter.overwrite(changed) if changed else adapter

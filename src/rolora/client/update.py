@@ -7,23 +7,28 @@ a Flower node with one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from rolora.client.batches import Chunk, batch_rows, chunks
-from rolora.client.moments import transported, with_bases
-from rolora.client.optimizer import build_optimizer, optimizer_state
-from rolora.client.stack import Job, Stack, Trained
+from rolora.client.optimizer import build_optimizer
+from rolora.client.stack import Stack
 from rolora.config import OptimizerConfig
+from rolora.core.rules import ClientRule, Job, Trained
 from rolora.core.seeds import torch_generator
+from rolora.core.types import Adapter
 from rolora.data import Examples
 from rolora.model.lora import LoraModel
 
 
 def local_update(
-    model: LoraModel, data: Examples, jobs: Sequence[Job], settings: OptimizerConfig, seed: int
+    model: LoraModel,
+    data: Examples,
+    jobs: Sequence[Job],
+    settings: OptimizerConfig,
+    seed: int,
+    rules: Sequence[ClientRule] = (),
 ) -> list[Trained]:
     """Train K clients side by side, one optimiser step of all at a time.
 
@@ -35,21 +40,27 @@ def local_update(
     Args:
         model: the shared frozen model.
         data: the training examples.
-        jobs: the K clients' work.
+        jobs: the K clients' work, one group of every rule.
         settings: optimiser, learning rates, steps, batch size.
         seed: the run's seed; batches depend on it, the round and the client.
+        rules: what clients do beside plain training, in order.
     """
-    if settings.state == "transport":
-        jobs = [carried(job) for job in jobs]
+
+    def draw(rank: int, *names: str | int) -> Adapter:
+        return model.initial_adapter(rank, seed, *names)
+
+    for rule in rules:
+        jobs = [rule.start(job, draw) for job in jobs]
     stack = Stack(jobs, model.device)
-    optimizer = build_optimizer(stack, settings, jobs)
+    optimizer = build_optimizer(stack, settings)
+    beside = [rule.steps(stack, optimizer) for rule in rules]
     plans = [job.plan for job in jobs]
     generator = None
     if model.dropout_p > 0:
         generator = torch_generator(seed, "dropout", plans[0].round, plans[0].client)
     model.mount(stack.tensors(), [plan.scaling for plan in plans], generator)
     batches = [batch_rows(job.rows, job.plan, settings, seed) for job in jobs]
-    trained: list[Trained | None] = [None] * len(jobs)
+    trained: dict[int, Trained] = {}
     losses = torch.zeros(len(jobs), device=model.device)
     for step in range(max(map(len, batches))):
         stack.gradients.zero_()
@@ -58,21 +69,16 @@ def local_update(
             loss = chunk_loss(model, data, chunk)
             loss.sum().backward()
             losses += loss.detach()
-        stack.add_proximal(plans[0].prox)
+        for steps in beside:
+            steps.gradient()
         stack.clip(settings.max_grad_norm)
         optimizer.step()
         finished = [k for k in range(len(jobs)) if step + 1 == len(batches[k])]
         for k, item in zip(finished, stack.harvest(finished, losses / (step + 1)), strict=True):
-            kept = {} if settings.state == "reset" else optimizer_state(optimizer, stack, k)
-            if settings.state == "transport":
-                kept = with_bases(kept, jobs[k].start, item.parts)
-            trained[k] = replace(item, optimizer=kept)
-    return [item for item in trained if item is not None]
-
-
-def carried(job: Job) -> Job:
-    """The job with its kept moments as if made at the factors that it starts from."""
-    return replace(job, optimizer=transported(job.optimizer or {}, job.start, job.plan.train))
+            for steps in beside:
+                item = steps.finish(k, item)
+            trained[k] = item
+    return [trained[k] for k in range(len(jobs))]
 
 
 def chunk_loss(model: LoraModel, data: Examples, chunk: Chunk) -> Tensor:

@@ -1,96 +1,15 @@
-"""The algebra of factors: means, products, low-rank SVD through QR, and the gauge."""
+"""The algebra of factors: products, low-rank SVD through QR, and the gauge."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from rolora.core.errors import RunFailed
-from rolora.core.types import Adapter, Layout, Update
-
-
-class WeightedMean:
-    """A streaming weighted mean of adapters: one flat accumulator, however many are added."""
-
-    def __init__(self) -> None:
-        self.weight = 0.0
-        self.layout: Layout | None = None
-        self.total = torch.zeros(0)
-
-    def add(self, parts: Adapter, weight: float) -> None:
-        """Add one adapter.
-
-        Raises:
-            ValueError: its layout is not that of the first.
-        """
-        if self.layout is None:
-            self.layout, self.total = parts.layout, torch.zeros_like(parts.flat)
-        elif parts.layout != self.layout:
-            raise ValueError("adapters of different layouts cannot be averaged")
-        self.total.add_(parts.flat, alpha=weight)
-        self.weight += weight
-
-    def result(self) -> Adapter:
-        """The mean.
-
-        Raises:
-            ValueError: nothing was added.
-        """
-        if self.layout is None:
-            raise ValueError("no updates to average")
-        return Adapter(self.layout, self.total / self.weight)
-
-
-def weighted_mean(updates: Iterable[Update]) -> Adapter:
-    """The mean of the updates' parts, weighted by their numbers of examples; streams.
-
-    Raises:
-        ValueError: no update, or updates of different layouts.
-    """
-    mean = WeightedMean()
-    for update in updates:
-        mean.add(update.parts, update.num_examples)
-    return mean.result()
-
-
-class WeightedProducts:
-    """The streaming weighted mean of ``s_k B_k A_k`` per module, as stacked factors.
-
-    The factors may differ in rank. A stack wider than the matrix itself is compressed, so memory
-    stays bounded by two dense matrices a module.
-    """
-
-    def __init__(self) -> None:
-        self.weight = 0.0
-        self.stacks: dict[str, list[tuple[float, Tensor, Tensor]]] = {}
-
-    def add(self, parts: Adapter, weight: float, scaling: float) -> None:
-        """Add one client's products."""
-        self.weight += weight
-        for module in parts.select({"A"}).modules:
-            B, A = parts[module, "B"], parts[module, "A"]
-            stack = self.stacks.setdefault(module, [])
-            stack.append((weight * scaling, B, A))
-            width = sum(item[1].shape[1] for item in stack)
-            if width > 2 * min(B.shape[0], A.shape[1]):
-                self.stacks[module] = [(1.0, *compress(*stacked_factors(stack)))]
-
-    def result(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Per module ``U [d_out, q]`` and ``V [q, d_in]`` with ``U V`` the weighted mean.
-
-        Raises:
-            ValueError: nothing was added.
-        """
-        if not self.stacks:
-            raise ValueError("no updates to average")
-        means = {}
-        for module, stack in self.stacks.items():
-            U, V = stacked_factors(stack)
-            means[module] = (U / self.weight, V)
-        return means
+from rolora.core.types import Adapter
 
 
 def stacked_factors(

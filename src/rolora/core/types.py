@@ -11,25 +11,49 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Literal, get_args
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-Part = Literal["A", "B", "head", "D", "U", "V"]
+Part: TypeAlias = str
 """What a tensor is to its module.
 
 ``A`` ``[r, d_in]`` is the down-projection, ``B`` ``[d_out, r]`` the up-projection, ``head`` a
 parameter of the classification head. A method that moves the base weight itself sends either
 ``U`` ``[d_out, q]`` and ``V`` ``[q, d_in]``, an increment ``W <- W + U V``, or ``D``
-``[d_out, d_in]``, everything since the pretrained weight: ``W = W_0 + D``.
+``[d_out, d_in]``, everything since the pretrained weight: ``W = W_0 + D``. What a method keeps
+beside a part and of its shape is named after it, as ``control.B``: a side part, which is no part
+of the model.
 """
 
-PARTS: tuple[Part, ...] = get_args(Part)
+PARTS: tuple[Part, ...] = ("A", "B", "head", "D", "U", "V")
 Factor = Literal["A", "B"]
 BESIDE: Mapping[Factor, Factor] = {"A": "B", "B": "A"}
 """The other factor of the product ``B A``."""
 Key = tuple[str, Part]
+RANK_AXIS: Mapping[Part, int] = {"A": 0, "B": 1}
+"""Which axis of a factor is the rank."""
+
+
+def base_part(part: Part) -> Part:
+    """The part that `part` has the shape of: ``B`` for ``control.B``, ``B`` for ``B`` itself."""
+    return part.rpartition(".")[2]
+
+
+def is_side(part: Part) -> bool:
+    """Whether `part` is kept beside a part of the model rather than being one."""
+    return "." in part
+
+
+def side_part(name: str, part: Part) -> Part:
+    """``control.B`` for ``control`` and ``B``."""
+    return f"{name}.{part}"
+
+
+def scaling_of(lora_alpha: float, rank: int) -> float:
+    """The scaling ``s = lora_alpha / r`` of the product ``s B A``."""
+    return lora_alpha / rank
 
 
 @dataclass(frozen=True)
@@ -41,10 +65,7 @@ class Layout:
     @staticmethod
     def of(shapes: Mapping[Key, tuple[int, ...]]) -> Layout:
         """Order `shapes` by part and module: one order for all, one contiguous slice a part."""
-        rank = {part: i for i, part in enumerate(PARTS)}
-        return Layout(
-            tuple(sorted(shapes.items(), key=lambda item: (rank[item[0][1]], item[0][0])))
-        )
+        return Layout(tuple(sorted(shapes.items(), key=lambda item: _place(item[0]))))
 
     @cached_property
     def size(self) -> int:
@@ -73,6 +94,13 @@ class Layout:
     def select(self, parts: Collection[Part]) -> Layout:
         """The layout of the entries whose part is in `parts`."""
         return Layout(tuple(entry for entry in self.entries if entry[0][1] in parts))
+
+
+def _place(key: Key) -> tuple[int, Part, str]:
+    """The order of keys: parts of the model as in `PARTS`, then side parts by name."""
+    module, part = key
+    known = PARTS.index(part) if part in PARTS else len(PARTS)
+    return known, part, module
 
 
 class Adapter(Mapping[Key, Tensor]):
@@ -174,11 +202,9 @@ class Plan:
         upload: parts that come back; what is trained but not uploaded stays with the client.
         rank: the client's LoRA rank ``r``.
         scaling: ``lora_alpha / r``.
-        gauge: the frozen factor to make orthonormal before training, if any
-            (:func:`rolora.core.algebra.gauge`).
         local: parts that each client keeps for itself; they are never sent after the first contact.
-        prox: FedProx's mu, added as ``mu / 2 |w - w_start|^2`` over the trained parts.
-        redraw: draw ``A`` anew from the run's seed, the round and the client, and set ``B = 0``.
+        derives: parts of which every client makes the next version by itself, from what it holds,
+            before it trains (:class:`rolora.core.rules.ClientRule`).
     """
 
     round: int
@@ -189,20 +215,34 @@ class Plan:
     upload: frozenset[Part]
     rank: int
     scaling: float
-    gauge: Literal["A", "B"] | None = None
     local: frozenset[Part] = frozenset()
-    prox: float = 0.0
-    redraw: bool = False
+    derives: frozenset[Part] = frozenset()
 
 
 @dataclass(frozen=True)
 class Update:
-    """What came back from one client: the planned parts and a few numbers."""
+    """What came back from one client: the planned parts and a few numbers.
+
+    Args:
+        client: its id.
+        num_examples: that it trained on, as it says.
+        parts: what it uploads, as the stages left it.
+        metrics: numbers by name, such as the training loss.
+        side: tensors by name that a stage sends beside the parts.
+        weight: in the reduction; None is `num_examples`. Given by the server.
+    """
 
     client: int
     num_examples: int
     parts: Adapter
     metrics: Mapping[str, float] = field(default_factory=dict)
+    side: Mapping[str, Tensor] = field(default_factory=dict)
+    weight: float | None = None
+
+    @property
+    def mass(self) -> float:
+        """Its weight in the reduction."""
+        return self.num_examples if self.weight is None else self.weight
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,16 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rolora.client.evaluation import Predictions, Split, tally
-from rolora.client.kept import LocalStore
+from rolora.client.evaluation import Split, evaluate
+from rolora.client.kept import NOTHING, Kept, all_tensors, of_all
 from rolora.client.replica import Replica, restored
-from rolora.client.stack import Job, Trained
-from rolora.client.update import local_update
+from rolora.client.runtime import ClientRuntime, first_head, with_own
 from rolora.config import Config
+from rolora.core.rules import Job, Trained
 from rolora.core.types import (
     Adapter,
-    ClientInfo,
     Evaluation,
     Failure,
     Plan,
@@ -29,14 +28,11 @@ from rolora.core.types import (
     Update,
 )
 from rolora.data import Examples
+from rolora.methods import Method
 from rolora.model.lora import LoraModel
 
 T = TypeVar("T")
-
-
 R = TypeVar("R")
-
-
 STACK_TOKENS = {"cpu": 1024, "cuda": 32768, "mps": 16384}
 """Tokens of all stacked clients' batches up to which stacking more clients pays, by device."""
 
@@ -45,25 +41,33 @@ class InProcess:
     """Carries out plans in this process, K clients at a time.
 
     Memory does not grow with the number of clients: there is one model, a client is a list of
-    example numbers, and local state lives only where a method or option keeps one.
+    example numbers, all clients of a rank share a replica, and what a client keeps lives only where
+    a method or option keeps something.
 
     Args:
         config: the run's settings.
+        method: whose rules the clients follow.
         model: the shared frozen model with its LoRA layers.
         splits: ``train``, ``validation`` and ``test``.
         threads: that each worker's tensor operations are split between, on a CPU.
     """
 
     def __init__(
-        self, config: Config, model: LoraModel, splits: Mapping[str, Split], threads: int = 1
+        self,
+        config: Config,
+        method: Method,
+        model: LoraModel,
+        splits: Mapping[str, Split],
+        threads: int = 1,
     ):
         self.config, self.model, self.splits = config, model, splits
+        self.runtime = ClientRuntime.of(config, method)
         self.clients = [
-            ClientInfo(id=i, rank=config.lora.rank_of(i), num_examples=len(rows))
-            for i, rows in enumerate(splits["train"].shares)
+            config.client(i, len(rows)) for i, rows in enumerate(splits["train"].shares)
         ]
         self.replicas: dict[int, Replica] = {}
-        self.store = LocalStore()
+        self.own: dict[int, Kept] = {}
+        self.first_head = first_head(model)
         count = config.engine.workers or default_workers(model.device)
         self.workers = Workers(model, count, threads)
         self.stack = config.engine.stack or self._choose_stack(splits["train"].examples)
@@ -73,23 +77,26 @@ class InProcess:
         data = self.splits["train"].examples
 
         def train_stack(model: LoraModel, jobs: Sequence[Job]) -> list[tuple[Job, Trained]]:
-            trained = local_update(model, data, jobs, self.config.optimizer, self.config.seed)
-            return list(zip(jobs, trained, strict=True))
+            return list(zip(jobs, self.runtime.train(model, data, jobs), strict=True))
 
-        kept = LocalStore()
+        kept: dict[int, Kept] = {}
         for stack in self.workers.map(train_stack, self._stacks(plans)):
             for job, trained in stack:
-                self._keep(kept, job, trained)
+                client = job.plan.client
+                before = self.own.get(client, NOTHING)
+                after = self.runtime.kept_after(job, trained, before)
+                if after is not before:
+                    kept[client] = after
                 yield trained.update
         # Not before: a round that is interrupted is done again after a restart.
-        self.store.parts.update(kept.parts)
-        self.store.optimizers.update(kept.optimizers)
+        self.own.update(kept)
 
     def _stacks(self, plans: Sequence[Plan]) -> Iterator[list[Job]]:
         waiting: list[Job] = []
+        together = self.runtime.together
         for job in map(self.job, plans):
             full = len(waiting) == self.stack
-            if waiting and (full or not stackable(waiting[0], job)):
+            if waiting and (full or together(waiting[0]) != together(job)):
                 yield waiting
                 waiting = []
             waiting.append(job)
@@ -97,38 +104,11 @@ class InProcess:
             yield waiting
 
     def job(self, plan: Plan) -> Job:
-        """A client's work: what it holds, what it was sent, what it keeps."""
-        start = self.replicas.setdefault(plan.rank, Replica()).start(plan)
-        delta = start.select({"D"})
-        if delta:  # no copy of it for every client
-            start = start.without({"D"})
-        if plan.redraw:
-            drawn = self.model.initial_adapter(plan.rank, self.config.seed, plan.round, plan.client)
-            start = start.overwrite(drawn.select({"A", "B"}))
-        start = self._with_local(start, plan, plan.client)
+        """A client's work in a round."""
+        replica = self.replicas.setdefault(plan.rank, Replica())
+        kept = self.own.get(plan.client, NOTHING)
         rows = self.splits["train"].shares[plan.client]
-        return Job(plan, start, rows, self.store.optimizers.get(plan.client), delta)
-
-    def _with_local(self, start: Adapter, plan: Plan, client: int) -> Adapter:
-        kept = self.store.parts.get(client)
-        if "head" in plan.local and kept is None:
-            initial = {
-                (name, "head"): tensor.float().cpu()
-                for name, tensor in self.model.frozen_head.items()
-            }
-            return start.overwrite(initial)  # type: ignore[arg-type]
-        return start if kept is None else start.overwrite(kept)
-
-    def _keep(self, store: LocalStore, job: Job, trained: Trained) -> None:
-        """Put what stays with the client in `store`; a client that went astray keeps the old."""
-        client, local = job.plan.client, job.plan.local & job.plan.train
-        persists = self.config.optimizer.state != "reset"
-        if not (local or persists) or not trained.parts.flat.isfinite().all():
-            return
-        if local:
-            store.parts[client] = trained.parts.select(local)
-        if persists:
-            store.optimizers[client] = {**(job.optimizer or {}), **trained.optimizer}
+        return self.runtime.begin(plan, replica, kept, rows, self.first_head)
 
     def _choose_stack(self, examples: Examples) -> int:
         """Not a function of the workers: another number of cores must give the same bits. One where
@@ -144,45 +124,15 @@ class InProcess:
     def evaluate(self, plan: Plan, split: str) -> list[Evaluation]:
         """The global model in one pass, or each client's own where parts are local."""
         held = self.splits[split]
-        if not plan.local:
-            rows = torch.cat(list(held.shares))
-            return tally(self._predict(held.examples, [(plan.send, rows)], plan), held)
-        models = [
-            (self._with_local(plan.send, plan, client), rows)
-            for client, rows in enumerate(held.shares)
-            if len(rows)
-        ]
-        return tally(self._predict(held.examples, models, plan), held)
-
-    def _predict(
-        self, examples: Examples, models: Sequence[tuple[Adapter, Tensor]], plan: Plan
-    ) -> Predictions:
-        """Each adapter on its rows, in batches of similar length."""
-        result = Predictions(
-            torch.zeros(len(examples)), torch.zeros(len(examples), dtype=torch.long)
-        )
-
-        def predict(model: LoraModel, item: tuple[Adapter, Tensor]) -> None:
-            adapter, rows = item
-            tensors = {key: tensor.to(model.device) for key, tensor in adapter.items()}
-            stacked = {key: t if key[1] == "D" else t[None] for key, t in tensors.items()}
-            model.mount(stacked, [plan.scaling])
-            with torch.no_grad():
-                logits = model.logits(examples.batch(rows)).cpu()
-            labels = examples.labels[rows]
-            result.loss[rows] = nn.functional.cross_entropy(logits, labels, reduction="none")
-            result.label[rows] = logits.argmax(1)
-
-        batches = [
-            (adapter, batch)
-            for adapter, rows in models
-            for batch in rows[torch.argsort(examples.lengths[rows], stable=True)].split(
-                self.config.evaluation.batch_size
-            )
-        ]
-        for _ in self.workers.map(predict, batches):
-            pass
-        return result
+        if plan.local:
+            models = [
+                (with_own(plan.send, plan, self.own.get(client, NOTHING), self.first_head), rows)
+                for client, rows in enumerate(held.shares)
+                if len(rows)
+            ]
+        else:
+            models = [(plan.send, torch.cat(list(held.shares)))]
+        return evaluate(plan, held, models, self.config.evaluation.batch_size, self.workers.map)
 
     def take_notes(self) -> RoundNotes:
         """None: nothing is sent for an evaluation, and there is nothing between that could fail."""
@@ -191,31 +141,17 @@ class InProcess:
     @property
     def kept(self) -> Mapping[int, Adapter]:
         """Per client, the parts that it keeps for itself."""
-        return self.store.parts
+        return {client: own.parts for client, own in self.own.items() if own.parts}
 
     def tensors(self) -> dict[str, Tensor]:
         """What clients keep for themselves."""
-        return self.store.tensors()
+        return all_tensors(self.own)
 
     def restore(self, tensors: Mapping[str, Tensor], state: ServerState) -> None:
         """Take up what clients kept, and what they hold of the global parts."""
-        self.store = LocalStore.of(tensors)
+        self.own = of_all(tensors)
         ranks = {client.rank for client in self.clients}
         self.replicas = restored(state, ranks, self.config.lora.max_rank)
-
-
-def stackable(first: Job, other: Job) -> bool:
-    """Whether two clients can share one optimiser: they kept as much and made as many steps."""
-    return _progress(first) == _progress(other)
-
-
-def _progress(job: Job) -> dict[str, float]:
-    """What is kept of the optimiser of the trained parts, with the numbers among it."""
-    return {
-        name: float(value) if value.dim() == 0 else 0.0
-        for name, value in (job.optimizer or {}).items()
-        if name.partition(".")[0] in job.plan.train
-    }
 
 
 def default_workers(device: torch.device) -> int:

@@ -13,7 +13,6 @@ import torch
 
 from rolora.client.evaluation import Split
 from rolora.config import Config
-from rolora.core.errors import BadInput
 from rolora.core.types import Adapter, ClientInfo, ServerState
 from rolora.data import (
     Examples,
@@ -29,6 +28,7 @@ from rolora.model.loading import Pretrained, build_lora_model, load_pretrained, 
 from rolora.model.lora import LoraModel
 from rolora.server.ledger import Ledger
 from rolora.server.round import Engine
+from rolora.stages import make_stage
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,7 @@ class Prepared:
 
     def client(self, number: int) -> ClientInfo:
         """What the method may know of one client."""
-        rows = self.shares["train"][number]
-        return ClientInfo(number, self.config.lora.rank_of(number), len(rows))
+        return self.config.client(number, len(self.shares["train"][number]))
 
     def fingerprint(self) -> str:
         """A digest of all examples and who holds them."""
@@ -160,12 +159,13 @@ def setting_of(config: Config) -> Setting:
         lora_alpha=config.lora.lora_alpha,
         max_rank=config.lora.max_rank,
         rounds=config.rounds,
+        clients=config.federation.clients,
         head=config.model.head,
         mixed_ranks=len(ranks) > 1,
-        gauge=config.method.gauge,
-        schedule=config.method.schedule,
-        switch_at=config.method.switch_at,
-        prox_mu=config.method.prox_mu,
+        optimizer_state=config.optimizer.state,
+        server_optimizer=config.server.optimizer,
+        reducer=config.server.reducer,
+        stages=tuple(stage.name for stage in config.stages),
     )
 
 
@@ -237,25 +237,11 @@ def checked_method(config: Config) -> Method:
     """The run's method.
 
     Raises:
-        BadInput: it is unknown, or does not go with another setting.
+        BadInput: it, or a stage, does not go with another setting.
     """
-    method = make_method(config.method.name, setting_of(config))
-    gauge, state, server = config.method.gauge, config.optimizer.state, config.server.optimizer
-    if gauge != "none" and state == "persist":
-        raise BadInput(
-            "optimizer.state = 'persist': the gauge changes the basis in which kept momentum "
-            "lives; use transport, which carries it along, or reset, or method.gauge: none"
-        )
-    if gauge != "none" and server != "fedavg":
-        raise BadInput(
-            f"server.optimizer = {server!r}: the gauge changes the basis in which its moments "
-            "live; use fedavg, or method.gauge: none"
-        )
-    if config.method.name == "flora" and state != "reset":
-        raise BadInput(
-            f"optimizer.state = {state!r}: FLoRA draws A anew in every round and starts from "
-            "B = 0, so that kept moments belong to other factors; use reset"
-        )
+    method = make_method(config.method, setting_of(config))
+    for options in config.stages:
+        make_stage(options).check(method.turns())
     return method
 
 
@@ -273,7 +259,7 @@ def build_engine(prepared: Prepared) -> InProcess:
     splits = {
         name: Split(examples, prepared.shares[name]) for name, examples in prepared.examples.items()
     }
-    return InProcess(prepared.config, prepared.model, splits)
+    return InProcess(prepared.config, prepared.method, prepared.model, splits)
 
 
 @contextmanager

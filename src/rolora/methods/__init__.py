@@ -10,7 +10,9 @@ from rolora.methods.fedsa_lora import FedSALoRA
 from rolora.methods.ffa_lora import FFALoRA
 from rolora.methods.flexlora import FlexLoRA
 from rolora.methods.flora import FLoRA
+from rolora.methods.options import Options
 from rolora.methods.rolora import RoLoRA
+from rolora.methods.scaffold import Scaffold
 
 METHODS: dict[str, type[Method]] = {
     "rolora": RoLoRA,
@@ -20,18 +22,28 @@ METHODS: dict[str, type[Method]] = {
     "flora": FLoRA,
     "fedex_lora": FedExLoRA,
     "fedsa_lora": FedSALoRA,
+    "scaffold": Scaffold,
 }
 
 
-def make_method(name: str, setting: Setting) -> Method:
+def method_named(name: str) -> type[Method]:
     """The method called `name`.
 
     Raises:
-        BadInput: no such method (the known ones are listed), or one that lacks an option set.
+        BadInput: no such method; the known ones are listed.
     """
     if name not in METHODS:
         raise BadInput(f"method.name = {name!r}: unknown method{nearest(name, METHODS)}")
-    return METHODS[name](setting)
+    return METHODS[name]
 
 
-__all__ = ["METHODS", "Method", "Setting", "make_method"]
+def make_method(options: Options, setting: Setting) -> Method:
+    """The method that `options` names and sets.
+
+    Raises:
+        BadInput: no such method, or one that does not go with the setting.
+    """
+    return method_named(options.name)(setting, options)
+
+
+__all__ = ["METHODS", "Method", "Options", "Setting", "make_method", "method_named"]

@@ -1,16 +1,38 @@
-"""What every method is made of: two pure functions, `plan` and `aggregate`, and a state."""
+"""What every method is made of: two pure functions, `plan` and `combine`, a state, and what its
+clients do beside plain training.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from rolora.core.errors import BadInput
-from rolora.core.types import Adapter, ClientInfo, Key, Part, Plan, ServerState, Update
+from rolora.core.rules import ClientRule
+from rolora.core.types import (
+    Adapter,
+    ClientInfo,
+    Key,
+    Part,
+    Plan,
+    ServerState,
+    Update,
+    is_side,
+    scaling_of,
+)
+from rolora.methods.fedprox import FedProx
+from rolora.methods.options import Options
+from rolora.reducers.base import Reducer
+from rolora.reducers.mean import Mean
+
+Exactness = Literal["yes", "no", "before truncation", "personalised"]
+"""Whether the aggregate is the mean of the clients' products."""
+Reduction = Literal["sum", "each"]
+"""What the server needs: a weighted sum of what the clients send, or the factors of each."""
 
 
 @dataclass(frozen=True)
@@ -21,54 +43,71 @@ class Setting:
         lora_alpha: the numerator of the scaling ``lora_alpha / r``.
         max_rank: the global adapter's rank, the largest of any client.
         rounds: length of the run.
+        clients: how many there are.
         head: whether the classification head is frozen, trained or local.
         mixed_ranks: clients have different ranks.
-        gauge, schedule, switch_at: RoLoRA's options.
-        prox_mu: FedProx's mu.
+        optimizer_state: what becomes of the clients' optimiser states between rounds.
+        server_optimizer: by name.
+        reducer: by name.
+        stages: by name, in order.
     """
 
     lora_alpha: float
     max_rank: int
     rounds: int
+    clients: int = 1
     head: Literal["frozen", "train", "local"] = "frozen"
     mixed_ranks: bool = False
-    gauge: Literal["none", "orthonormal"] = "none"
-    schedule: str = "BA"
-    switch_at: float = 1.0
-    prox_mu: float = 0.0
+    optimizer_state: str = "reset"
+    server_optimizer: str = "fedavg"
+    reducer: str = "mean"
+    stages: tuple[str, ...] = field(default_factory=tuple)
 
 
 class Method(ABC):
     """A federated method. It never sees a model, a file or a socket.
 
-    Class attributes say what `rolora methods` shows: `title`, `travels` (up and down), `exact`
-    (is the aggregate the mean of the clients' products?), `citation`; and what composes with it:
-    `mixed_ranks` (clients of different ranks), `stepped` (the parts on which a server optimiser
-    acts), `options` (which of RoLoRA's options it takes).
+    Class attributes are its facts: `title`, `travels` (up and down) and `citation` in words;
+    `exactness`; `personal`, whether each client ends with a model of its own; `mixed_ranks`,
+    whether clients may have different ranks; `reduction`, what the server needs of them; `stepped`,
+    the parts on which a server optimiser acts; `Options`, what may be set in a config.
     """
 
+    Options: ClassVar[type[Options]] = Options
     title: ClassVar[str]
     travels: ClassVar[str]
-    exact: ClassVar[str]
     citation: ClassVar[str]
+    exactness: ClassVar[Exactness]
+    personal: ClassVar[bool] = False
     mixed_ranks: ClassVar[bool] = False
+    reduction: ClassVar[Reduction] = "sum"
     stepped: ClassVar[frozenset[Part]] = frozenset({"A", "B", "head"})
-    options: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, setting: Setting):
+    def __init__(self, setting: Setting, options: Any = None):
         self.setting = setting
-        defaults = {"gauge": "none", "schedule": "BA", "switch_at": 1.0}
-        for option, default in defaults.items():
-            value = getattr(setting, option)
-            if value != default and option not in self.options:
-                raise BadInput(
-                    f"method.{option} = {value!r}: {self.title} has no such option; "
-                    f"leave it at {default!r}"
-                )
-        if setting.mixed_ranks and not self.mixed_ranks:
+        self.options: Any = self.Options() if options is None else options
+        self.check()
+
+    def check(self) -> None:
+        """Refuse what does not go together.
+
+        Raises:
+            BadInput: with the field, its value, and what would be right.
+        """
+        if self.setting.mixed_ranks and not self.mixed_ranks:
             raise BadInput(
                 f"lora.client_ranks: {self.title} needs one rank for all clients; "
                 "flexlora and flora take different ranks"
+            )
+        if self.reduction == "each" and self.setting.reducer != "mean":
+            raise BadInput(
+                f"server.reducer = {self.setting.reducer!r}: {self.title} multiplies each client's "
+                "factors and takes the mean of the products; use mean"
+            )
+        if self.reduction == "each" and self.setting.stages:
+            raise BadInput(
+                f"stages = {list(self.setting.stages)}: {self.title} multiplies each client's "
+                "factors, which a stage hands on only in the mean; use none"
             )
 
     def init(self, adapter: Adapter) -> ServerState:
@@ -81,12 +120,34 @@ class Method(ABC):
         """What `client` does in round ``state.round + 1``."""
 
     @abstractmethod
+    def combine(self, start: ServerState, reduced: Any) -> ServerState:
+        """The state after the round.
+
+        Args:
+            start: as the clients started from it (:meth:`start`).
+            reduced: what the round's reducer made of their updates.
+        """
+
+    def reducer(self) -> Reducer[Any]:
+        """A new reducer, for a method that needs each client's factors; else the run's is taken."""
+        return Mean()
+
     def aggregate(self, state: ServerState, updates: Iterable[Update]) -> ServerState:
-        """The state after the round; consumes `updates` one by one."""
+        """The state after a round of `updates`, by the method's own reducer."""
+        return self.combine(self.start(state), self.reducer().reduce(updates))
 
     def start(self, state: ServerState) -> ServerState:
         """The state as the clients of the next round start from it."""
         return state
+
+    def rules(self) -> tuple[ClientRule, ...]:
+        """What a client does beside plain training."""
+        mu = self.options.prox_mu
+        return (FedProx(mu),) if mu > 0 else ()
+
+    def turns(self) -> bool:
+        """Whether clients change the basis of a factor between rounds."""
+        return False
 
     def evaluation_plan(self, state: ServerState) -> Plan:
         """The model to evaluate after ``state.round``: everything held, nothing trained."""
@@ -99,7 +160,7 @@ class Method(ABC):
 
     def scaling(self, rank: int) -> float:
         """``lora_alpha / r``."""
-        return self.setting.lora_alpha / rank
+        return scaling_of(self.setting.lora_alpha, rank)
 
     def assign(
         self,
@@ -107,25 +168,23 @@ class Method(ABC):
         client: ClientInfo,
         train: Collection[Part],
         upload: Collection[Part],
-        gauge: Literal["A", "B"] | None = None,
-        redraw: bool = False,
     ) -> Plan:
-        """A plan for the next round in which the head follows the run's head policy."""
+        """A plan for the next round in which the head follows the run's head policy. Side parts
+        are not sent.
+        """
         head: frozenset[Part] = frozenset({"head"}) if train else frozenset()
         policy = self.setting.head
+        side = {part for part in state.parts.parts if is_side(part)}
         return Plan(
             round=state.round + 1,
             client=client.id,
-            send=state.parts,
-            versions=state.versions,
+            send=state.parts.without(side) if side else state.parts,
+            versions={part: v for part, v in state.versions.items() if part not in side},
             train=frozenset(train) | (head if policy != "frozen" else frozenset()),
             upload=frozenset(upload) | (head if policy == "train" else frozenset()),
             rank=client.rank,
             scaling=self.scaling(client.rank),
-            gauge=gauge,
             local=self.local(),
-            prox=self.setting.prox_mu,
-            redraw=redraw,
         )
 
 
@@ -159,15 +218,3 @@ def with_increment(
         parts=state.parts.overwrite(new),
         versions={**state.versions, "D": state.round, "U": since, "V": since},
     )
-
-
-def rank_of(parts: Adapter) -> int:
-    """The LoRA rank of an adapter that holds A.
-
-    Raises:
-        ValueError: it holds no A.
-    """
-    for (_, part), tensor in parts.items():
-        if part == "A":
-            return tensor.shape[0]
-    raise ValueError("the adapter holds no factor A")

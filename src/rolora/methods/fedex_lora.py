@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 
-from rolora.core.algebra import WeightedMean, WeightedProducts
-from rolora.core.types import ClientInfo, Plan, ServerState, Update
+from rolora.core.types import ClientInfo, Plan, ServerState
 from rolora.methods.base import Method, with_increment, written
+from rolora.reducers.products import Products, ReducedProducts
 
 
 class FedExLoRA(Method):
@@ -24,26 +22,26 @@ class FedExLoRA(Method):
 
     title = "FedEx-LoRA"
     travels = "up: A and B; down: A and B and the residual's factors"
-    exact = "yes"
+    exactness = "yes"
+    reduction = "each"
     citation = "Singhal et al., ACL 2025 (arXiv 2410.09432)"
 
     def plan(self, state: ServerState, client: ClientInfo) -> Plan:
         """Train and upload both factors."""
         return self.assign(state, client, train={"A", "B"}, upload={"A", "B"})
 
-    def aggregate(self, state: ServerState, updates: Iterable[Update]) -> ServerState:
+    def reducer(self) -> Products:
+        """The mean product, and the mean of everything sent."""
+        return Products(self.scaling, averaged={"A", "B", "head"})
+
+    def combine(self, start: ServerState, reduced: ReducedProducts) -> ServerState:
         """The means, and the residual merged into the base."""
-        s = self.scaling(self.setting.max_rank)
-        means, products = WeightedMean(), WeightedProducts()
-        for update in updates:
-            means.add(update.parts, update.num_examples)
-            products.add(update.parts, update.num_examples, s)
-        mean = means.result()
+        s, mean = self.scaling(self.setting.max_rank), reduced.parts
         residual = {
             module: (
                 torch.cat([U, -s * mean[module, "B"]], dim=1),
                 torch.cat([V, mean[module, "A"]], dim=0),
             )
-            for module, (U, V) in products.result().items()
+            for module, (U, V) in reduced.products.items()
         }
-        return with_increment(written(state, mean), residual)
+        return with_increment(written(start, mean), residual)

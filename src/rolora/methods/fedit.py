@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from rolora.core.algebra import weighted_mean
-from rolora.core.types import ClientInfo, Plan, ServerState, Update
+from rolora.core.types import ClientInfo, Plan, ServerState
 from rolora.methods.base import Method, written
+from rolora.reducers import Reduced
 
 
 class FedIT(Method):
@@ -20,13 +18,13 @@ class FedIT(Method):
 
     title = "FedIT (FedAvg of LoRA)"
     travels = "A and B (both ways)"
-    exact = "no"
+    exactness = "no"
     citation = "Zhang et al., ICASSP 2024 (arXiv 2305.05644)"
 
     def plan(self, state: ServerState, client: ClientInfo) -> Plan:
         """Train and upload both factors."""
         return self.assign(state, client, train={"A", "B"}, upload={"A", "B"})
 
-    def aggregate(self, state: ServerState, updates: Iterable[Update]) -> ServerState:
+    def combine(self, start: ServerState, reduced: Reduced) -> ServerState:
         """The mean of each factor by itself."""
-        return written(state, weighted_mean(updates))
+        return written(start, reduced.parts)

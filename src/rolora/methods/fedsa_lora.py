@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from rolora.core.algebra import weighted_mean
-from rolora.core.types import ClientInfo, Part, Plan, ServerState, Update
+from rolora.core.types import ClientInfo, Part, Plan, ServerState
 from rolora.methods.base import Method, written
+from rolora.reducers import Reduced
 
 
 class FedSALoRA(Method):
@@ -21,16 +19,17 @@ class FedSALoRA(Method):
 
     title = "FedSA-LoRA"
     travels = "A (both ways); B stays with the client"
-    exact = "personalised"
+    exactness = "personalised"
+    personal = True
     citation = "Guo et al., ICLR 2025 (arXiv 2410.01463)"
 
     def plan(self, state: ServerState, client: ClientInfo) -> Plan:
         """Train both factors, upload A."""
         return self.assign(state, client, train={"A", "B"}, upload={"A"})
 
-    def aggregate(self, state: ServerState, updates: Iterable[Update]) -> ServerState:
+    def combine(self, start: ServerState, reduced: Reduced) -> ServerState:
         """``A <- mean_i A_i``."""
-        return written(state, weighted_mean(updates))
+        return written(start, reduced.parts)
 
     def local(self) -> frozenset[Part]:
         """B, and the head where it is local."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from rolora.core.algebra import weighted_mean
-from rolora.core.types import ClientInfo, Plan, ServerState, Update
+from rolora.core.types import ClientInfo, Plan, ServerState
 from rolora.methods.base import Method, written
+from rolora.reducers import Reduced
 
 
 class FFALoRA(Method):
@@ -20,13 +18,13 @@ class FFALoRA(Method):
 
     title = "FFA-LoRA"
     travels = "B (both ways)"
-    exact = "yes"
+    exactness = "yes"
     citation = "Sun et al., ICLR 2024 (arXiv 2403.12313)"
 
     def plan(self, state: ServerState, client: ClientInfo) -> Plan:
         """Train and upload B."""
         return self.assign(state, client, train={"B"}, upload={"B"})
 
-    def aggregate(self, state: ServerState, updates: Iterable[Update]) -> ServerState:
+    def combine(self, start: ServerState, reduced: Reduced) -> ServerState:
         """``B <- mean_i B_i``."""
-        return written(state, weighted_mean(updates))
+        return written(start, reduced.parts)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from torch import Tensor
 
-from rolora.core.algebra import WeightedMean, WeightedProducts, aligned, low_rank_svd
-from rolora.core.types import Adapter, ClientInfo, Key, Plan, ServerState, Update
-from rolora.methods.base import Method, rank_of, written
+from rolora.core.algebra import aligned, low_rank_svd
+from rolora.core.types import Adapter, ClientInfo, Key, Plan, ServerState
+from rolora.methods.base import Method, written
+from rolora.reducers.products import Products, ReducedProducts
 
 
 class FlexLoRA(Method):
@@ -26,9 +26,10 @@ class FlexLoRA(Method):
 
     title = "FlexLoRA"
     travels = "A and B at the client's rank (both ways)"
-    exact = "before truncation"
+    exactness = "before truncation"
     citation = "Bai et al., NeurIPS 2024 (arXiv 2402.11505)"
     mixed_ranks = True
+    reduction = "each"
 
     def plan(self, state: ServerState, client: ClientInfo) -> Plan:
         """Train and upload both factors at the client's own rank."""
@@ -37,19 +38,18 @@ class FlexLoRA(Method):
             return plan
         return replace(plan, send=self.truncated(state.parts, client.rank))
 
-    def aggregate(self, state: ServerState, updates: Iterable[Update]) -> ServerState:
+    def reducer(self) -> Products:
+        """The mean product, and the mean head where one is shared."""
+        return Products(self.scaling, averaged={"head"})
+
+    def combine(self, start: ServerState, reduced: ReducedProducts) -> ServerState:
         """The truncated SVD of the mean product."""
-        products, heads = WeightedProducts(), WeightedMean()
-        for update in updates:
-            weight = update.num_examples
-            products.add(update.parts, weight, self.scaling(rank_of(update.parts)))
-            heads.add(update.parts.select({"head"}), weight)
-        rank, new = self.setting.max_rank, dict(heads.result())
-        for module, (U, V) in products.result().items():
+        rank, new = self.setting.max_rank, dict(reduced.parts)
+        for module, (U, V) in reduced.products.items():
             left, values, right = low_rank_svd(U, V, rank)
             B = left * values / self.scaling(rank)
-            new[module, "A"], new[module, "B"] = aligned(right, B, state.parts[module, "A"])
-        return written(state, Adapter.of(new))
+            new[module, "A"], new[module, "B"] = aligned(right, B, start.parts[module, "A"])
+        return written(start, Adapter.of(new))
 
     def truncated(self, parts: Adapter, rank: int) -> Adapter:
         """The first `rank` components, with B rescaled from the global to the client's s."""

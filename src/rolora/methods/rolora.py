@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 
-from rolora.core.algebra import orthonormalise, product_norm, weighted_mean
-from rolora.core.types import BESIDE, ClientInfo, Factor, Plan, ServerState, Update
-from rolora.methods.base import Method, written
+from rolora.core.algebra import product_norm
+from rolora.core.errors import BadInput
+from rolora.core.rules import ClientRule
+from rolora.core.section import Fraction
+from rolora.core.types import BESIDE, ClientInfo, Factor, Plan, ServerState
+from rolora.methods.base import Method, Setting, written
+from rolora.methods.gauge import Gauge
+from rolora.methods.options import Options
+from rolora.reducers import Reduced
 
 LONGEST_WAIT = 4
 """Rounds after which an adaptive schedule comes back to a factor, whatever the other one does."""
+
+
+class RoLoRAOptions(Options):
+    """`schedule` names the factor that trains in each round and repeats, and is ``BA`` in the paper
+    (in the first round of ``AB`` nothing is learned, since ``B = 0`` stops A); with ``adaptive``
+    the factor whose last update moved the model more trains next. After `switch_at` of the rounds
+    (1: never) the run goes on as FFA-LoRA. `gauge` gives the frozen factor an orthonormal basis.
+    """
+
+    gauge: Literal["none", "orthonormal"] = "none"
+    schedule: str = Field(default="BA", pattern=r"^(adaptive|[AB]+)$")
+    switch_at: Fraction = 1.0
 
 
 class RoLoRA(Method):
@@ -32,44 +51,71 @@ class RoLoRA(Method):
     NeurIPS 2025 (arXiv 2502.01755), Algorithm 1.
     """
 
+    Options = RoLoRAOptions
     title = "RoLoRA"
     travels = "B in odd rounds, A in even rounds (both ways)"
-    exact = "yes"
+    exactness = "yes"
     citation = "Chen et al., NeurIPS 2025 (arXiv 2502.01755)"
-    options = frozenset({"gauge", "schedule", "switch_at"})
+
+    def __init__(self, setting: Setting, options: Any = None):
+        super().__init__(setting, options)
+        self.gauge = Gauge() if self.options.gauge == "orthonormal" else None
 
     def plan(self, state: ServerState, client: ClientInfo) -> Plan:
         """Train and upload the active factor; the other is frozen."""
         active = self.active(state)
-        gauge = BESIDE[active] if self.setting.gauge == "orthonormal" else None
-        return self.assign(state, client, train={active}, upload={active}, gauge=gauge)
+        plan = self.assign(state, client, train={active}, upload={active})
+        return plan if self.gauge is None else replace(plan, derives=frozenset({BESIDE[active]}))
 
-    def aggregate(self, state: ServerState, updates: Iterable[Update]) -> ServerState:
+    def combine(self, start: ServerState, reduced: Reduced) -> ServerState:
         """``B <- mean_i B_i`` in a B-round, ``A <- mean_i A_i`` in an A-round."""
-        start = self.start(state)
-        new = written(start, weighted_mean(updates))
-        if self.setting.schedule != "adaptive":
+        new = written(start, reduced.parts)
+        if self.options.schedule != "adaptive":
             return new
-        return with_movement(start, new, self.active(state))
+        return with_movement(start, new, self.active(start))
 
     def start(self, state: ServerState) -> ServerState:
         """With the frozen factor made orthonormal, where the gauge asks for it."""
-        if self.setting.gauge == "none":
+        if self.gauge is None:
             return state
         frozen = BESIDE[self.active(state)]
-        factors = orthonormalise(state.parts.select({"A", "B"}), frozen)
+        factors = self.gauge.fixed(state.parts.select({"A", "B"}), frozen)
         return replace(
             state,
             parts=state.parts.overwrite(factors),
             versions={**state.versions, frozen: state.round + 1},
         )
 
+    def rules(self) -> tuple[ClientRule, ...]:
+        """The gauge, where it is set."""
+        return super().rules() if self.gauge is None else (*super().rules(), self.gauge)
+
+    def turns(self) -> bool:
+        """With the gauge, at every switch."""
+        return self.gauge is not None
+
+    def check(self) -> None:
+        """The gauge changes the basis in which moments live."""
+        super().check()
+        if self.options.gauge == "none":
+            return
+        if self.setting.optimizer_state == "persist":
+            raise BadInput(
+                "optimizer.state = 'persist': the gauge changes the basis in which kept momentum "
+                "lives; use transport, which carries it along, or reset, or method.gauge: none"
+            )
+        if self.setting.server_optimizer != "fedavg":
+            raise BadInput(
+                f"server.optimizer = {self.setting.server_optimizer!r}: the gauge changes the "
+                "basis in which its moments live; use fedavg, or method.gauge: none"
+            )
+
     def active(self, state: ServerState) -> Factor:
         """The factor that trains in round ``state.round + 1``."""
         upcoming = state.round + 1
-        if upcoming > self.setting.switch_at * self.setting.rounds:
+        if upcoming > self.options.switch_at * self.setting.rounds:
             return "B"
-        schedule = self.setting.schedule
+        schedule = self.options.schedule
         if schedule == "adaptive":
             return most_moving(state)
         return "B" if schedule[(upcoming - 1) % len(schedule)] == "B" else "A"

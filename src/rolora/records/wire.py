@@ -10,10 +10,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import Tensor
 
-from rolora.core.types import PARTS, Adapter, Key, Layout, Plan, Update
+from rolora.core.types import PARTS, Adapter, Key, Layout, Plan, Update, base_part
 
 SEPARATOR = "::"
+SETS = ("train", "upload", "local", "derives")
+"""The fields of a plan that are sets."""
+CODED = {torch.float32, torch.int8}
+"""The kinds of number in which parts travel."""
 
 
 class WireError(ValueError):
@@ -32,14 +37,17 @@ def parse_name(name: str) -> Key:
         WireError: not of the form ``module::part``.
     """
     module, separator, part = name.rpartition(SEPARATOR)
-    if not separator or part not in PARTS:
+    if not separator or base_part(part) not in PARTS:
         raise WireError(f"tensor {name!r}: its name must be MODULE::PART, PART one of {PARTS}")
     return module, part
 
 
-def pack(adapter: Adapter, header: Mapping[str, Any]) -> bytes:
-    """An adapter and a JSON header as safetensors."""
+def pack(
+    adapter: Adapter, header: Mapping[str, Any], side: Mapping[str, Tensor] | None = None
+) -> bytes:
+    """An adapter, tensors beside it, and a JSON header as safetensors."""
     tensors = {tensor_name(key): tensor.contiguous().cpu() for key, tensor in adapter.items()}
+    tensors |= side or {}
     return save(tensors, metadata={"rolora": json.dumps(header, sort_keys=True)})
 
 
@@ -49,6 +57,23 @@ def unpack(payload: bytes) -> tuple[Adapter, dict[str, Any]]:
     Raises:
         WireError: not safetensors, a foreign tensor name or dtype, or no header of ours.
     """
+    tensors, header = _opened(payload)
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32:
+            raise WireError(f"tensor {name!r}: is {tensor.dtype}, must be float32")
+    return _adapter(tensors), header
+
+
+def _adapter(tensors: Mapping[str, Tensor]) -> Adapter:
+    """An adapter of tensors that are all of one kind of number."""
+    keyed = {parse_name(name): tensor for name, tensor in tensors.items()}
+    layout = Layout.of({key: tuple(tensor.shape) for key, tensor in keyed.items()})
+    if not keyed:
+        return Adapter(layout, torch.zeros(0))
+    return Adapter(layout, torch.cat([keyed[key].reshape(-1) for key, _ in layout.entries]))
+
+
+def _opened(payload: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         tensors = load(payload)
         length = int.from_bytes(payload[:8], "little")
@@ -56,16 +81,15 @@ def unpack(payload: bytes) -> tuple[Adapter, dict[str, Any]]:
         header = json.loads(metadata["rolora"])
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise WireError(f"not a rolora payload ({error})") from None
-    for name, tensor in tensors.items():
-        if tensor.dtype != torch.float32:
-            raise WireError(f"tensor {name!r}: is {tensor.dtype}, must be float32")
-    return Adapter.of({parse_name(name): tensor for name, tensor in tensors.items()}), header
+    if not isinstance(header, dict):
+        raise WireError("not a rolora payload (its header is no mapping)")
+    return tensors, header
 
 
 def pack_plan(plan: Plan) -> bytes:
     """A plan on the wire."""
     fields = {name: value for name, value in asdict_shallow(plan).items() if name != "send"}
-    for name in ("train", "upload", "local"):
+    for name in SETS:
         fields[name] = sorted(fields[name])
     return pack(plan.send, {**fields, "versions": dict(plan.versions)})
 
@@ -78,7 +102,7 @@ def unpack_plan(payload: bytes) -> Plan:
     """
     send, fields = unpack(payload)
     try:
-        for name in ("train", "upload", "local"):
+        for name in SETS:
             fields[name] = frozenset(fields[name])
         return Plan(send=send, **fields)
     except (KeyError, TypeError) as error:
@@ -94,6 +118,7 @@ def pack_update(update: Update) -> bytes:
             "num_examples": update.num_examples,
             "metrics": dict(update.metrics),
         },
+        update.side,
     )
 
 
@@ -103,12 +128,17 @@ def unpack_update(payload: bytes) -> Update:
     Raises:
         WireError: not an update.
     """
-    parts, fields = unpack(payload)
+    tensors, fields = _opened(payload)
+    side = {name: tensors.pop(name) for name in list(tensors) if SEPARATOR not in name}
+    kinds = {tensor.dtype for tensor in tensors.values()}
+    if len(kinds) > 1 or not kinds <= CODED:
+        raise WireError(f"its parts are {sorted(map(str, kinds))}; they must be one of {CODED}")
     try:
         return Update(
             client=int(fields["client"]),
             num_examples=int(fields["num_examples"]),
-            parts=parts,
+            parts=_adapter(tensors),
+            side=side,
             metrics={str(k): float(v) for k, v in fields["metrics"].items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -120,12 +150,24 @@ def asdict_shallow(plan: Plan) -> dict[str, Any]:
     return {name: getattr(plan, name) for name in plan.__dataclass_fields__}
 
 
-@lru_cache(maxsize=4096)
-def payload_bytes(layout: Layout) -> int:
-    """Bytes of an adapter of this layout as safetensors, its names included; 0 for nothing.
+Form = tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
+"""The names, shapes and kinds of tensors."""
 
-    The size of a serialised payload depends on the layout alone, so one of each is serialised.
+
+@lru_cache(maxsize=4096)
+def payload_bytes(layout: Layout, dtype: torch.dtype = torch.float32, side: Form = ()) -> int:
+    """Bytes of an adapter of this layout, and of tensors beside it, as safetensors, their names
+    included; 0 for nothing.
+
+    The size of a serialised payload depends on its form alone, so one of each is serialised.
     """
     if not layout.entries:
         return 0
-    return len(save({tensor_name(key): torch.zeros(shape) for key, shape in layout.entries}))
+    tensors = {tensor_name(key): torch.zeros(shape, dtype=dtype) for key, shape in layout.entries}
+    return len(save(tensors | {name: torch.zeros(shape, dtype=kind) for name, shape, kind in side}))
+
+
+def update_bytes(update: Update) -> int:
+    """Bytes of what `update` sends, as it travels."""
+    side = ((name, tuple(t.shape), t.dtype) for name, t in sorted(update.side.items()))
+    return payload_bytes(update.parts.layout, update.parts.flat.dtype, tuple(side))

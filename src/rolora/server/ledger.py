@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from rolora.core.types import Adapter, Layout, Part, Plan, ServerState
+from rolora.core.types import RANK_AXIS, Adapter, Layout, Part, Plan, ServerState, base_part
 from rolora.records.wire import payload_bytes
 
 
@@ -48,9 +48,9 @@ class Ledger:
         }
 
     def finished(self, plan: Plan, new: ServerState) -> None:
-        """The round stands: the client made the frozen factor orthonormal by itself."""
-        if plan.gauge is not None and plan.client in self.held:
-            self.held[plan.client][plan.gauge] = new.versions[plan.gauge]
+        """The round stands: the client made by itself what the plan derives."""
+        if plan.client in self.held:
+            self.held[plan.client] |= {part: new.versions[part] for part in plan.derives}
 
     def failed(self, client: int) -> None:
         """Nothing is known of what the client holds."""
@@ -61,10 +61,8 @@ def planned_layout(parts: Adapter, plan: Plan) -> Layout:
     """The layout of the update that `plan` asks for."""
     shapes = {}
     for (module, part), shape in parts.layout.entries:
-        if part == "A":
-            shape = (plan.rank, shape[1])
-        elif part == "B":
-            shape = (shape[0], plan.rank)
+        axis = RANK_AXIS.get(base_part(part))
         if part in plan.upload:
-            shapes[module, part] = shape
+            ranked = (plan.rank if i == axis else length for i, length in enumerate(shape))
+            shapes[module, part] = tuple(ranked)
     return Layout.of(shapes)

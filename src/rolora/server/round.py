@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -26,9 +26,11 @@ from rolora.core.types import (
 )
 from rolora.methods import Method
 from rolora.records.wire import payload_bytes
+from rolora.reducers import Reducer, make_reducer
 from rolora.server.ledger import Ledger
 from rolora.server.optimizer import server_step
 from rolora.server.screen import Screen
+from rolora.stages import make_stage
 
 ATTEMPTS = 3
 """How often a round is tried, each time with another cohort, before the run ends."""
@@ -142,25 +144,28 @@ def one_round(
     """Sample, plan, train, screen, aggregate; again with another cohort if the quorum is lost."""
     failures: list[Failure] = []
     down = up = 0
+    with clock("plan"):
+        start, stages = method.start(state), [make_stage(options) for options in config.stages]
     for attempt in range(ATTEMPTS):
         with clock("plan"):
             cohort = sample_cohort(config, engine.clients, state.round + 1, attempt)
             plans = [ledger.narrow(method.plan(state, client)) for client in cohort]
-        screen = Screen(plans, state, config.server.weighting, answered)
+        screen = Screen(cohort, plans, start, config.server.weighting, stages, answered)
         with clock("aggregate"):
-            updates = screen.sound(engine.train(plans))
-            first = next(updates, None)
-            new = None if first is None else method.aggregate(state, chain_one(first, updates))
+            reducer = reducer_of(config, method)
+            for update in screen.sound(engine.train(plans)):
+                reducer.add(update)
         clock.seconds["aggregate"] -= screen.seconds
         clock.seconds["train"] = clock.seconds.get("train", 0.0) + screen.seconds
         down += sum(payload_bytes(plan.send.layout) for plan in plans)
         up, failures = up + screen.bytes_up, failures + screen.failures
         for plan in plans:
             ledger.replied(plan) if plan.client in screen.losses else ledger.failed(plan.client)
-        if new is None or len(screen.losses) < needed(config.federation.quorum, len(plans)):
+        if len(screen.losses) < max(1, needed(config.federation.quorum, len(plans))):
             continue
         with clock("aggregate"):
-            new = server_step(config.server, method.start(state), new, method.stepped)
+            new = method.combine(start, reducer.result())
+            new = server_step(config.server, start, new, method.stepped)
         for plan in plans:
             ledger.finished(plan, new)
         return new, {
@@ -181,6 +186,11 @@ def one_round(
         f"{config.federation.cohort_size} clients was lost {ATTEMPTS} times; last failures: "
         + "; ".join(f"client {f.client}: {f.reason} {f.detail}".strip() for f in failures[-3:])
     )
+
+
+def reducer_of(config: Config, method: Method) -> Reducer[Any]:
+    """A new reducer: the method's own where it needs each client's factors, else the run's."""
+    return method.reducer() if method.reduction == "each" else make_reducer(config.server.reducer)
 
 
 def needed(quorum: float, cohort: int) -> int:
@@ -234,9 +244,3 @@ def rounded(seconds: Mapping[str, float]) -> dict[str, float]:
     """Milliseconds are enough."""
     total = sum(seconds.values())
     return {name: round(value, 4) for name, value in {**seconds, "total": total}.items()}
-
-
-def chain_one(first: Update, rest: Iterable[Update]) -> Iterator[Update]:
-    """`first`, then `rest`."""
-    yield first
-    yield from rest

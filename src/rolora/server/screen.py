@@ -9,15 +9,10 @@ from dataclasses import replace
 
 import torch
 
-from rolora.core.types import (
-    Failure,
-    Part,
-    Plan,
-    ServerState,
-    Update,
-)
-from rolora.records.wire import payload_bytes
+from rolora.core.types import ClientInfo, Failure, Layout, Part, Plan, ServerState, Update
+from rolora.records.wire import update_bytes
 from rolora.server.ledger import planned_layout
+from rolora.stages import BadMessage, Stage, changed
 
 
 class Screen:
@@ -32,13 +27,17 @@ class Screen:
 
     def __init__(
         self,
+        cohort: Sequence[ClientInfo],
         plans: Sequence[Plan],
-        state: ServerState,
+        start: ServerState,
         weighting: str,
+        stages: Sequence[Stage],
         answered: Callable[[Update | Failure], None],
     ):
         self.plans = {plan.client: plan for plan in plans}
-        self.state, self.weighting, self.answered = state, weighting, answered
+        self.registered = {client.id: client.num_examples for client in cohort}
+        self.start, self.weighting, self.stages = start, weighting, stages
+        self.answered = answered
         self.losses: dict[int, tuple[float, int]] = {}
         self.failures: list[Failure] = []
         self.bytes_up = 0
@@ -54,7 +53,7 @@ class Screen:
             if answer is None:
                 return
             if isinstance(answer, Update):
-                self.bytes_up += payload_bytes(answer.parts.layout)
+                self.bytes_up += update_bytes(answer)
                 answer = self.judge(answer)
             self.answered(answer)
             if isinstance(answer, Failure):
@@ -62,7 +61,7 @@ class Screen:
                 continue
             loss = answer.metrics.get("train_loss", math.nan)
             self.losses[answer.client] = (loss, answer.num_examples)
-            yield answer if self.weighting == "examples" else replace(answer, num_examples=1)
+            yield answer if self.weighting == "examples" else replace(answer, weight=1.0)
 
     def judge(self, update: Update) -> Update | Failure:
         """The update, or why it is refused."""
@@ -71,21 +70,43 @@ class Screen:
             return Failure(client, "foreign_client", "it was not asked")
         if client in self.losses:
             return Failure(client, "repeated", "it has answered this round already")
-        if update.num_examples < 1:
-            return Failure(client, "num_examples", f"{update.num_examples}, must be at least 1")
-        wanted = planned_layout(self.state.parts, self.plans[client])
+        registered = self.registered[client]
+        if not 1 <= update.num_examples <= registered:
+            detail = f"{update.num_examples}, must be 1 to the {registered} that it registered"
+            return Failure(client, "num_examples", detail)
+        wanted = planned_layout(self.start.parts, self.plans[client])
         if update.parts.layout != wanted:
             return wrong_layout(update, dict(wanted.entries))
-        if not torch.isfinite(update.parts.flat).all():
-            bad = [k for k, t in update.parts.items() if not torch.isfinite(t).all()]
-            value = "nan" if update.parts.flat.isnan().any() else "inf"
-            return Failure(client, value, f"in {bad[0][0]} {bad[0][1]} ({len(bad)} tensors)")
-        return update
+        return not_finite(update) or self.decoded(update, wanted)
+
+    def decoded(self, update: Update, wanted: Layout) -> Update | Failure:
+        """The update as the client had it, up to what the stages lose."""
+        try:
+            for stage in reversed(self.stages):
+                update = stage.decode(update, wanted)
+        except BadMessage as error:
+            return Failure(update.client, "malformed", str(error))
+        if update.side or update.parts.flat.dtype != torch.float32:
+            return Failure(
+                update.client, "malformed", "it is encoded, and the run has no such stage"
+            )
+        if self.stages:
+            update = replace(update, parts=changed(self.start.parts, update.parts))
+        return not_finite(update) or update
 
     def train_loss(self) -> float:
         """The mean of the clients' training losses, weighted by examples."""
         total = sum(n for _, n in self.losses.values())
         return sum(loss * n for loss, n in self.losses.values()) / total
+
+
+def not_finite(update: Update) -> Failure | None:
+    """Which value is not a number, or infinite."""
+    if torch.isfinite(update.parts.flat).all():
+        return None
+    bad = [k for k, t in update.parts.items() if not torch.isfinite(t).all()]
+    value = "nan" if update.parts.flat.isnan().any() else "inf"
+    return Failure(update.client, value, f"in {bad[0][0]} {bad[0][1]} ({len(bad)} tensors)")
 
 
 def wrong_layout(update: Update, wanted: Mapping[tuple[str, Part], tuple[int, ...]]) -> Failure:

@@ -17,6 +17,7 @@ from rolora.config import (
 from rolora.core.errors import BadInput, RunFailed
 from rolora.core.types import Layout
 from rolora.engines.preparation import DataFacts, Ready, TrainingEngine, checked_method
+from rolora.methods import Method
 from rolora.model.loading import build_lora_model, load_pretrained, resolve_device
 from rolora.server.ledger import Ledger
 from rolora.server.round import needed
@@ -93,7 +94,7 @@ def joined(config: Config, transport: Transport, notice: Callable[[str], None]) 
         model=model,
         data=f"labels {labels} of {config.federation.clients} sites, which check their own",
         facts=federation.facts,
-        engine=lambda run, ledger: federation.engine(run, ledger, model.layout),
+        engine=lambda run, ledger: federation.engine(run, ledger, method, model.layout),
     )
 
 
@@ -134,11 +135,13 @@ class Federation:
     label_names: tuple[str, ...]
     seen: dict[int, ClientFacts]
 
-    def engine(self, run: str, ledger: Ledger, layout: Callable[[int], Layout]) -> TrainingEngine:
+    def engine(
+        self, run: str, ledger: Ledger, method: Method, layout: Callable[[int], Layout]
+    ) -> TrainingEngine:
         """The engine of one run."""
         from rolora.engines.flower.engine import FlowerEngine, RunFacts
 
-        facts = RunFacts(run, self.label_names, layout)
+        facts = RunFacts(run, self.label_names, layout, method.rules())
         return FlowerEngine(self.transport, self.config, facts, ledger, self.seen)
 
     def facts(self) -> DataFacts:

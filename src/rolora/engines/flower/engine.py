@@ -12,6 +12,7 @@ from torch import Tensor
 from rolora.client.replica import Replica, restored
 from rolora.config import Config
 from rolora.core.errors import RunFailed
+from rolora.core.rules import ClientRule
 from rolora.core.types import (
     Adapter,
     ClientInfo,
@@ -55,11 +56,13 @@ class RunFacts:
         run: the same after a restart of the server, another for every run.
         label_names: that every site must have.
         layout: the layout of an adapter of a given rank.
+        rules: what clients do beside plain training.
     """
 
     run: str
     label_names: tuple[str, ...]
     layout: Callable[[int], Layout]
+    rules: tuple[ClientRule, ...]
 
 
 class FlowerEngine:
@@ -101,10 +104,8 @@ class FlowerEngine:
         """All clients, by id; of one that never joined the number of examples is not known."""
         self._meet()
         return [
-            ClientInfo(
-                id=client,
-                rank=self.config.lora.rank_of(client),
-                num_examples=self.seen[client].examples("train") if client in self.seen else 0,
+            self.config.client(
+                client, self.seen[client].examples("train") if client in self.seen else 0
             )
             for client in range(self.config.federation.clients)
         ]
@@ -114,7 +115,7 @@ class FlowerEngine:
         self._round = plans[0].round
         self._await_quorum([plan.client for plan in plans])
         for plan in plans:
-            self._mirror(plan.rank).start(plan)
+            self._mirror(plan.rank).start(plan, self.facts.rules)
         for plan, answer in self._exchange(plans, "train"):
             yield answer if isinstance(answer, Failure) else _update(plan, answer)
 

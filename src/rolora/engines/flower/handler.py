@@ -8,15 +8,18 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rolora.client.evaluation import Batch, Split, evaluate
+from rolora.client.kept import Kept
 from rolora.client.replica import MissingPart, Replica
+from rolora.client.runtime import ClientRuntime, first_head, with_own
 from rolora.config import Config, parse_config
 from rolora.core.errors import BadInput
-from rolora.core.types import Adapter, Failure, Plan
+from rolora.core.types import Adapter, Evaluation, Plan, Update
 from rolora.engines.flower.kept import KeptStore
 from rolora.engines.flower.messages import (
     PROTOCOL,
@@ -30,8 +33,8 @@ from rolora.engines.flower.messages import (
     unpack_request,
 )
 from rolora.engines.flower.worker import Frames
-from rolora.engines.in_process import InProcess
 from rolora.model.loading import Pretrained
+from rolora.model.lora import LoraModel
 from rolora.model.peft_format import save_adapter
 from rolora.records.atomic import write_atomic
 
@@ -45,14 +48,46 @@ class SiteModel:
     Args:
         config: the run's settings with the site's own in place.
         pretrained: as loaded.
-        engine: the simulator over this one client.
+        model: the same with LoRA layers.
+        runtime: how its client trains.
+        splits: its own examples, one share of each split.
         facts: what the server is told.
+        replicas: the global parts that it holds, by rank.
     """
 
     config: Config
     pretrained: Pretrained
-    engine: InProcess
+    model: LoraModel
+    runtime: ClientRuntime
+    splits: Mapping[str, Split]
     facts: ClientFacts
+    replicas: dict[int, Replica] = field(default_factory=dict)
+
+    def train(self, plan: Plan, kept: Kept) -> tuple[Update, Kept]:
+        """The client's update in a round that it begins with `kept`, and what it then keeps."""
+        data = self.splits["train"]
+        replica = self.replicas.setdefault(plan.rank, Replica())
+        job = self.runtime.begin(plan, replica, kept, data.shares[0], first_head(self.model))
+        [trained] = self.runtime.train(self.model, data.examples, [job])
+        return trained.update, self.runtime.kept_after(job, trained, kept)
+
+    def evaluate(self, plan: Plan, kept: Kept, split: str) -> list[Evaluation]:
+        """The client's model on its held-out examples; none where it has none."""
+        held = self.splits[split]
+        [rows] = held.shares
+        if not len(rows):
+            return []
+        own = with_own(plan.send, plan, kept, first_head(self.model))
+        size = self.config.evaluation.batch_size
+        found = evaluate(plan, held, [(own, rows)], size, self._alone)
+        return [replace(evaluation, client=plan.client) for evaluation in found]
+
+    def _alone(
+        self, function: Callable[[LoraModel, Batch], None], items: Iterable[Batch]
+    ) -> Iterator[None]:
+        for item in items:
+            function(self.model, item)
+            yield
 
 
 class SiteHandler:
@@ -78,7 +113,7 @@ class SiteHandler:
         request = unpack_request(frames)
         site = self._of_run(request)
         self._check(request.plan)
-        replica = site.engine.replicas.setdefault(request.plan.rank, Replica())
+        replica = site.replicas.setdefault(request.plan.rank, Replica())
         drop_unlike(replica, request)
         try:
             return (
@@ -113,7 +148,7 @@ class SiteHandler:
         if request.run != self._run:
             self._kept = KeptStore(self.directory / "runs", request.run)
             self._same_data(self._site.facts.fingerprint)
-            self._site.engine.replicas.clear()
+            self._site.replicas.clear()
             self._run = request.run
         return self._site
 
@@ -134,33 +169,28 @@ class SiteHandler:
 
     def _train(self, site: SiteModel, request: Request) -> Frames:
         plan = request.plan
-        site.engine.store = self._kept.before(plan.round)
         begin = time.perf_counter()
-        [answer] = site.engine.train([plan])
+        before = self._kept.before(plan.round)
+        update, kept = site.train(plan, before)
         seconds = time.perf_counter() - begin
-        if isinstance(answer, Failure):
-            raise BadInput(f"{answer.reason} {answer.detail}")
-        self._kept.save(plan.round, site.engine.store)
+        self._kept.save(plan.round, kept)
         self._kept.settle(request.settled)
-        log.info("round %s: loss %.4f, %.1f s", plan.round, answer.metrics["train_loss"], seconds)
-        return pack_update(replace(answer, metrics={**answer.metrics, "seconds": seconds}))
+        log.info("round %s: loss %.4f, %.1f s", plan.round, update.metrics["train_loss"], seconds)
+        return pack_update(replace(update, metrics={**update.metrics, "seconds": seconds}))
 
     def _evaluate(self, site: SiteModel, replica: Replica, request: Request) -> Frames:
         plan = request.plan
         plan = replace(plan, send=replica.take(plan))
-        site.engine.store = self._kept.before(plan.round)
-        held_out = len(site.engine.splits[request.split].examples)
-        evaluations = site.engine.evaluate(plan, request.split) if held_out else []
+        kept = self._kept.before(plan.round)
+        evaluations = site.evaluate(plan, kept, request.split)
         if request.split == "test":
-            self._leave_adapter(site, plan.send)
+            self._leave_adapter(site, plan.send.overwrite(kept.parts))
         return pack_evaluations(evaluations)
 
     def _leave_adapter(self, site: SiteModel, parts: Adapter) -> None:
         """The run is over: leave its adapter, with what is this client's own."""
-        kept = site.engine.kept.get(self.client)
-        own = parts if kept is None else parts.overwrite(kept)
         path = self.directory / "adapter"
-        save_adapter(path, own, site.engine.model, site.pretrained, site.config)
+        save_adapter(path, parts, site.model, site.pretrained, site.config)
         log.info("the run is over; its adapter is in %s", path)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save
 
-from rolora.client.kept import LocalStore
+from rolora.client.kept import NOTHING, Kept
 from rolora.records.atomic import write_atomic
 
 
@@ -35,14 +35,14 @@ class KeptStore:
         found = self.directory.glob("round_*.safetensors")
         return {int(path.stem.removeprefix("round_")): path for path in sorted(found)}
 
-    def before(self, round_number: int) -> LocalStore:
+    def before(self, round_number: int) -> Kept:
         """What was kept when `round_number` first began."""
         earlier = [path for number, path in self.rounds().items() if number < round_number]
-        return LocalStore.of(load_file(earlier[-1])) if earlier else LocalStore()
+        return Kept.of(load_file(earlier[-1])) if earlier else NOTHING
 
-    def save(self, round_number: int, store: LocalStore) -> None:
-        """Keep `store` as it is after a round; whole or not at all."""
-        tensors = {name: t.detach().cpu().contiguous() for name, t in store.tensors().items()}
+    def save(self, round_number: int, kept: Kept) -> None:
+        """Keep `kept` as it is after a round; whole or not at all."""
+        tensors = {name: t.detach().cpu().contiguous() for name, t in kept.tensors().items()}
         if tensors:
             self.directory.mkdir(parents=True, exist_ok=True)
             write_atomic(self.directory / f"round_{round_number:06d}.safetensors", save(tensors))

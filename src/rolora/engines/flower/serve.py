@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rolora.client.evaluation import Split
+from rolora.client.runtime import ClientRuntime
 from rolora.config import (
     Config,
     parse_config,
 )
 from rolora.core.errors import RunFailed
-from rolora.data import Examples, load_data
+from rolora.data import load_data
 from rolora.data.deal import deal
-from rolora.engines.in_process import InProcess
-from rolora.engines.preparation import tokenized
+from rolora.engines.preparation import checked_method, tokenized
 from rolora.model.loading import build_lora_model, load_pretrained, resolve_device
 from rolora.records.atomic import write_atomic
 
@@ -86,29 +86,24 @@ def load_site(site: SiteConfig, run: Config) -> SiteModel:
     if site.dealt:
         shares = deal(config, examples)
         examples = {name: own.select(shares[name][site.client]) for name, own in examples.items()}
-    everything = {name: torch.arange(len(own)) for name, own in examples.items()}
-    splits = splits_of(site.client, config.federation.clients, examples, everything)
-    threads = site.threads or torch.get_num_threads()
-    engine = InProcess(config, build_lora_model(pretrained, config), splits, threads)
-    return SiteModel(config, pretrained, engine, client_facts(splits, site.client, raw.test_from))
+    if site.threads is not None:
+        torch.set_num_threads(site.threads)
+    splits = {name: Split(own, [torch.arange(len(own))]) for name, own in examples.items()}
+    return SiteModel(
+        config=config,
+        pretrained=pretrained,
+        model=build_lora_model(pretrained, config),
+        runtime=ClientRuntime.of(config, checked_method(config)),
+        splits=splits,
+        facts=client_facts(splits, raw.test_from),
+    )
 
 
-def splits_of(
-    client: int, clients: int, examples: Mapping[str, Examples], rows: Mapping[str, torch.Tensor]
-) -> dict[str, Split]:
-    """Splits of which `rows` are the client's own, and the other clients have nothing."""
-    nothing = torch.arange(0)
-    return {
-        name: Split(own, [rows[name] if i == client else nothing for i in range(clients)])
-        for name, own in examples.items()
-    }
-
-
-def client_facts(splits: Mapping[str, Split], client: int, test_from: str) -> ClientFacts:
-    """What a client tells of its own examples."""
+def client_facts(splits: Mapping[str, Split], test_from: str) -> ClientFacts:
+    """What a client tells of its own examples, the one share of each split."""
     from rolora.engines.flower.messages import ClientFacts
 
-    own = {name: split.examples.select(split.shares[client]) for name, split in splits.items()}
+    own = {name: split.examples.select(split.shares[0]) for name, split in splits.items()}
     return ClientFacts(
         label_names=own["train"].label_names,
         labels={

@@ -24,15 +24,16 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
+from rolora.client.evaluation import Split
 from rolora.client.replica import Replica
+from rolora.client.runtime import ClientRuntime
 from rolora.config import Config, parse_config
 from rolora.core.errors import BadInput, RunFailed
 from rolora.engines.flower import payload
 from rolora.engines.flower.handler import SiteHandler, SiteModel
 from rolora.engines.flower.messages import pack_stale, unpack_stale
-from rolora.engines.flower.serve import client_facts, splits_of
+from rolora.engines.flower.serve import client_facts
 from rolora.engines.flower.worker import Frames
-from rolora.engines.in_process import InProcess
 from rolora.engines.preparation import Prepared, prepare
 
 _STOP_TIMEOUT_S = 30.0
@@ -133,10 +134,16 @@ def _replicas() -> dict[int, Replica]:
 
 def _site(loaded: Prepared, client: int) -> SiteModel:
     """A client's view of the process's model and data."""
-    config = loaded.config
-    rows = {name: shares[client] for name, shares in loaded.shares.items()}
-    splits = splits_of(client, config.federation.clients, loaded.examples, rows)
-    engine = InProcess(config, loaded.model, splits)
-    engine.replicas = _replicas()
-    facts = client_facts(splits, client, loaded.test_from)
-    return SiteModel(config, loaded.pretrained, engine, facts)
+    splits = {
+        name: Split(examples, [loaded.shares[name][client]])
+        for name, examples in loaded.examples.items()
+    }
+    return SiteModel(
+        config=loaded.config,
+        pretrained=loaded.pretrained,
+        model=loaded.model,
+        runtime=ClientRuntime.of(loaded.config, loaded.method),
+        splits=splits,
+        facts=client_facts(splits, loaded.test_from),
+        replicas=_replicas(),
+    )

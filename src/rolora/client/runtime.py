@@ -1,0 +1,117 @@
+"""What clients do, under every engine: begin a round, train, keep what is theirs, evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from rolora.client.kept import Kept
+from rolora.client.moments import MOMENTS
+from rolora.client.replica import Replica
+from rolora.client.update import local_update
+from rolora.config import Config
+from rolora.core.rules import ClientRule, Job, Trained
+from rolora.core.types import Adapter, Plan
+from rolora.data import Examples
+from rolora.methods import Method
+from rolora.model.lora import LoraModel
+from rolora.stages import At, Stage, change, make_stage
+
+
+@dataclass(frozen=True)
+class ClientRuntime:
+    """The clients of one process: one at a site, all of them in the simulator.
+
+    It holds what they share: how they train and what they do beside it. What is a client's own, its
+    examples, its :class:`Replica` of the global parts and what it keeps, is handed in.
+
+    Args:
+        config: the run's settings.
+        rules: what clients do beside plain training, in order.
+        stages: what becomes of their updates before they travel, in order.
+    """
+
+    config: Config
+    rules: tuple[ClientRule, ...]
+    stages: tuple[Stage, ...]
+
+    @staticmethod
+    def of(config: Config, method: Method) -> ClientRuntime:
+        """For a run of `method`."""
+        rules = (*method.rules(), *MOMENTS[config.optimizer.state])
+        return ClientRuntime(config, rules, tuple(map(make_stage, config.stages)))
+
+    def begin(self, plan: Plan, replica: Replica, kept: Kept, rows: Tensor, own: Adapter) -> Job:
+        """A client's work: what it holds and was sent, with what it keeps for itself over it.
+
+        Args:
+            plan: what it is told.
+            replica: the global parts that it holds.
+            kept: what it keeps.
+            rows: its training examples.
+            own: what its local parts are before it has trained any.
+        """
+        start = replica.start(plan, self.rules)
+        return Job(
+            plan=plan,
+            start=with_own(start.parts, plan, kept, own),
+            rows=rows,
+            kept=kept.state,
+            given=start.given,
+            delta=start.delta,
+        )
+
+    def together(self, job: Job) -> Hashable:
+        """Jobs train side by side only where this is equal."""
+        return tuple(rule.group(job) for rule in self.rules)
+
+    def train(self, model: LoraModel, data: Examples, jobs: Sequence[Job]) -> list[Trained]:
+        """Train a stack of clients and make their updates ready to travel."""
+        config = self.config
+        trained = local_update(model, data, jobs, config.optimizer, config.seed, self.rules)
+        if not self.stages:
+            return trained
+        return [self._staged(job, item) for job, item in zip(jobs, trained, strict=True)]
+
+    def _staged(self, job: Job, trained: Trained) -> Trained:
+        update, kept = trained.update, dict(trained.kept)
+        if not update.parts.flat.isfinite().all():
+            return trained  # as it is, for the server to refuse by name
+        update = replace(update, parts=change(update.parts, job.start))
+        at = At(self.config.seed, job.plan.round, job.plan.client)
+        for stage in self.stages:
+            update, own = stage.encode(update, job.kept, at)
+            kept |= own
+        return replace(trained, update=update, kept=kept)
+
+    def kept_after(self, job: Job, trained: Trained, before: Kept) -> Kept:
+        """What the client keeps from now on; one that went astray keeps the old."""
+        local = job.plan.local & job.plan.train
+        if not (local or trained.kept) or not trained.parts.flat.isfinite().all():
+            return before
+        return Kept(
+            parts=trained.parts.select(local) if local else before.parts,
+            state={**before.state, **trained.kept},
+        )
+
+
+def with_own(parts: Adapter, plan: Plan, kept: Kept, own: Adapter) -> Adapter:
+    """Global `parts` with a client's own over them.
+
+    Args:
+        parts: of the model.
+        plan: says which parts are local.
+        kept: what the client keeps.
+        own: what a local head is before it has been trained.
+    """
+    if kept.parts:
+        return parts.overwrite(kept.parts)
+    return parts.overwrite(own.select({"head"})) if "head" in plan.local else parts
+
+
+def first_head(model: LoraModel) -> Adapter:
+    """The model's own head, from which a local one starts."""
+    tensors = {(name, "head"): tensor.float().cpu() for name, tensor in model.frozen_head.items()}
+    return Adapter.of(tensors)

@@ -1,0 +1,56 @@
+"""What a reducer is: it takes updates one by one and gives what the server goes on from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar
+
+from rolora.core.types import Adapter, Update
+
+R = TypeVar("R")
+
+
+class Reducer(ABC, Generic[R]):
+    """Makes one of many updates, which it sees one by one, in any order.
+
+    It holds no more than it needs: a mean is one accumulator however many clients there are.
+    """
+
+    title: ClassVar[str]
+
+    @abstractmethod
+    def add(self, update: Update) -> None:
+        """Take one update.
+
+        Raises:
+            ValueError: its layout is not that of the first.
+        """
+
+    @abstractmethod
+    def result(self) -> R:
+        """What the updates reduce to.
+
+        Raises:
+            ValueError: nothing was added.
+        """
+
+    def reduce(self, updates: Iterable[Update]) -> R:
+        """The result over `updates`."""
+        for update in updates:
+            self.add(update)
+        return self.result()
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """One adapter in place of many.
+
+    Args:
+        parts: the reduced parts.
+        clients: how many updates they were made of.
+    """
+
+    parts: Adapter
+    clients: int
