@@ -13,7 +13,7 @@ from rolora.config import parse_config
 from rolora.core.seeds import torch_generator
 from rolora.data import Examples
 from rolora.engines.in_process import InProcess
-from rolora.engines.preparation import setting_of
+from rolora.engines.preparation import checked_method, setting_of
 from rolora.methods import make_method
 from rolora.model.loading import build_lora_model, load_pretrained
 from rolora.model.lora import LoraModel
@@ -147,11 +147,16 @@ def engine(settings, model=None, sizes=(9, 5, 7), examples=None):
     dealt = shares(sizes)
     held_shares = list(torch.arange(len(held)).tensor_split(len(dealt)))
     splits = {"train": Split(train, dealt), "validation": Split(held, held_shares)}
-    return InProcess(settings, model, splits)
+    return InProcess(settings, method(settings), model, splits)
+
+
+def checked(settings):
+    """The method, once everything that goes with it has been checked."""
+    return checked_method(settings)
 
 
 def method(settings):
-    return make_method(settings.method.name, setting_of(settings))
+    return make_method(settings.method, setting_of(settings))
 
 
 class Memory:

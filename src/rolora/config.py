@@ -227,10 +227,10 @@ def _method(raw: Any) -> Options:
     if isinstance(raw, Options):
         return raw
     given = {"name": "rolora", **raw} if isinstance(raw, Mapping) else {"name": raw}
-    if given["name"] not in METHODS:
-        name = given["name"]
+    name = given["name"]
+    if not isinstance(name, str) or name not in METHODS:
         raise ValueError(f"name = {_shown(name)}: unknown method{nearest(str(name), METHODS)}")
-    return _chosen(METHODS[given["name"]].Options, given)
+    return _chosen(METHODS[name].Options, given)
 
 
 def _stage(raw: Any) -> StageOptions:
@@ -239,7 +239,7 @@ def _stage(raw: Any) -> StageOptions:
         return raw
     given = dict(raw) if isinstance(raw, Mapping) else {"name": raw}
     name = given.get("name")
-    if name not in STAGES:
+    if not isinstance(name, str) or name not in STAGES:
         raise ValueError(f"name = {_shown(name)}: unknown stage{nearest(str(name), STAGES)}")
     return _chosen(STAGES[name].Options, given)
 

@@ -15,10 +15,12 @@ from safetensors.torch import save
 
 from rolora.client.replica import Replica
 from rolora.client.stack import resized
-from rolora.config import ServerConfig
+from rolora.config import ServerConfig, parse_config
 from rolora.core.errors import BadInput
-from rolora.core.types import Adapter, ClientInfo, Update
-from rolora.methods import METHODS, Setting, make_method
+from rolora.core.rules import Job
+from rolora.core.seeds import derive
+from rolora.core.types import Adapter, ClientInfo, Update, base_part, is_side
+from rolora.methods import METHODS, Options, Setting, make_method
 from rolora.records.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rolora.records.wire import (
     pack_plan,
@@ -34,23 +36,31 @@ from rolora.server.optimizer import server_step
 MODULES = {"tall": (30, 20), "wide": (12, 40), "square": (24, 24)}
 R, ALPHA = 3, 6.0
 
-CASES = {name: (name, {}) for name in METHODS}
+CASES = {name: (name, {}, {}) for name in METHODS}
 CASES |= {
-    "rolora+gauge": ("rolora", {"gauge": "orthonormal"}),
-    "rolora+schedule": ("rolora", {"schedule": "BBA"}),
-    "rolora+adaptive": ("rolora", {"schedule": "adaptive"}),
-    "rolora+adaptive+gauge": ("rolora", {"schedule": "adaptive", "gauge": "orthonormal"}),
-    "flexlora+ranks": ("flexlora", {"mixed_ranks": True}),
-    "flora+ranks": ("flora", {"mixed_ranks": True}),
+    "rolora+gauge": ("rolora", {}, {"gauge": "orthonormal"}),
+    "rolora+schedule": ("rolora", {}, {"schedule": "BBA"}),
+    "rolora+adaptive": ("rolora", {}, {"schedule": "adaptive"}),
+    "rolora+adaptive+gauge": ("rolora", {}, {"schedule": "adaptive", "gauge": "orthonormal"}),
 }
-for _name in METHODS:
-    CASES[f"{_name}+head"] = (_name, {"head": "train"})
+for _name, _method in METHODS.items():
+    CASES[f"{_name}+head"] = (_name, {"head": "train"}, {})
+    if _method.mixed_ranks:
+        CASES[f"{_name}+ranks"] = (_name, {"mixed_ranks": True}, {})
 every_case = pytest.mark.parametrize("case", CASES)
 
 
+def setting(**changes):
+    return Setting(ALPHA, R, **{"rounds": 10, "clients": 4, **changes})
+
+
+def make(name, options=None, **changes):
+    return METHODS[name](setting(**changes), METHODS[name].Options(name=name, **(options or {})))
+
+
 def method_of(case):
-    name, options = CASES[case]
-    return make_method(name, Setting(ALPHA, R, rounds=10, **options))
+    name, changes, options = CASES[case]
+    return make(name, options, **changes)
 
 
 def initial(seed=0):
@@ -72,15 +82,16 @@ def clients_of(case, n=4):
 class Client:
     """What one client holds and keeps, and its random training."""
 
-    def __init__(self, info):
-        self.info, self.replica, self.kept = info, Replica(), {}
+    def __init__(self, info, rules=()):
+        self.info, self.replica, self.rules, self.kept = info, Replica(), rules, {}
 
     def start(self, plan):
-        start = self.replica.start(plan)
-        if plan.redraw:
-            drawn = resized(initial(plan.round + 17 * plan.client), plan.rank)
-            start = start.overwrite(drawn.select({"A", "B"}))
-        return start.overwrite(self.kept)
+        """What it trains from, and the side parts that it was given."""
+        begun = self.replica.start(plan, self.rules)
+        job = Job(plan, begun.parts, torch.arange(1), given=begun.given)
+        for rule in self.rules:
+            job = rule.start(job, draw)
+        return job.start.overwrite(begun.delta).overwrite(self.kept)
 
     def train(self, plan, seed):
         """The update, and the client's whole model after training."""
@@ -93,8 +104,19 @@ class Client:
         }
         after = start.overwrite(trained)
         self.kept = {key: t for key, t in trained.items() if key[1] in plan.local}
-        parts = after.select(plan.upload)
+        beside = {
+            (module, part): torch.randn(after[module, base_part(part)].shape, generator=generator)
+            for part in plan.upload
+            if is_side(part)
+            for module in after.select({base_part(part)}).modules
+        }
+        parts = after.overwrite(beside).select(plan.upload)
         return Update(plan.client, self.info.num_examples, parts), after
+
+
+def draw(rank, *names):
+    """Initial factors of a rank, another for other names."""
+    return resized(initial(derive(0, *names) % 2**31), rank)
 
 
 def change(adapter, module, rank=R):
@@ -119,7 +141,7 @@ def rounds(method, clients, count, seed=0, narrow=False, present=lambda number: 
         present: the clients' places in the cohort of a round; None is all.
     """
     state, ledger = method.init(initial()), Ledger()
-    emulated = [Client(info) for info in clients]
+    emulated = [Client(info, method.rules()) for info in clients]
     for number in range(count):
         places = present(number)
         cohort = emulated if places is None else [emulated[i] for i in places]
@@ -190,7 +212,7 @@ def test_inputs_are_not_mutated(case):
         method.start(new)
         method.evaluation_plan(new)
         for client in clients:
-            Client(client).train(method.plan(new, client), seed=1)
+            Client(client, method.rules()).train(method.plan(new, client), seed=1)
         server_step(ServerConfig(optimizer="fedadam"), method.start(state), new, method.stepped)
         for a, b in zip(before, snapshot(*inputs), strict=True):
             assert torch.equal(a, b)
@@ -205,12 +227,12 @@ def test_the_uploaded_keys_are_the_planned_ones_and_only_these_change(case):
     for state, plans, updates, _, new in rounds(method, clients_of(case), 4):
         for plan, update in zip(plans, updates, strict=True):
             assert plan.round == state.round + 1
-            assert plan.upload <= plan.train
+            assert {base_part(part) for part in plan.upload} <= plan.train
             assert update.parts.layout == planned_layout(state.parts, plan)
             assert update.parts.parts == plan.upload
         assert new.round == state.round + 1
         for part in new.parts.parts & state.parts.parts & {"A", "B", "head"}:
-            if part in plans[0].upload or part == plans[0].gauge:
+            if part in plans[0].upload or part in plans[0].derives:
                 continue
             assert torch.equal(new.parts.select({part}).flat, state.parts.select({part}).flat)
             assert new.versions[part] == state.versions[part]
@@ -275,10 +297,10 @@ def planned_shapes(case, plan, previous):
     Args:
         case: in CASES; plan: the client's; previous: last round's updates, None in round 1.
     """
-    name, options = CASES[case]
+    name, changes, options = CASES[case]
     active = {"ffa_lora": "B", "fedsa_lora": "A"}.get(name, "AB")
     sent = {"flora": ""}.get(name, "AB" if previous is None else active)
-    if name == "rolora":
+    if name in ("rolora", "scaffold"):
         schedule = options.get("schedule", "BA")
         active = schedule[(plan.round - 1) % len(schedule)]
         sent = "AB" if previous is None else schedule[(plan.round - 2) % len(schedule)]
@@ -293,9 +315,12 @@ def planned_shapes(case, plan, previous):
     down = {f"{module}::{part}": both[module][part] for module in MODULES for part in sent}
     if name in ("flora", "fedex_lora") and previous is not None:
         down |= base_change_shapes(previous, R if name == "fedex_lora" else 0)
-    if options.get("head") == "train":
+    if changes.get("head") == "train":
         head = {"score.weight::head": (2, 9), "score.bias::head": (2,)}
         up, down = up | head, down | head
+    if name == "scaffold":  # the active factor's variate beside it, and the head's
+        beside = {n.replace("::", "::control."): shape for n, shape in up.items()}
+        up, down = up | beside, down | beside
     return up, down
 
 
@@ -344,7 +369,7 @@ def test_late_and_absent_clients_have_the_models_of_full_plans_bit_for_bit(case,
 
 # What each claims --------------------------------------------------------------------------
 
-EXACT = [case for case in CASES if CASES[case][0] in ("rolora", "ffa_lora", "flora", "fedex_lora")]
+EXACT = [case for case in CASES if METHODS[CASES[case][0]].exactness == "yes"]
 
 
 def mean_change(updates, models, plans, module):
@@ -444,7 +469,7 @@ def test_fedex_mean_plus_residual_is_the_mean_of_products_and_is_not_transposed(
 def test_flora_starts_every_round_anew():
     method = method_of("flora")
     for _, plans, _, _, new in rounds(method, clients_of("flora"), 3):
-        assert all(plan.redraw and not plan.send.parts & {"A", "B"} for plan in plans)
+        assert not any(plan.send.parts & {"A", "B"} for plan in plans)
         for module in MODULES:
             assert not new.parts[module, "B"].any()
 
@@ -472,7 +497,7 @@ def test_rolora_schedule_and_switch():
     scheduled = method_of("rolora+schedule")
     state = scheduled.init(initial())
     assert "".join(scheduled.active(replace(state, round=n)) for n in range(7)) == "BBABBAB"
-    switched = make_method("rolora", Setting(ALPHA, R, rounds=10, switch_at=0.4))
+    switched = make("rolora", {"switch_at": 0.4})
     order = "".join(switched.active(replace(state, round=n)) for n in range(10))
     assert order == "BABABBBBBB"
 
@@ -537,14 +562,14 @@ def test_the_mean_of_products_with_a_shared_factor_is_the_product_of_the_mean(fr
 
 def test_the_gauge_does_not_change_what_clients_start_from():
     method = method_of("rolora+gauge")
-    emulated = Client(ClientInfo(0, R, 10))
+    emulated = Client(ClientInfo(0, R, 10), method.rules())
     for state, plans, *_ in rounds(method, clients_of("rolora+gauge"), 5):
         start = emulated.start(plans[0])
         server = method.start(state).parts
         assert same_adapter(start, server)
         for module in MODULES:
             close(change(start, module), change(state.parts, module))
-            frozen = plans[0].gauge
+            (frozen,) = plans[0].derives
             basis = start[module, "A"] if frozen == "A" else start[module, "B"].T
             torch.testing.assert_close(basis @ basis.T, torch.eye(R), rtol=0, atol=1e-5)
 
@@ -555,7 +580,7 @@ def test_the_gauge_does_not_change_what_clients_start_from():
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("policy", ["frozen", "train", "local"])
 def test_the_head_policy_is_explicit(name, policy):
-    method = make_method(name, Setting(ALPHA, R, rounds=4, head=policy))
+    method = make(name, head=policy)
     state = method.init(initial())
     for number in range(2):
         plan = method.plan(replace(state, round=number), ClientInfo(0, R, 10))
@@ -572,32 +597,46 @@ def test_the_head_policy_is_explicit(name, policy):
 
 def test_an_unknown_method_lists_the_known():
     with pytest.raises(BadInput, match=r"'roloro'.*did you mean rolora.*fedsa_lora"):
-        make_method("roloro", Setting(ALPHA, R, 4))
+        make_method(Options(name="roloro"), setting())
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "rolora"])
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(
     ("option", "value"), [("gauge", "orthonormal"), ("schedule", "AB"), ("switch_at", 0.5)]
 )
-def test_rolora_options_are_refused_elsewhere(name, option, value):
-    with pytest.raises(BadInput, match=f"method.{option}.*no such option"):
-        make_method(name, Setting(ALPHA, R, 4, **{option: value}))
+def test_options_are_refused_by_methods_that_lack_them(name, option, value):
+    section = {"method": {"name": name, option: value}}
+    if option in METHODS[name].Options.model_fields:
+        assert getattr(parse_config(section).method, option) == value
+    else:
+        with pytest.raises(BadInput, match=f"method.{option}: unknown key .*known: name, prox_mu"):
+            parse_config(section)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_mixed_ranks_are_refused_where_factors_are_averaged(name):
-    settings = Setting(ALPHA, R, 4, mixed_ranks=True)
-    if name in ("flexlora", "flora"):
-        make_method(name, settings)
+    if METHODS[name].mixed_ranks:
+        make(name, mixed_ranks=True)
     else:
         with pytest.raises(BadInput, match=r"client_ranks.*flexlora and flora"):
-            make_method(name, settings)
+            make(name, mixed_ranks=True)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("changes", [{"reducer": "median"}, {"stages": ("int8",)}])
+def test_a_method_that_needs_each_clients_factors_takes_no_other_reduction(name, changes):
+    if METHODS[name].reduction == "sum":
+        make(name, **changes)
+    else:
+        field = "server.reducer" if "reducer" in changes else "stages"
+        with pytest.raises(BadInput, match=f"^{field} = .*{METHODS[name].title}"):
+            make(name, **changes)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_says_what_it_is(name):
     chosen = METHODS[name]
-    for text in (chosen.title, chosen.travels, chosen.exact, chosen.citation):
+    for text in (chosen.title, chosen.travels, chosen.exactness, chosen.citation):
         assert text.strip()
     assert "arXiv" in chosen.citation
     assert chosen.__doc__

@@ -31,8 +31,14 @@ from rolora.reducers.mean import Mean
 
 Exactness = Literal["yes", "no", "before truncation", "personalised"]
 """Whether the aggregate is the mean of the clients' products."""
-Reduction = Literal["sum", "each"]
-"""What the server needs: a weighted sum of what the clients send, or the factors of each."""
+Reduction = Literal["sum", "mean", "each"]
+"""What the server needs of what the clients send: one adapter in place of many, however reduced;
+their exact weighted mean; or the factors of each.
+"""
+WHY: Mapping[Reduction, str] = {
+    "mean": "adds up what the clients send, which must be their exact mean",
+    "each": "multiplies each client's factors and takes the mean of the products",
+}
 
 
 @dataclass(frozen=True)
@@ -99,16 +105,13 @@ class Method(ABC):
                 f"lora.client_ranks: {self.title} needs one rank for all clients; "
                 "flexlora and flora take different ranks"
             )
-        if self.reduction == "each" and self.setting.reducer != "mean":
+        reducer, stages = self.setting.reducer, list(self.setting.stages)
+        if self.reduction in WHY and reducer != "mean":
             raise BadInput(
-                f"server.reducer = {self.setting.reducer!r}: {self.title} multiplies each client's "
-                "factors and takes the mean of the products; use mean"
+                f"server.reducer = {reducer!r}: {self.title} {WHY[self.reduction]}; use mean"
             )
-        if self.reduction == "each" and self.setting.stages:
-            raise BadInput(
-                f"stages = {list(self.setting.stages)}: {self.title} multiplies each client's "
-                "factors, which a stage hands on only in the mean; use none"
-            )
+        if self.reduction in WHY and stages:
+            raise BadInput(f"stages = {stages}: {self.title} {WHY[self.reduction]}; use none")
 
     def init(self, adapter: Adapter) -> ServerState:
         """The state before round 1, from the initial factors (and head, where it is shared)."""

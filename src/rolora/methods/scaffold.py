@@ -42,26 +42,17 @@ class Scaffold(RoLoRA):
     """
 
     title = "SCAFFOLD on RoLoRA"
+    reduction = "mean"
     travels = "the active factor and its control variate (both ways)"
     citation = "Karimireddy et al., ICML 2020 (arXiv 1910.06378); Chen et al., NeurIPS 2025"
 
     def check(self) -> None:
-        """Control variates add up in one basis, and exactly."""
+        """Control variates add up in one basis."""
         super().check()
         if self.options.gauge != "none":
             raise BadInput(
                 f"method.gauge = {self.options.gauge!r}: the gauge changes the basis in which "
                 "SCAFFOLD's control variates live; use none"
-            )
-        if self.setting.reducer != "mean":
-            raise BadInput(
-                f"server.reducer = {self.setting.reducer!r}: SCAFFOLD's server variate is the mean "
-                "of the clients'; use mean"
-            )
-        if self.setting.stages:
-            raise BadInput(
-                f"stages = {list(self.setting.stages)}: SCAFFOLD's server variate must be the "
-                "exact mean of the clients'; use none"
             )
 
     def init(self, adapter: Adapter) -> ServerState:

@@ -11,11 +11,14 @@ from torch import nn
 
 import small
 from rolora.client.batches import CHUNK_OVERHEAD, batch_rows, chunks, cuts
+from rolora.client.moments import MOMENTS
 from rolora.client.optimizer import build_optimizer
-from rolora.client.stack import Job, Stack, resized
+from rolora.client.stack import Stack, resized
 from rolora.client.update import local_update
 from rolora.config import OptimizerConfig
+from rolora.core.rules import Job
 from rolora.core.types import EMPTY, Adapter, Plan
+from rolora.methods.fedprox import FedProx
 
 PARTS = ["A", "B", "head"]
 SIZES = (9, 5, 7, 4)
@@ -88,9 +91,9 @@ def assert_same(one, other, tolerance=1e-5):
     assert one.update.metrics["train_loss"] == pytest.approx(
         other.update.metrics["train_loss"], abs=tolerance
     )
-    assert one.optimizer.keys() == other.optimizer.keys()
-    for name, value in one.optimizer.items():
-        torch.testing.assert_close(value, other.optimizer[name], rtol=0, atol=tolerance)
+    assert one.kept.keys() == other.kept.keys()
+    for name, value in one.kept.items():
+        torch.testing.assert_close(value, other.kept[name], rtol=0, atol=tolerance)
 
 
 VARIANTS = {
@@ -101,8 +104,8 @@ VARIANTS = {
     "large batches": ({"batch_size": 6}, {}),
     "weight decay": ({"weight_decay": 0.1, "eps": 1e-6, "beta1": 0.5}, {}),
     "clipping": ({"max_grad_norm": 0.05}, {}),
-    "proximal": ({}, {"prox": 3.0}),
-    "proximal and clipping": ({"max_grad_norm": 0.05, "name": "sgd", "lr": 0.5}, {"prox": 3.0}),
+    "proximal": ({}, {}, 3.0),
+    "proximal and clipping": ({"max_grad_norm": 0.05, "name": "sgd", "lr": 0.5}, {}, 3.0),
     "rates": ({"lr_b": 0.1, "lr_head": 0.001}, {"train": ("A", "B", "head")}),
     "A alone": ({}, {"train": ("A",)}),
     "B alone": ({}, {"train": ("B",)}),
@@ -116,15 +119,26 @@ VARIANTS = {
 }
 
 
+def variant_of(name):
+    """Settings, work, FedProx's mu and the rules that it asks for."""
+    changes, work, *mu = VARIANTS[name]
+    return changes, work, sum(mu), [FedProx(sum(mu))] if mu else []
+
+
+def train_with_moments(model, data, jobs, chosen, seed=0):
+    """The jobs with the rule of `optimizer.state` alone."""
+    return local_update(model, data, jobs, chosen, seed, MOMENTS[chosen.state])
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_stacked_clients_equal_single_ones(variant):
-    changes, work = VARIANTS[variant]
+    changes, work, _, rules = variant_of(variant)
     chosen, data = settings(**changes), small.pixel_examples(sum(SIZES))
     model = small.net_model(train_head="head" in work.get("train", ()))
     jobs = jobs_for(model, **work)
-    together = local_update(model, data, jobs, chosen, seed=0)
-    pair = local_update(model, data, jobs[1:3], chosen, seed=0)
-    alone = [local_update(model, data, [job], chosen, seed=0)[0] for job in jobs]
+    together = local_update(model, data, jobs, chosen, 0, rules)
+    pair = local_update(model, data, jobs[1:3], chosen, 0, rules)
+    alone = [local_update(model, data, [job], chosen, 0, rules)[0] for job in jobs]
     for one, other in zip([*together, *pair], [*alone, *alone[1:3]], strict=True):
         assert_same(one, other)
     for job, one in zip(jobs, alone, strict=True):
@@ -157,19 +171,21 @@ TEXT_TARGETS = {
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_stacked_clients_with_kept_optimizer_states_equal_single_ones(optimizer):
-    chosen = settings(name=optimizer, momentum=0.9, local_steps=None, local_epochs=1)
+    chosen = settings(
+        name=optimizer, momentum=0.9, local_steps=None, local_epochs=1, state="persist"
+    )
     model, data = small.net_model(), small.pixel_examples(sum(SIZES))
     # Sizes 9, 7 and 8, 8 in batches of 4: the same numbers of steps, so that they may be stacked.
     rows = list(torch.arange(sum(SIZES))[:16].split([8, 8]))
     jobs = [Job(plan_for(k), start_of(model, k), rows[k]) for k in range(2)]
     for number in (1, 2, 3):
         jobs = [replace(job, plan=replace(job.plan, round=number)) for job in jobs]
-        together = local_update(model, data, jobs, chosen, seed=0)
-        alone = [local_update(model, data, [job], chosen, seed=0)[0] for job in jobs]
+        together = train_with_moments(model, data, jobs, chosen)
+        alone = [train_with_moments(model, data, [job], chosen)[0] for job in jobs]
         for one, other in zip(together, alone, strict=True):
             assert_same(one, other)
         jobs = [
-            replace(job, start=one.parts, optimizer=one.optimizer)
+            replace(job, start=one.parts, kept=one.kept)
             for job, one in zip(jobs, alone, strict=True)
         ]
 
@@ -178,17 +194,14 @@ def test_kept_states_of_clients_of_different_ranks_have_their_own_size():
     model, data = small.net_model(), small.pixel_examples(sum(SIZES))
     jobs = jobs_for(model, ranks=(1, 3, 2, 3))
     for number in (1, 2):
-        together = local_update(model, data, jobs, settings(), seed=0)
-        alone = [local_update(model, data, [job], settings(), seed=0)[0] for job in jobs]
+        together = train_with_moments(model, data, jobs, settings(state="persist"))
+        alone = [
+            train_with_moments(model, data, [job], settings(state="persist"))[0] for job in jobs
+        ]
         for one, other in zip(together, alone, strict=True):
             assert_same(one, other)
         jobs = [
-            replace(
-                job,
-                plan=replace(job.plan, round=number + 1),
-                start=one.parts,
-                optimizer=one.optimizer,
-            )
+            replace(job, plan=replace(job.plan, round=number + 1), start=one.parts, kept=one.kept)
             for job, one in zip(jobs, together, strict=True)
         ]
 
@@ -199,13 +212,13 @@ def test_kept_momentum_follows_the_frozen_factor_into_another_basis(train):
     chosen = settings(name="sgd", momentum=0.9, lr=0.1, state="transport")
     model, data = small.net_model(), small.pixel_examples(sum(SIZES))
     jobs = jobs_for(model, (train,))
-    first = local_update(model, data, jobs, chosen, seed=0)
+    first = train_with_moments(model, data, jobs, chosen)
     again = [
         replace(
             job,
             plan=replace(job.plan, round=2),
             start=job.start.overwrite(one.parts),
-            optimizer=one.optimizer,
+            kept=one.kept,
         )
         for job, one in zip(jobs, first, strict=True)
     ]
@@ -220,12 +233,12 @@ def test_kept_momentum_follows_the_frozen_factor_into_another_basis(train):
         )
         for job in again
     ]
-    kept = [replace(job, optimizer=without_bases(job.optimizer)) for job in turned]
+    kept = [replace(job, kept=without_bases(job.kept)) for job in turned]
     persist = chosen.model_copy(update={"state": "persist"})
     ends = [
-        local_update(model, data, again, chosen, seed=0),
-        local_update(model, data, turned, chosen, seed=0),
-        local_update(model, data, kept, persist, seed=0),
+        train_with_moments(model, data, again, chosen),
+        train_with_moments(model, data, turned, chosen),
+        train_with_moments(model, data, kept, persist),
     ]
     for k in range(len(jobs)):
         starts = (again[k].start, turned[k].start, turned[k].start)
@@ -243,7 +256,7 @@ def without_bases(state):
 # Against a plain loop ----------------------------------------------------------------------
 
 
-def plain_loop(job, data, chosen, seed):
+def plain_loop(job, data, chosen, seed, mu=0.0):
     """The same local training in textbook PyTorch: one client, one net, merged by autograd."""
     net = small.Net().requires_grad_(False)
     leaves = {
@@ -284,7 +297,7 @@ def plain_loop(job, data, chosen, seed):
         loss = nn.functional.cross_entropy(logits(data.dense["x"][rows]), data.labels[rows])
         losses.append(float(loss.detach()))
         distance = sum((w - s).square().sum() for w, s in zip(trained, starts, strict=True))
-        (loss + job.plan.prox / 2 * distance).backward()
+        (loss + mu / 2 * distance).backward()
         if chosen.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(trained, chosen.max_grad_norm)
         optimizer.step()
@@ -294,12 +307,12 @@ def plain_loop(job, data, chosen, seed):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_client_does_what_a_plain_pytorch_loop_does(variant):
-    changes, work = VARIANTS[variant]
+    changes, work, mu, rules = variant_of(variant)
     chosen, data = settings(**changes), small.pixel_examples(sum(SIZES))
     model = small.net_model(train_head="head" in work.get("train", ()))
     jobs = jobs_for(model, **work)
-    for job, one in zip(jobs, local_update(model, data, jobs, chosen, seed=3), strict=True):
-        parts, loss = plain_loop(job, data, chosen, seed=3)
+    for job, one in zip(jobs, local_update(model, data, jobs, chosen, 3, rules), strict=True):
+        parts, loss = plain_loop(job, data, chosen, 3, mu)
         assert one.parts.layout == parts.layout
         torch.testing.assert_close(one.parts.flat, parts.flat, rtol=0, atol=2e-5)
         assert one.update.metrics["train_loss"] == pytest.approx(loss, abs=1e-5)
@@ -358,16 +371,16 @@ def test_the_optimizer_holds_only_the_trained_parts(train):
     model = small.net_model(train_head="head" in train)
     jobs = jobs_for(model, tuple(train))
     stack = Stack(jobs, torch.device("cpu"))
-    optimizer = build_optimizer(stack, settings(lr=0.1, lr_b=0.2, lr_head=0.3), jobs)
+    optimizer = build_optimizer(stack, settings(lr=0.1, lr_b=0.2, lr_head=0.3))
     rates = {"A": 0.1, "B": 0.2, "head": 0.3}
     held = [(g["lr"], sum(p.numel() for p in g["params"])) for g in optimizer.param_groups]
     start = jobs[0].start
     expected = [(rates[p], 4 * start.select({p}).flat.numel()) for p in PARTS if p in train]
     assert held == expected
     data = small.pixel_examples(sum(SIZES))
-    trained = local_update(model, data, jobs, settings(state="persist"), seed=0)
-    assert {name.partition(".")[0] for name in trained[0].optimizer} == train
-    assert not local_update(model, data, jobs, settings(), seed=0)[0].optimizer
+    kept = local_update(model, data, jobs, settings(), 0, MOMENTS["persist"])[0].kept
+    assert {name.removeprefix("optimizer/").partition(".")[0] for name in kept} == train
+    assert not local_update(model, data, jobs, settings(), seed=0)[0].kept
 
 
 def test_a_client_that_goes_astray_leaves_the_others_alone():

@@ -50,10 +50,8 @@ def a_plan(**changes):
         upload=frozenset({"B"}),
         rank=2,
         scaling=0.1,
-        gauge="A",
         local=frozenset({"head"}),
-        prox=1e-3,
-        redraw=True,
+        derives=frozenset({"A"}),
     )
     return replace(plan, **changes)
 
@@ -75,9 +73,9 @@ def test_an_update_survives(parts, loss, num_examples):
     assert replace(back, parts=EMPTY) == replace(update, parts=EMPTY)
 
 
-@given(adapters(), st.floats(0.01, 100), st.sampled_from([None, "A", "B"]))
-def test_a_plan_survives(send, scaling, gauge):
-    plan = a_plan(send=send, scaling=scaling, gauge=gauge)
+@given(adapters(), st.floats(0.01, 100), st.frozensets(st.sampled_from(["A", "B"])))
+def test_a_plan_survives(send, scaling, derives):
+    plan = a_plan(send=send, scaling=scaling, derives=derives)
     back = unpack_plan(pack_plan(plan))
     assert same(back.send, send)
     assert replace(back, send=EMPTY) == replace(plan, send=EMPTY)

@@ -82,7 +82,8 @@ def test_a_client_that_made_its_factor_orthonormal_in_a_round_that_was_lost_is_n
     ledger.replied(plan)
     assert ledger.held[plan.client] == dict(state.versions)
     ledger.finished(plan, new)
-    assert ledger.held[plan.client][plan.gauge] == new.round
+    (derived,) = plan.derives
+    assert ledger.held[plan.client][derived] == new.round
 
 
 def test_a_plan_that_counts_on_what_is_not_there_is_refused_by_part_and_version():
