@@ -55,9 +55,9 @@ def test_a_clients_new_variate_is_option_two_of_the_paper():
     """``c_i - c + (x - y_i) / (K eta)``, with SGD; all variates are zero in the first round."""
     lr, steps = 0.1, 3
     for rounds in (1, 3):
-        engine, state, record = run(rounds=rounds)
-        before = run(rounds=rounds - 1)[1].parts if rounds > 1 else None
-        earlier = run(rounds=rounds - 1)[0] if rounds > 1 else None
+        engine, *_ = run(rounds=rounds)
+        earlier, state, _ = run(rounds=rounds - 1) if rounds > 1 else (None, None, None)
+        before = state and state.parts
         start = engine.model.initial_adapter(2, 0) if before is None else before
         ends = trained(rounds, before)
         for client, end in enumerate(ends):
