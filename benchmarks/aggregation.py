@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import Work, Workload
-from rolora.core.algebra import WeightedProducts, low_rank_svd, weighted_mean
+from rolora.core.algebra import low_rank_svd
 from rolora.core.seeds import torch_generator
 from rolora.core.types import Adapter, Key, Update
+from rolora.reducers import Mean
+from rolora.reducers.products import WeightedProducts
 
 STACKED, STREAMED = "stack per tensor", "rolora, streamed"
 DENSE, FACTORED = "dense SVD", "rolora, through QR"
@@ -52,7 +54,7 @@ def arrivals(clients: int) -> Iterator[Update]:
 
 def streamed_mean(updates: Iterable[Update]) -> Tensor:
     """Rolora's."""
-    return weighted_mean(updates).flat
+    return Mean().reduce(updates).parts.flat
 
 
 def stacked_mean(updates: Iterable[Update]) -> Tensor:

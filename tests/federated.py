@@ -142,6 +142,9 @@ RUNS = {
     "flora, ranks": ["method.name=flora", "lora.client_ranks=[1,2,4]"],
     "fedex_lora": ["method.name=fedex_lora"],
     "fedsa_lora": ["method.name=fedsa_lora", "model.head=local", SAMPLED],
+    "scaffold": ["method.name=scaffold", SAMPLED],
+    "rolora, int8": ["stages=[int8]", SAMPLED],
+    "rolora, median": ["server.reducer=median"],
 }
 
 

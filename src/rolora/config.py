@@ -405,7 +405,7 @@ def _explain(item: Any, root: type[Section], within: tuple[Any, ...]) -> str:
         return f"{where}: unknown key{nearest(str(last), _keys_at(root, parents))}"
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
-        return f"{where}: {message}"
+        return f"{where}.{message}" if message.startswith("name = ") else f"{where}: {message}"
     shown = _shown(item["input"])
     if item["type"] == "literal_error":
         expected = item["ctx"]["expected"]

@@ -184,6 +184,8 @@ RUNS = {
         "method.gauge=orthonormal",
         "federation.clients_per_round=2",
     ],
+    "scaffold": ["method.name=scaffold", "federation.clients_per_round=3"],
+    "int8": ["stages=[int8]", "federation.clients_per_round=3"],
     "adaptive": ["method.schedule=adaptive", "federation.clients_per_round=3"],
     "flora, fedadam": ["method.name=flora", "server.optimizer=fedadam", "server.lr=0.01"],
     "fedex": ["method.name=fedex_lora", "federation.clients_per_round=2"],
@@ -301,7 +303,7 @@ WRONG = {
     "model.device=tpu9": ["model.device = 'tpu9'"],
     "data.text=sentense": ["sentense", "did you mean sentence?"],
     "federation.clients=1000": ["federation.clients = 1000"],
-    "method.name=fedit method.gauge=orthonormal": ["method.gauge = 'orthonormal'", "FedIT"],
+    "method.name=fedit method.gauge=orthonormal": ["method.gauge: unknown key", "prox_mu"],
     "lora.client_ranks=[2,4]": ["lora.client_ranks", "flexlora"],
     "optimizer.state=persist method.gauge=orthonormal": [
         "optimizer.state = 'persist'",

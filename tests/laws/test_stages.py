@@ -150,12 +150,12 @@ def test_int8_feedback_and_the_gauge_are_refused_together():
 @pytest.mark.parametrize(
     ("stages", "words"),
     [
-        (["int9"], "stages.0: name = 'int9': unknown stage .did you mean int8"),
+        (["int9"], "stages.0.name = 'int9': unknown stage .did you mean int8"),
         (
             [{"name": "int8", "feedbak": 1}],
             "stages.0.feedbak: unknown key .did you mean feedback",
         ),
-        ([{"feedback": True}], "stages.0: name = None"),
+        ([{"feedback": True}], "stages.0.name = None"),
         ("int8", "stages"),
     ],
 )

@@ -21,4 +21,4 @@ def make_reducer(name: str) -> Reducer[Reduced]:
     return REDUCERS[name]()
 
 
-__all__ = ["REDUCERS", "Reduced", "Reducer", "make_reducer"]
+__all__ = ["REDUCERS", "Mean", "Median", "Reduced", "Reducer", "make_reducer"]

@@ -6,17 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rolora.core.algebra import (
-    WeightedMean,
-    WeightedProducts,
     aligned,
     compress,
     low_rank_svd,
     orthonormalise,
     stacked_factors,
-    weighted_mean,
 )
 from rolora.core.errors import RunFailed
 from rolora.core.types import Adapter, Update
+from rolora.reducers import Mean
+from rolora.reducers.products import WeightedProducts
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
 seeds = st.integers(0, 2**32)
@@ -39,7 +38,7 @@ def test_the_streaming_mean_is_the_stacked_mean(weights, seed):
     updates = [Update(i, w, factors(seed + 9 * i, 4, 3, 2)) for i, w in enumerate(weights)]
     flat = torch.stack([u.parts.flat for u in updates]).double()
     w = torch.tensor(weights).double()[:, None]
-    mean = weighted_mean(iter(updates))
+    mean = Mean().reduce(iter(updates)).parts
     torch.testing.assert_close(
         mean.flat.double(), (w * flat).sum(0) / w.sum(), rtol=1e-5, atol=1e-5
     )
@@ -47,7 +46,7 @@ def test_the_streaming_mean_is_the_stacked_mean(weights, seed):
 
 def test_the_mean_of_a_thousand_clients_keeps_its_precision():
     parts = [factors(i, 4, 3, 2) for i in range(1000)]
-    mean = weighted_mean(Update(i, 500 + i, p) for i, p in enumerate(parts))
+    mean = Mean().reduce(Update(i, 500 + i, p) for i, p in enumerate(parts)).parts
     weights = torch.arange(500.0, 1500.0).double()[:, None]
     exact = (weights * torch.stack([p.flat for p in parts]).double()).sum(0) / weights.sum()
     torch.testing.assert_close(mean.flat.double(), exact, rtol=0, atol=1e-5)
@@ -55,13 +54,13 @@ def test_the_mean_of_a_thousand_clients_keeps_its_precision():
 
 def test_a_mean_needs_something_to_average_of_one_layout():
     with pytest.raises(ValueError, match="no updates"):
-        WeightedMean().result()
+        Mean().result()
     with pytest.raises(ValueError, match="no updates"):
         WeightedProducts().result()
-    mean = WeightedMean()
-    mean.add(factors(0, 4, 3, 2), 1)
+    mean = Mean()
+    mean.add_parts(factors(0, 4, 3, 2), 1)
     with pytest.raises(ValueError, match="different layouts"):
-        mean.add(factors(0, 4, 3, 1), 1)
+        mean.add_parts(factors(0, 4, 3, 1), 1)
 
 
 @given(

@@ -220,7 +220,7 @@ def test_a_site_with_its_own_data(run_yaml, tmp_path):
     assert sum(loaded.facts.examples(s) for s in ("train", "validation", "test")) == 30
     assert loaded.facts.examples("test") == 6
     assert loaded.config.data.max_length == 16
-    assert [len(rows) for rows in loaded.engine.splits["train"].shares][::2] == [0, 0]
+    assert [len(split.shares) for split in loaded.splits.values()] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
