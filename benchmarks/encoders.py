@@ -18,6 +18,7 @@ from rolora.config import Config, ModelConfig, parse_config
 from rolora.core.types import Adapter
 from rolora.data import Examples, load_data, partition, tokenize
 from rolora.engines.in_process import InProcess
+from rolora.engines.preparation import checked_method
 from rolora.model.loading import (
     Pretrained,
     build_lora_model,
@@ -100,7 +101,7 @@ def simulation(config: Config, load: Load, **changes: Any) -> Simulation:
     config = config.model_copy(update={"model": config.model.model_copy(update=changes)})
     pretrained, train, shares = loaded(config, load)
     model = build_lora_model(pretrained, config)
-    engine = InProcess(config, model, {"train": Split(train, shares)})
+    engine = InProcess(config, checked_method(config), model, {"train": Split(train, shares)})
     return Simulation(engine, model.initial_adapter(config.lora.r, config.seed))
 
 

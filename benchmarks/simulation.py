@@ -5,11 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from benchmarks.measure import Work
-from rolora.client.update import local_update
 from rolora.core.types import Adapter
 from rolora.engines.in_process import InProcess
-from rolora.engines.preparation import setting_of
-from rolora.methods import make_method
 from rolora.server.ledger import Ledger
 from rolora.server.round import Clock, one_round
 
@@ -23,7 +20,7 @@ class Simulation:
 
     def __init__(self, engine: InProcess, initial: Adapter):
         self.engine, self.config = engine, engine.config
-        self.method = make_method(self.config.method.name, setting_of(self.config))
+        self.method = engine.method
         self.initial = self.method.init(initial)
         self.stages: dict[str, float] = {}
 
@@ -51,7 +48,7 @@ class Simulation:
         clients = self.engine.clients[: self.engine.stack]
         jobs = [self.engine.job(self.method.plan(self.initial, client)) for client in clients]
         train = self.engine.splits["train"].examples
-        local_update(self.engine.model, train, jobs, self.config.optimizer, self.config.seed)
+        self.engine.runtime.train(self.engine.model, train, jobs)
 
     def work(self) -> Work:
         """This, to be measured."""

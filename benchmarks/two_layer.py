@@ -16,6 +16,7 @@ from rolora.config import Config, parse_config
 from rolora.core.seeds import torch_generator
 from rolora.data import Examples, partition
 from rolora.engines.in_process import InProcess
+from rolora.engines.preparation import checked_method
 
 PIXELS, WIDTH, LABELS = 784, 200, 10
 
@@ -55,7 +56,7 @@ def simulation(config: Config) -> Simulation:
     model = two_layer_model(TwoLayerNet(PIXELS, WIDTH, LABELS, config.seed))
     initial = model.initial_adapter(config.lora.r, config.seed)
     split = Split(with_base_product(examples, model), shares)
-    return Simulation(InProcess(config, model, {"train": split}), initial)
+    return Simulation(InProcess(config, checked_method(config), model, {"train": split}), initial)
 
 
 class PlainNet(nn.Module):

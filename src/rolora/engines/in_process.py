@@ -60,7 +60,7 @@ class InProcess:
         splits: Mapping[str, Split],
         threads: int = 1,
     ):
-        self.config, self.model, self.splits = config, model, splits
+        self.config, self.method, self.model, self.splits = config, method, model, splits
         self.runtime = ClientRuntime.of(config, method)
         self.clients = [
             config.client(i, len(rows)) for i, rows in enumerate(splits["train"].shares)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rolora.core.errors import BadInput, nearest
 from rolora.methods.base import Method, Setting
 from rolora.methods.fedex_lora import FedExLoRA
@@ -37,6 +39,15 @@ def method_named(name: str) -> type[Method]:
     return METHODS[name]
 
 
+def options_of(name: str, **options: Any) -> Options:
+    """The options of the method called `name`, those not given at their defaults.
+
+    Raises:
+        BadInput: no such method.
+    """
+    return method_named(name).Options(name=name, **options)
+
+
 def make_method(options: Options, setting: Setting) -> Method:
     """The method that `options` names and sets.
 
@@ -46,4 +57,12 @@ def make_method(options: Options, setting: Setting) -> Method:
     return method_named(options.name)(setting, options)
 
 
-__all__ = ["METHODS", "Method", "Options", "Setting", "make_method", "method_named"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "Options",
+    "Setting",
+    "make_method",
+    "method_named",
+    "options_of",
+]
