@@ -20,6 +20,10 @@ class LocalStore:
     parts: dict[int, Adapter] = field(default_factory=dict)
     optimizers: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
+    def copy(self) -> LocalStore:
+        """The same tensors, in a store that takes no part in what happens to this one."""
+        return LocalStore(dict(self.parts), dict(self.optimizers))
+
     def tensors(self) -> dict[str, Tensor]:
         """Everything by name."""
         named = {

@@ -63,7 +63,7 @@ class InProcess:
             for i, rows in enumerate(splits["train"].shares)
         ]
         self.replicas: dict[int, Replica] = {}
-        self.store = LocalStore()
+        self.store, self._before, self._round = LocalStore(), LocalStore(), 0
         count = config.engine.workers or default_workers(model.device)
         self.workers = Workers(model, count, threads)
         self.stack = config.engine.stack or self._choose_stack(splits["train"].examples)
@@ -71,6 +71,8 @@ class InProcess:
     def train(self, plans: Sequence[Plan]) -> Iterator[Update | Failure]:
         """Train the planned clients, a stack at a time; answers come in the order of the plans."""
         data = self.splits["train"].examples
+        if plans[0].round != self._round:
+            self._before, self._round = self.store.copy(), plans[0].round
 
         def train_stack(model: LoraModel, jobs: Sequence[Job]) -> list[tuple[Job, Trained]]:
             trained = local_update(model, data, jobs, self.config.optimizer, self.config.seed)
@@ -193,9 +195,9 @@ class InProcess:
         """Per client, the parts that it keeps for itself."""
         return self.store.parts
 
-    def tensors(self) -> dict[str, Tensor]:
-        """What clients keep for themselves."""
-        return self.store.tensors()
+    def tensors(self, round_number: int) -> dict[str, Tensor]:
+        """What clients kept for themselves after a round: the last trained, or the one before."""
+        return (self.store if round_number >= self._round else self._before).tensors()
 
     def restore(self, tensors: Mapping[str, Tensor], state: ServerState) -> None:
         """Take up what clients kept, and what they hold of the global parts."""
