@@ -547,14 +547,25 @@ def test_a_client_that_went_astray_keeps_what_it_had():
     assert engine.store.optimizers[2]["A.step"] == 4  # rounds 1 and 3, of two steps
 
 
+class Slow(InProcess):
+    """Is interrupted when it evaluates after round 3."""
+
+    def evaluate(self, plan, split):
+        if plan.round == 4:
+            raise KeyboardInterrupt
+        return super().evaluate(plan, split)
+
+
+@pytest.mark.parametrize("where", ["training", "evaluation"])
 @pytest.mark.parametrize("name", ["fedsa_lora", "rolora"])
-def test_a_run_interrupted_in_a_round_goes_on_as_if_it_had_not_been(name):
+def test_a_run_interrupted_in_a_round_goes_on_as_if_it_had_not_been(name, where):
     settings = small.config(
         method={"name": name},
         model={"head": "local"},
         federation={"clients": 5},
         optimizer={"state": "persist"},
         checkpoint={"every": 10},
+        evaluation={"every": 1},
         rounds=4,
         engine={"stack": 1, "workers": 1},
     )
@@ -569,10 +580,12 @@ def test_a_run_interrupted_in_a_round_goes_on_as_if_it_had_not_been(name):
 
     def interrupt(answer):
         told.append(answer)
-        if len(told) == 13:  # the third answer of round 3
+        if len(told) == 13 and where == "training":  # the third answer of round 3
             raise KeyboardInterrupt
 
     method, engine, record = small.method(settings), small.engine(settings, sizes=SIZES), Saving()
+    if where == "evaluation":
+        engine = Slow(settings, engine.model, engine.splits)
     state = method.init(engine.model.initial_adapter(2, 0))
     with pytest.raises(KeyboardInterrupt):
         run_rounds(settings, method, engine, state, Ledger(), record, interrupt)
