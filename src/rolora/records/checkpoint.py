@@ -90,7 +90,8 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
     sealed = json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest(), "body": text})
     write_atomic(temporary / "tensors.safetensors", payload)
     write_atomic(temporary / "state.json", sealed.encode())
-    _sync(shared)
+    if checkpoint.engine or rest:
+        _sync(shared)
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
     _sync(directory)

@@ -58,7 +58,8 @@ class RunDirectory:
 
     def holds_run(self) -> bool:
         """Whether there is a run already."""
-        return any((self.path / name).exists() for name in ("config.yaml", *RESULTS))
+        names = ("config.yaml", "metrics.jsonl", "checkpoint")
+        return any((self.path / name).exists() for name in names)
 
     def newest(self, notice: Callable[[str], None]) -> Checkpoint | None:
         """The newest sound checkpoint; None where no round was ever finished.
@@ -100,14 +101,19 @@ class RunDirectory:
         if checkpoint is not None and checkpoint.run["data"] != data:
             raise BadInput(f"data: {self.path} was run on other data; use another --out")
         self.run["data"] = data
-        over = RESULTS if checkpoint is None else ("summary.json",)
-        for name in over if self.saved < self.config.rounds else ():
-            path = self.path / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if checkpoint is not None and checkpoint.state.round < self.config.rounds:
+            (self.path / "summary.json").unlink(missing_ok=True)  # it is not finished any more
+        if checkpoint is None and self.holds_run():
+            self._drop_results()
         write_atomic(self.path / "run.json", json.dumps({"schema": SCHEMA, **self.history}))
         write_atomic(self.path / "config.yaml", dump_config(self.config))
         if checkpoint is not None:
             write_atomic(self.metrics, "".join(f"{line}\n" for line in self._lines.values()))
+
+    def _drop_results(self) -> None:
+        for name in RESULTS:
+            path = self.path / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def round_finished(self, metrics: dict[str, Any]) -> None:
         """Append one line."""
