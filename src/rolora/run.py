@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import resource
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ import torch
 
 import rolora
 from rolora.config import Config, dump_config
-from rolora.core.errors import BadInput
+from rolora.core.errors import BadInput, RunFailed
 from rolora.core.types import Adapter, Evaluation, Failure, RoundNotes, ServerState, Update
 from rolora.engines.preparation import (
     Prepared,
@@ -28,6 +27,8 @@ from rolora.engines.preparation import (
 from rolora.engines.table import ENGINES
 from rolora.methods import METHODS
 from rolora.model.peft_format import save_adapter
+from rolora.records.checkpoint import Checkpoint
+from rolora.records.lock import held
 from rolora.records.rundir import RunDirectory
 from rolora.records.wire import payload_bytes
 from rolora.server.ledger import Ledger, planned_layout
@@ -51,42 +52,67 @@ class Display(Protocol):
 
 
 def execute(
-    config: Config, directory: Path, resume: bool, display: Display, command: str
+    config: Config,
+    directory: Path,
+    resume: bool,
+    display: Display,
+    command: str,
+    start_over: bool = False,
 ) -> dict[str, Any]:
     """Run from the start, or go on, to the end; leave the run directory; return the summary.
 
+    Args:
+        config: of the run.
+        directory: to write.
+        resume: whether to go on with the run that `directory` may hold.
+        display: shows what happens.
+        command: noted in the summary.
+        start_over: whether to drop that run instead.
+
     Raises:
-        BadInput: the config does not fit, or `directory` holds a run and `resume` is not set.
+        BadInput: the config does not fit, another process runs in `directory`, or it holds a run
+            and neither `resume` nor `start_over` is set; nothing in it has changed.
         RunFailed: the quorum was lost.
     """
-    if not resume and (directory / "config.yaml").exists():
-        raise BadInput(f"--out {directory}: holds a run already; add --resume, or name another")
-    begun = now()
-    with ENGINES[config.engine.name](config, display.notice) as ready:
-        record = RunDirectory.create(directory, config, ready.data, begun)
-        checkpoint, damaged = record.newest()
-        for line in damaged:
-            display.notice(f"damaged checkpoint passed over: {line}")
-        ledger = Ledger(checkpoint.ledger if checkpoint else None)
-        engine = ready.engine(run_name(config, record), ledger)
-        state = checkpoint.state if checkpoint else ready.initial()
-        if checkpoint is not None:
-            engine.restore(checkpoint.engine, state)
-            display.notice(f"going on after round {state.round}")
-        display.begin(ready, state.round)
-        watched = _Watched(record, display)
-        state = run_rounds(config, ready.method, engine, state, ledger, watched, display.answered)
-        results = engine.evaluate(ready.method.evaluation_plan(state), "test")
-        save_adapters(directory, ready, engine, state)
-        summary = summarise(ready, record, state, results, engine.take_notes(), command)
-        record.finish(summary)
+    with held(directory):
+        record = RunDirectory(directory, config, now())
+        if record.holds_run() and not (resume or start_over):
+            raise BadInput(f"--out {directory}: holds a run already; add --resume, or name another")
+        checkpoint = None if start_over else record.newest(display.notice)
+        with ENGINES[config.engine.name](config, display.notice) as ready:
+            try:
+                return _carry_out(ready, record, checkpoint, display, command)
+            except (KeyboardInterrupt, RunFailed):
+                saved = f"after round {record.saved}" if record.saved else "before round 1"
+                display.notice(f"saved as it was {saved}")
+                raise
+
+
+def _carry_out(
+    ready: Ready,
+    record: RunDirectory,
+    checkpoint: Checkpoint | None,
+    display: Display,
+    command: str,
+) -> dict[str, Any]:
+    """All rounds that are left, the final test, and what a finished run leaves."""
+    record.begin(checkpoint, ready.data)
+    ledger = Ledger(checkpoint.ledger if checkpoint else None)
+    engine = ready.engine(record.id, ledger)
+    state = checkpoint.state if checkpoint else ready.initial()
+    if checkpoint is None:
+        record.checkpoint(state, ledger, engine)
+    else:
+        engine.restore(checkpoint.engine, state)
+        display.notice(f"going on after round {state.round}")
+    display.begin(ready, state.round)
+    watched = _Watched(record, display)
+    state = run_rounds(ready.config, ready.method, engine, state, ledger, watched, display.answered)
+    save_adapters(record.path, ready, engine, state)  # whatever happens in the test
+    results = engine.evaluate(ready.method.evaluation_plan(state), "test")
+    summary = summarise(ready, record, state, results, engine.take_notes(), command)
+    record.finish(summary)
     return summary
-
-
-def run_name(config: Config, record: RunDirectory) -> str:
-    """Hex digits that name the run: the same when it goes on, others for every run."""
-    text = json.dumps([config.seed, config.method.name, str(record.path.resolve()), record.history])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass

@@ -12,6 +12,7 @@ from torch import nn
 
 import small
 from rolora.client.batches import batch_rows
+from rolora.client.kept import all_tensors
 from rolora.client.replica import Replica
 from rolora.client.update import local_update
 from rolora.core.errors import BadInput
@@ -208,7 +209,7 @@ def test_a_run_with_stacked_clients_equals_one_with_single_ones(name, option):
     for a, b in zip(without_seconds(record), without_seconds(lines), strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], abs=1e-4)
         assert (a["bytes_up"], a["bytes_down"]) == (b["bytes_up"], b["bytes_down"])
-    kept, others = engine.tensors(), stacked.tensors()
+    kept, others = all_tensors(engine.own), all_tensors(stacked.own)
     assert kept.keys() == others.keys()
     for key, tensor in kept.items():
         torch.testing.assert_close(tensor, others[key], rtol=0, atol=2e-5)
@@ -230,7 +231,7 @@ def test_two_workers_give_the_bits_of_one(name, option):
     parallel, other, lines = run_net(name, 2, 2, OPTIONS[option])
     assert_same_states(state, other)
     assert without_seconds(record) == without_seconds(lines)
-    kept, others = engine.tensors(), parallel.tensors()
+    kept, others = all_tensors(engine.own), all_tensors(parallel.own)
     assert kept.keys() == others.keys()
     assert all(torch.equal(tensor, others[key]) for key, tensor in kept.items())
 
@@ -371,7 +372,7 @@ def test_a_run_that_goes_on_in_a_new_process_ends_the_same_to_the_bit(case, stop
     half, before = small.run(settings.model_copy(update={"rounds": stop}), first)
     _, held = before.states[-1]
     second = small.engine(settings, sizes=SIZES)
-    second.restore({key: t.clone() for key, t in first.tensors().items()}, half)
+    second.restore({key: t.clone() for key, t in all_tensors(first.own).items()}, half)
     # Goes on like the CLI: the number of rounds is that of the whole run.
     resumed, after = small.run(settings, second, state=half, ledger=Ledger(held))
     assert_same_states(resumed, end)
@@ -493,8 +494,8 @@ def kept_run(state, method, schedule="BA", optimizer=None):
         method={} if schedule == "BA" else {"schedule": schedule},
         optimizer={"state": state, **(optimizer or {})},
     )
-    kept = {key: t for key, t in engine.tensors().items() if not key.endswith(".basis")}
-    return end, kept, engine.tensors().keys() - kept.keys()
+    kept = {key: t for key, t in all_tensors(engine.own).items() if not key.endswith(".basis")}
+    return end, kept, all_tensors(engine.own).keys() - kept.keys()
 
 
 @pytest.mark.parametrize("optimizer", [{}, {"name": "sgd", "momentum": 0.9, "lr": 0.05}])
@@ -557,18 +558,29 @@ def test_a_client_that_went_astray_keeps_what_it_had():
     run_rounds(settings, method, engine, state, Ledger(), record)
     failures = [[(f["client"], f["reason"]) for f in m["failures"]] for m in record.metrics]
     assert failures == [[], [(2, "nan")], []]
-    assert all(tensor.isfinite().all() for tensor in engine.tensors().values())
+    assert all(tensor.isfinite().all() for tensor in all_tensors(engine.own).values())
     assert engine.own[2].state["optimizer/A.step"] == 4  # rounds 1 and 3, of two steps
 
 
+class Slow(InProcess):
+    """Is interrupted when it evaluates after round 3."""
+
+    def evaluate(self, plan, split):
+        if plan.round == 4:
+            raise KeyboardInterrupt
+        return super().evaluate(plan, split)
+
+
+@pytest.mark.parametrize("where", ["training", "evaluation"])
 @pytest.mark.parametrize("name", ["fedsa_lora", "rolora"])
-def test_a_run_interrupted_in_a_round_goes_on_as_if_it_had_not_been(name):
+def test_a_run_interrupted_in_a_round_goes_on_as_if_it_had_not_been(name, where):
     settings = small.config(
         method={"name": name},
         model={"head": "local"},
         federation={"clients": 5},
         optimizer={"state": "persist"},
         checkpoint={"every": 10},
+        evaluation={"every": 1},
         rounds=4,
         engine={"stack": 1, "workers": 1},
     )
@@ -577,16 +589,18 @@ def test_a_run_interrupted_in_a_round_goes_on_as_if_it_had_not_been(name):
     class Saving(small.Memory):
         def checkpoint(self, state, ledger, engine):
             super().checkpoint(state, ledger, engine)
-            self.tensors = {key: t.clone() for key, t in engine.tensors().items()}
+            self.tensors = {key: t.clone() for key, t in engine.tensors(state.round).items()}
 
     told = []
 
     def interrupt(answer):
         told.append(answer)
-        if len(told) == 13:  # the third answer of round 3
+        if len(told) == 13 and where == "training":  # the third answer of round 3
             raise KeyboardInterrupt
 
     method, engine, record = small.method(settings), small.engine(settings, sizes=SIZES), Saving()
+    if where == "evaluation":
+        engine = Slow(settings, engine.model, engine.splits)
     state = method.init(engine.model.initial_adapter(2, 0))
     with pytest.raises(KeyboardInterrupt):
         run_rounds(settings, method, engine, state, Ledger(), record, interrupt)
@@ -603,7 +617,7 @@ def test_nothing_is_kept_where_nothing_needs_to_be():
         settings = small.config(method={"name": name}, federation={"clients": 5}, rounds=2)
         engine = small.engine(settings, sizes=SIZES)
         small.run(settings, engine)
-        assert engine.tensors() == {}
+        assert all_tensors(engine.own) == {}
 
 
 # Retried rounds ----------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The command line: ``rolora run``, ``compare``, ``report``, ``server``, ``client`` and others.
 
-Exit codes: 0 done; 2 bad input, with one message; 1 failure while running; 130 interrupted.
+Exit codes: 0 done; 2 bad input, with one message; 1 failure while running; 130 interrupted, 143
+ended by SIGTERM, 129 by SIGHUP.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ import logging
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rolora.core.errors import BadInput, RunFailed
@@ -51,6 +54,10 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, or the last one.")
     ] = False,
+    start_over: Annotated[
+        bool,
+        typer.Option("--start-over", help="Drop the run that --out holds; begin at round 1."),
+    ] = False,
 ) -> None:
     """Run a federation and leave a run directory with metrics, adapter and report."""
     from rolora.cli.display import RunDisplay, summary_table
@@ -60,21 +67,14 @@ def run(
 
     console = Console()
     settings = load_config(config, overrides or ())
-    directory = out or default_directory(config.stem, resume)
+    directory = out or default_directory(config.stem, resume or start_over)
+    again = ["rolora", "run", str(config), *(overrides or ()), "--out", str(directory), "--resume"]
     display = RunDisplay(console)
-    try:
+    with ending_on_signals(console, f"Go on with:\n  {shlex.join(again)}"):
         with display.live():
-            summary = execute(settings, directory, resume, display, command())
-    except KeyboardInterrupt:
-        again = shlex.join(["rolora", "run", str(config), *(overrides or ())])
-        console.print(
-            f"\n[yellow]interrupted; every finished round is kept.[/] Go on with:\n  "
-            f"{again} --out {shlex.quote(str(directory))} --resume",
-            soft_wrap=True,
-        )
-        raise typer.Exit(130) from None
-    write_report(directory)
-    console.print(summary_table(summary, directory))
+            summary = execute(settings, directory, resume, display, command(), start_over)
+        write_report(directory)
+        console.print(summary_table(summary, directory))
 
 
 @app.command()
@@ -98,14 +98,8 @@ def compare(
     settings = load_config(config, overrides or ())
     names = [name.strip() for name in methods.split(",") if name.strip()]
     directory = out or Path("runs") / f"{config.stem}-compare"
-    try:
+    with ending_on_signals(console, "Run the same command again to go on."):
         table = compare_methods(settings, names, seed_list(seeds), directory, console, command())
-    except KeyboardInterrupt:
-        console.print(
-            "\n[yellow]interrupted; every finished round is kept.[/] "
-            "Run the same command again to go on."
-        )
-        raise typer.Exit(130) from None
     console.print(table)
     console.print(f"table, numbers and curves: {directory}/comparison.md, .json, .png")
 
@@ -265,6 +259,24 @@ def _serve(serve: Callable[[Callable[[str], None]], None]) -> None:
         raise typer.Exit(130) from None
 
 
+@contextmanager
+def ending_on_signals(console: Console, how: str) -> Iterator[None]:
+    """End in order on Ctrl-C, SIGTERM and SIGHUP, and say `how` to go on."""
+    from rolora.records.shield import Interrupted, interruptible
+
+    with interruptible():
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            with suppress(OSError):  # a terminal that is gone
+                console.print(
+                    f"\n[yellow]interrupted; every finished round is kept.[/] {escape(how)}",
+                    soft_wrap=True,
+                )
+            code = error.exit_code if isinstance(error, Interrupted) else 130
+            raise typer.Exit(code) from None
+
+
 def default_directory(stem: str, resume: bool) -> Path:
     """``runs/STEM``, numbered if it is taken; to resume, the last one there is."""
     pattern = re.compile(re.escape(stem) + r"(?:-(\d+))?")
@@ -317,6 +329,4 @@ def guarded(command_line: Callable[[], object]) -> None:
 
 
 def _plain(error: Exception) -> str:
-    from rich.markup import escape
-
     return escape(str(error))

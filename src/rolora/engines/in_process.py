@@ -67,6 +67,7 @@ class InProcess:
         ]
         self.replicas: dict[int, Replica] = {}
         self.own: dict[int, Kept] = {}
+        self._before, self._round = self.own, 0
         self.first_head = first_head(model)
         count = config.engine.workers or default_workers(model.device)
         self.workers = Workers(model, count, threads)
@@ -75,6 +76,8 @@ class InProcess:
     def train(self, plans: Sequence[Plan]) -> Iterator[Update | Failure]:
         """Train the planned clients, a stack at a time; answers come in the order of the plans."""
         data = self.splits["train"].examples
+        if plans[0].round != self._round:
+            self._before, self._round = dict(self.own), plans[0].round
 
         def train_stack(model: LoraModel, jobs: Sequence[Job]) -> list[tuple[Job, Trained]]:
             return list(zip(jobs, self.runtime.train(model, data, jobs), strict=True))
@@ -143,9 +146,9 @@ class InProcess:
         """Per client, the parts that it keeps for itself."""
         return {client: own.parts for client, own in self.own.items() if own.parts}
 
-    def tensors(self) -> dict[str, Tensor]:
-        """What clients keep for themselves."""
-        return all_tensors(self.own)
+    def tensors(self, round_number: int) -> dict[str, Tensor]:
+        """What clients kept for themselves after a round: the last trained, or the one before."""
+        return all_tensors(self.own if round_number >= self._round else self._before)
 
     def restore(self, tensors: Mapping[str, Tensor], state: ServerState) -> None:
         """Take up what clients kept, and what they hold of the global parts."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import shutil
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,101 +18,181 @@ from rolora.config import Config, dump_config
 from rolora.core.errors import BadInput
 from rolora.core.types import ServerState
 from rolora.records.atomic import write_atomic
-from rolora.records.checkpoint import Checkpoint, load_newest, save_checkpoint
+from rolora.records.checkpoint import SCHEMA, Checkpoint, load_newest, save_checkpoint
 from rolora.server.ledger import Ledger
 from rolora.server.round import Engine
 
 MAY_CHANGE = {"rounds", "checkpoint", "engine"}
 """Sections of the config that may differ when a run goes on."""
+RESULTS = ("summary.json", "report.html", "adapter", "metrics.jsonl", "checkpoint")
+"""What a run leaves, beside its config and its id; in the order in which a new run drops it."""
 
 
-@dataclass
 class RunDirectory:
     """The files of one run; also the `Record` that the round writes to.
 
+    Nothing is written before :meth:`begin`.
+
     Args:
         path: the directory.
-        keep: checkpoints to keep.
-        run: what must be the same for the run to go on (config, data).
-        history: carried in every checkpoint (when the run was started).
+        config: of the run.
+        started: the time, for a run that is new.
     """
 
-    path: Path
-    keep: int
-    run: Mapping[str, Any]
-    history: dict[str, Any]
+    def __init__(self, path: Path, config: Config, started: str):
+        self.path, self.config = path, config
+        self.history: dict[str, Any] = {"id": uuid.uuid4().hex, "started": started}
+        self.run: dict[str, Any] = {"config": config.model_dump(mode="json")}
+        self.saved = 0
+        self._lines: dict[int, str] = {}
 
-    @staticmethod
-    def create(path: Path, config: Config, data: str, started: str) -> RunDirectory:
-        """Make the directory and write ``config.yaml``."""
-        path.mkdir(parents=True, exist_ok=True)
-        write_atomic(path / "config.yaml", dump_config(config).encode())
-        run = {"config": config.model_dump(mode="json"), "data": data}
-        return RunDirectory(path, config.checkpoint.keep, run, {"started": started})
+    @property
+    def id(self) -> str:
+        """Hex digits: the same when the run goes on, wherever it lies; others for every run."""
+        return str(self.history["id"])
 
     @property
     def metrics(self) -> Path:
         """One JSON line a round."""
         return self.path / "metrics.jsonl"
 
+    def holds_run(self) -> bool:
+        """Whether there is a run already."""
+        names = ("config.yaml", "metrics.jsonl", "checkpoint")
+        return any((self.path / name).exists() for name in names)
+
+    def newest(self, notice: Callable[[str], None]) -> Checkpoint | None:
+        """The newest sound checkpoint; None where no round was ever finished.
+
+        Args:
+            notice: told of what was passed over.
+
+        Raises:
+            BadInput: the checkpoint belongs to another config or a newer rolora, or rounds were
+                finished and no checkpoint of them is sound.
+        """
+        checkpoint, damaged = load_newest(self.path / "checkpoint")
+        found = self._lines_on_disk()
+        if checkpoint is None:
+            if damaged or found:
+                raise BadInput(self._nothing_sound(damaged, found))
+            if self.holds_run():
+                notice("the run was ended before its first round began; it starts over")
+            return None
+        self._same_config(checkpoint.run["config"])
+        for line in damaged:
+            notice(f"damaged checkpoint passed over: {line}")
+        self.saved = checkpoint.state.round
+        self.history = dict(checkpoint.history)
+        self.history.setdefault("id", self._id_of_schema_1())
+        self._lines = self._lines_until(checkpoint, found, notice)
+        return checkpoint
+
+    def begin(self, checkpoint: Checkpoint | None, data: str) -> None:
+        """Write what a run has from its start; `checkpoint` is the one that it goes on from.
+
+        Args:
+            checkpoint: None: a new run, for which the results of an earlier one are dropped.
+            data: what must be the same for the run to go on.
+
+        Raises:
+            BadInput: it was run on other data; nothing is written.
+        """
+        if checkpoint is not None and checkpoint.run["data"] != data:
+            raise BadInput(f"data: {self.path} was run on other data; use another --out")
+        self.run["data"] = data
+        if checkpoint is not None and checkpoint.state.round < self.config.rounds:
+            (self.path / "summary.json").unlink(missing_ok=True)  # it is not finished any more
+        if checkpoint is None and self.holds_run():
+            self._drop_results()
+        write_atomic(self.path / "run.json", json.dumps({"schema": SCHEMA, **self.history}))
+        write_atomic(self.path / "config.yaml", dump_config(self.config))
+        if checkpoint is not None:
+            write_atomic(self.metrics, "".join(f"{line}\n" for line in self._lines.values()))
+
+    def _drop_results(self) -> None:
+        for name in RESULTS:
+            path = self.path / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
     def round_finished(self, metrics: dict[str, Any]) -> None:
         """Append one line."""
+        line = json.dumps(metrics)
         with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
+            file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
+        self._lines[metrics["round"]] = line
 
     def checkpoint(self, state: ServerState, ledger: Ledger, engine: Engine) -> None:
         """Make `state` the one that ``--resume`` goes on from."""
-        checkpoint = Checkpoint(state, ledger.held, engine.tensors(), self.history, self.run)
-        save_checkpoint(self.path / "checkpoint", checkpoint, self.keep)
-
-    def newest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest sound checkpoint and what was wrong with newer ones; metrics are cut back.
-
-        Raises:
-            BadInput: the checkpoint belongs to another config or other data.
-        """
-        checkpoint, damaged = load_newest(self.path / "checkpoint")
-        if checkpoint is not None:
-            self._same_run(checkpoint.run)
-            self.history = dict(checkpoint.history)
-        self._cut_metrics(checkpoint.state.round if checkpoint else 0)
-        return checkpoint, damaged
-
-    def _same_run(self, before: Mapping[str, Any]) -> None:
-        if before["data"] != self.run["data"]:
-            raise BadInput(f"data: {self.path} was run on other data; use another --out")
-        for section, value in self.run["config"].items():
-            if section not in MAY_CHANGE and before["config"].get(section) != value:
-                raise BadInput(
-                    f"{section} = {_changed(value, before['config'].get(section))}: "
-                    f"{self.path} was run with another value; use it, or another --out"
-                )
-
-    def _cut_metrics(self, rounds: int) -> None:
-        """Drop the lines of rounds after the checkpoint, and a line torn by a kill."""
-        if not self.metrics.exists():
-            return
-        kept = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["round"] <= rounds:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):
-                break
-        write_atomic(self.metrics, "".join(kept).encode())
+        kept = engine.tensors(state.round)
+        lines = [line for number, line in self._lines.items() if number <= state.round]
+        checkpoint = Checkpoint(state, ledger.held, kept, self.history, self.run, lines)
+        save_checkpoint(self.path / "checkpoint", checkpoint, self.config.checkpoint.keep)
+        self.saved = state.round
 
     def lines(self) -> list[dict[str, Any]]:
         """The metrics of all finished rounds."""
-        if not self.metrics.exists():
-            return []
-        return [json.loads(line) for line in self.metrics.read_text().splitlines()]
+        return [json.loads(line) for line in self._lines.values()]
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``."""
-        text = json.dumps(summary, indent=2)
-        write_atomic(self.path / "summary.json", text.encode())
+        write_atomic(self.path / "summary.json", json.dumps(summary, indent=2))
+
+    def _nothing_sound(self, damaged: list[str], found: list[str]) -> str:
+        what = damaged or [f"metrics.jsonl has {len(found)} lines, checkpoint/ holds nothing"]
+        return (
+            f"--resume: no checkpoint in {self.path} is sound: {'; '.join(what)}; put a copy of "
+            "the directory back, use another --out, or have rolora run drop what is there and "
+            "begin at round 1 with --start-over"
+        )
+
+    def _same_config(self, before: Mapping[str, Any]) -> None:
+        for section, value in self.run["config"].items():
+            if section not in MAY_CHANGE and before.get(section) != value:
+                raise BadInput(
+                    f"{section} = {_changed(value, before.get(section))}: "
+                    f"{self.path} was run with another value; use it, or another --out"
+                )
+
+    def _lines_on_disk(self) -> list[str]:
+        if not self.metrics.exists():
+            return []
+        text = self.metrics.read_bytes().decode(errors="replace")
+        return text.split("\n")[:-1]  # what has no newline is the trace of a kill
+
+    def _lines_until(
+        self, checkpoint: Checkpoint, found: list[str], notice: Callable[[str], None]
+    ) -> dict[int, str]:
+        """A line for each round until the checkpoint's: its own, or, where an older version wrote
+        none into it, what can be had of them on disk.
+        """
+        rounds = checkpoint.state.round
+        if checkpoint.metrics is None:
+            lines = _by_round(found)
+            missing = [number for number in range(1, rounds + 1) if number not in lines]
+            if missing:
+                notice(f"metrics.jsonl has no line of round {missing[0]} ({len(missing)} missing)")
+            return {number: lines[number] for number in sorted(lines) if number <= rounds}
+        if found[: len(checkpoint.metrics)] != list(checkpoint.metrics):
+            notice("metrics.jsonl was not what the run had written; it is restored")
+        return _by_round(checkpoint.metrics)
+
+    def _id_of_schema_1(self) -> str:
+        """The name under which sites know a run that began before ids were drawn."""
+        where = str(self.path.resolve())
+        text = json.dumps([self.config.seed, self.config.method.name, where, self.history])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _by_round(lines: Sequence[str]) -> dict[int, str]:
+    """The lines that are records of a round, by its number; of two the later counts."""
+    found = {}
+    for line in lines:
+        with suppress(ValueError, LookupError, TypeError):
+            found[int(json.loads(line)["round"])] = line
+    return found
 
 
 def _changed(new: Any, old: Any) -> str:

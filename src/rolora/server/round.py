@@ -25,6 +25,7 @@ from rolora.core.types import (
     Update,
 )
 from rolora.methods import Method
+from rolora.records.shield import shielded
 from rolora.records.wire import payload_bytes
 from rolora.reducers import Reducer, make_reducer
 from rolora.server.ledger import Ledger
@@ -52,8 +53,10 @@ class Engine(Protocol):
     def take_notes(self) -> RoundNotes:
         """What else is to be written down since this was last asked."""
 
-    def tensors(self) -> dict[str, Tensor]:
-        """What the engine must find again after a restart, by name."""
+    def tensors(self, round_number: int) -> dict[str, Tensor]:
+        """What the engine must find again to go on after a round, by ``KIND/CLIENT/NAME``: the last
+        one finished, though the next may have begun.
+        """
 
     def restore(self, tensors: Mapping[str, Tensor], state: ServerState) -> None:
         """Take up :meth:`tensors` of an earlier process."""
@@ -108,27 +111,31 @@ def run_rounds(
 
     Raises:
         RunFailed: the quorum was lost in every attempt at a round.
-        KeyboardInterrupt: passed on after the last finished round has been checkpointed.
+
+    Whatever ends the run, an interrupt too, is passed on after the last finished round has been
+    checkpointed; a round is finished once its metrics are written.
     """
-    saved = state.round
+    saved, held = state.round, Ledger(ledger.held)
     try:
         while state.round < config.rounds:
             clock = Clock()
-            state, metrics = one_round(config, method, engine, state, ledger, clock, answered)
-            last = state.round == config.rounds
-            if last or state.round % config.evaluation.every == 0:
+            new, metrics = one_round(config, method, engine, state, ledger, clock, answered)
+            last = new.round == config.rounds
+            if last or new.round % config.evaluation.every == 0:
                 with clock("evaluate"):
-                    metrics |= evaluate(method, engine, state, "validation")
+                    metrics |= evaluate(method, engine, new, "validation")
             write_down(engine.take_notes(), metrics)
             metrics["seconds"] = rounded(clock.seconds)
-            record.round_finished(metrics)
-            if last or state.round % config.checkpoint.every == 0:
-                record.checkpoint(state, ledger, engine)
-                saved = state.round
-    except (KeyboardInterrupt, RunFailed):
+            with shielded():
+                record.round_finished(metrics)
+                state, held = new, Ledger(ledger.held)
+                if last or state.round % config.checkpoint.every == 0:
+                    record.checkpoint(state, held, engine)
+                    saved = state.round
+    finally:
         if saved != state.round:
-            record.checkpoint(state, ledger, engine)
-        raise
+            with shielded():
+                record.checkpoint(state, held, engine)
     return state
 
 

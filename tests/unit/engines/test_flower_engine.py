@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -109,6 +110,24 @@ def test_a_server_killed_between_checkpoints_goes_on_to_the_same(
     simulate(run_yaml, tmp_path / "simulated", *options)
     assert_same_run(tmp_path / "federated", tmp_path / "simulated")
     assert [line["round"] for line in lines(tmp_path / "federated")] == [1, 2, 3, 4, 5]
+
+
+def test_a_run_whose_directory_was_moved_finds_what_its_clients_keep(sites, run_yaml, tmp_path):
+    class PowerCut(BaseException):
+        pass
+
+    def cut(metrics):
+        if metrics["round"] == 3:
+            raise PowerCut
+
+    options = ["method.name=fedsa_lora", "model.head=local", "optimizer.state=persist", "rounds=4"]
+    with pytest.raises(PowerCut):
+        federate(run_yaml, tmp_path / "first", *options, finished=cut)
+    shutil.move(tmp_path / "first", tmp_path / "moved")
+    federate(run_yaml, tmp_path / "moved", *options, resume=True)
+    simulate(run_yaml, tmp_path / "simulated", *options)
+    assert_same_run(tmp_path / "moved", tmp_path / "simulated")
+    assert_sites_keep_theirs(tmp_path, tmp_path / "simulated")
 
 
 def test_a_site_that_joins_late_takes_part_from_then_on(sites, run_yaml, tmp_path):

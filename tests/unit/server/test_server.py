@@ -1,6 +1,8 @@
 """The round: cohorts, quorum, screening, what is written down. The engine is a fake."""
 
 import math
+import os
+import signal
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 import small
 from rolora.core.errors import RunFailed
 from rolora.core.types import Adapter, ClientInfo, Evaluation, Failure, RoundNotes, Update
+from rolora.records.shield import Interrupted, interruptible
 from rolora.records.wire import payload_bytes
 from rolora.server.ledger import Ledger
 from rolora.server.round import ATTEMPTS, run_rounds, sample_cohort
@@ -56,7 +59,7 @@ class FakeEngine:
     def take_notes(self):
         return self.notes
 
-    def tensors(self):
+    def tensors(self, round_number):
         return {}
 
     def restore(self, tensors, state):
@@ -200,6 +203,60 @@ def test_an_interrupt_is_passed_on_after_the_last_finished_round_is_saved():
         )
     assert [state.round for state, _ in record.states] == [3]
     assert [line["round"] for line in record.metrics] == [1, 2, 3]
+
+
+class Sent(BaseException):
+    """Stands for any other end of a process."""
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RunFailed, ValueError, Sent])
+def test_a_round_is_finished_once_it_is_written_and_what_ends_the_run_loses_none(error):
+    class Failing(FakeEngine):
+        def evaluate(self, plan, split):
+            if plan.round == 4:  # that is, after round 3
+                raise error("in the evaluation")
+            return super().evaluate(plan, split)
+
+    settings = small.config(
+        rounds=6, federation={"clients": 4}, checkpoint={"every": 5}, evaluation={"every": 1}
+    )
+    method, record, ledger = small.method(settings), small.Memory(), Ledger()
+    with pytest.raises(error):
+        run_rounds(settings, method, Failing(), method.init(start()), ledger, record)
+    [(state, held)] = record.states
+    assert state.round == 2
+    assert [line["round"] for line in record.metrics] == [1, 2]
+    assert held[0] == {"A": 0, "B": 1}  # as after round 2, though it has been sent round 3's
+    assert ledger.held[0] == {"A": 2, "B": 1}
+
+
+@pytest.mark.parametrize("every", [1, 5])
+@pytest.mark.parametrize("during", ["round_finished", "checkpoint"])
+def test_signals_while_a_round_is_written_come_after_it(during, every):
+    """Three quick ones, as of an impatient hand."""
+    last = 5 if (during, every) == ("checkpoint", 5) else 3
+
+    class Signalled(small.Memory):
+        def round_finished(self, metrics):
+            self.signal("round_finished", metrics["round"])
+            super().round_finished(metrics)
+
+        def checkpoint(self, state, ledger, engine):
+            self.signal("checkpoint", state.round)
+            super().checkpoint(state, ledger, engine)
+
+        def signal(self, where, number):
+            if (where, number) == (during, last):
+                for _ in range(3):
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+    settings = small.config(rounds=6, federation={"clients": 4}, checkpoint={"every": every})
+    method, record = small.method(settings), Signalled()
+    with pytest.raises(Interrupted), interruptible():
+        run_rounds(settings, method, FakeEngine(), method.init(start()), Ledger(), record)
+    assert [line["round"] for line in record.metrics] == list(range(1, last + 1))
+    saved = [state.round for state, _ in record.states]
+    assert saved == (list(range(1, last + 1)) if every == 1 else [last])
 
 
 # Cohorts -----------------------------------------------------------------------------------

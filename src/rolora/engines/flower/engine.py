@@ -93,7 +93,6 @@ class FlowerEngine:
         self.seen = seen
         self.mirrors: dict[int, Replica] = {}
         self._apart = Ledger()  # of evaluations at another rank than the client's own
-        self._round = 0
         self._checkpointed: list[int] = []
         self._eval_failures: list[Failure] = []
         self._faults: list[str] = []
@@ -112,7 +111,6 @@ class FlowerEngine:
 
     def train(self, plans: Sequence[Plan]) -> Iterator[Update | Failure]:
         """Have the plans carried out; answers come as they arrive, one for each."""
-        self._round = plans[0].round
         self._await_quorum([plan.client for plan in plans])
         for plan in plans:
             self._mirror(plan.rank).start(plan, self.facts.rules)
@@ -168,9 +166,9 @@ class FlowerEngine:
         """Nothing: what a client keeps for itself never leaves its site."""
         return {}
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self, round_number: int) -> dict[str, Tensor]:
         """Nothing, as sites keep their own; the round is noted as one that a restart finds."""
-        self._checkpointed.append(self._round - 1)  # perhaps it has lost its quorum
+        self._checkpointed.append(round_number)
         return {}
 
     def restore(self, tensors: Mapping[str, Tensor], state: ServerState) -> None:
