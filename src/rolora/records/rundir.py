@@ -16,6 +16,8 @@ from rolora.core.errors import BadInput
 from rolora.core.types import ServerState
 from rolora.records.atomic import write_atomic
 from rolora.records.checkpoint import Checkpoint, load_newest, save_checkpoint
+from rolora.records.files import read_metrics
+from rolora.records.schema import RoundRecord, Start, Summary
 from rolora.server.ledger import Ledger
 from rolora.server.round import Engine
 
@@ -52,10 +54,14 @@ class RunDirectory:
         """One JSON line a round."""
         return self.path / "metrics.jsonl"
 
-    def round_finished(self, metrics: dict[str, Any]) -> None:
+    def start(self, start: Start) -> None:
+        """Write ``start.json``."""
+        write_atomic(self.path / "start.json", start.model_dump_json(indent=2) + "\n")
+
+    def round_finished(self, metrics: RoundRecord) -> None:
         """Append one line."""
         with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
+            file.write(metrics.model_dump_json() + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -100,16 +106,13 @@ class RunDirectory:
                 break
         write_atomic(self.metrics, "".join(kept).encode())
 
-    def lines(self) -> list[dict[str, Any]]:
-        """The metrics of all finished rounds."""
-        if not self.metrics.exists():
-            return []
-        return [json.loads(line) for line in self.metrics.read_text().splitlines()]
+    def rounds(self) -> tuple[RoundRecord, ...]:
+        """The records of all finished rounds."""
+        return read_metrics(self.metrics)
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
+    def finish(self, summary: Summary) -> None:
         """Write ``summary.json``."""
-        text = json.dumps(summary, indent=2)
-        write_atomic(self.path / "summary.json", text.encode())
+        write_atomic(self.path / "summary.json", summary.model_dump_json(indent=2) + "\n")
 
 
 def _changed(new: Any, old: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rolora.records.schema import Metric
+
 THIN = "\N{NARROW NO-BREAK SPACE}"
 NONE = "\N{EN DASH}"
 BYTE_UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1))
@@ -15,6 +17,11 @@ def percent(share: float | None, digits: int = 1) -> str:
 def decimal(value: float | None, digits: int = 4) -> str:
     """A number with a fixed number of decimals."""
     return NONE if value is None else f"{value:,.{digits}f}"
+
+
+def show(score: float | None, metric: Metric, digits: int = 1) -> str:
+    """A score as its metric is read: in per cent with `digits` decimals, or two more, plain."""
+    return percent(score, digits) if metric.share else decimal(score, digits + 2)
 
 
 def count(value: float | None) -> str:

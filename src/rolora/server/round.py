@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -25,6 +25,7 @@ from rolora.core.types import (
     Update,
 )
 from rolora.methods import Method
+from rolora.records.schema import FailureRecord, RoundRecord, Scores
 from rolora.records.wire import payload_bytes
 from rolora.server.ledger import Ledger
 from rolora.server.optimizer import server_step
@@ -60,7 +61,7 @@ class Engine(Protocol):
 class Record(Protocol):
     """Where the run is written down (:class:`rolora.records.rundir.RunDirectory`)."""
 
-    def round_finished(self, metrics: dict[str, Any]) -> None:
+    def round_finished(self, metrics: RoundRecord) -> None:
         """Append one line to the metrics."""
 
     def checkpoint(self, state: ServerState, ledger: Ledger, engine: Engine) -> None:
@@ -114,12 +115,11 @@ def run_rounds(
             clock = Clock()
             state, metrics = one_round(config, method, engine, state, ledger, clock, answered)
             last = state.round == config.rounds
+            scores = None
             if last or state.round % config.evaluation.every == 0:
                 with clock("evaluate"):
-                    metrics |= evaluate(method, engine, state, "validation")
-            write_down(engine.take_notes(), metrics)
-            metrics["seconds"] = rounded(clock.seconds)
-            record.round_finished(metrics)
+                    scores = evaluate(method, engine, state, "validation")
+            record.round_finished(completed(metrics, scores, engine.take_notes(), clock))
             if last or state.round % config.checkpoint.every == 0:
                 record.checkpoint(state, ledger, engine)
                 saved = state.round
@@ -138,7 +138,7 @@ def one_round(
     ledger: Ledger,
     clock: Clock,
     answered: Callable[[Update | Failure], None],
-) -> tuple[ServerState, dict[str, Any]]:
+) -> tuple[ServerState, RoundRecord]:
     """Sample, plan, train, screen, aggregate; again with another cohort if the quorum is lost."""
     failures: list[Failure] = []
     down = up = 0
@@ -163,19 +163,17 @@ def one_round(
             new = server_step(config.server, method.start(state), new, method.stepped)
         for plan in plans:
             ledger.finished(plan, new)
-        return new, {
-            "round": new.round,
-            "phase": phase(plans[0].train),
-            "train_loss": finite(screen.train_loss()),
-            "eval_loss": None,
-            "eval_accuracy": None,
-            "clients": len(screen.losses),
-            "cohort": len(plans),
-            "attempts": attempt + 1,
-            "failures": [vars(failure) for failure in failures],
-            "bytes_up": up,
-            "bytes_down": down,
-        }
+        return new, RoundRecord(
+            round=new.round,
+            phase=phase(plans[0].train),
+            train_loss=screen.train_loss(),
+            clients=len(screen.losses),
+            cohort=len(plans),
+            attempts=attempt + 1,
+            failures=written(failures),
+            bytes_up=up,
+            bytes_down=down,
+        )
     raise RunFailed(
         f"round {state.round + 1}: the quorum of {config.federation.quorum:.0%} of "
         f"{config.federation.cohort_size} clients was lost {ATTEMPTS} times; last failures: "
@@ -200,34 +198,44 @@ def sample_cohort(
     return [clients[i] for i in sorted(chosen.tolist())]
 
 
-def evaluate(method: Method, engine: Engine, state: ServerState, split: str) -> dict[str, Any]:
-    """Loss and accuracy over all clients' held-out examples, weighted by examples."""
-    results = engine.evaluate(method.evaluation_plan(state), split)
+def evaluate(method: Method, engine: Engine, state: ServerState, split: str) -> Scores | None:
+    """Scores over all clients' held-out examples; None where nobody has any."""
+    return scores_of(engine.evaluate(method.evaluation_plan(state), split))
+
+
+def scores_of(results: Sequence[Evaluation]) -> Scores | None:
+    """Scores of held-out examples, each counted once; None where there are none."""
     total = sum(result.num_examples for result in results)
     if total == 0:
-        return {"eval_loss": None, "eval_accuracy": None}
+        return None
     return {
-        "eval_loss": finite(sum(result.loss for result in results) / total),
-        "eval_accuracy": sum(result.correct for result in results) / total,
+        "accuracy": sum(result.correct for result in results) / total,
+        "loss": sum(result.loss for result in results) / total,
     }
 
 
-def write_down(notes: RoundNotes, metrics: dict[str, Any]) -> None:
-    """Add what the engine noted to a round's metrics."""
-    metrics["bytes_down"] += notes.bytes_down
-    metrics["eval_failures"] = [vars(failure) for failure in notes.eval_failures]
-    metrics["faults"] = list(notes.faults)
+def completed(
+    metrics: RoundRecord, scores: Scores | None, notes: RoundNotes, clock: Clock
+) -> RoundRecord:
+    """A round's record with what came after the aggregate."""
+    return metrics.changed(
+        validation=scores,
+        eval_failures=written(notes.eval_failures),
+        faults=tuple(notes.faults),
+        bytes_down=metrics.bytes_down + notes.bytes_down,
+        seconds=rounded(clock.seconds),
+    )
+
+
+def written(failures: Sequence[Failure]) -> tuple[FailureRecord, ...]:
+    """Failures as they are written down."""
+    return tuple(FailureRecord(**vars(failure)) for failure in failures)
 
 
 def phase(train: frozenset[Part]) -> str:
     """``A``, ``B`` or ``AB``, with ``+head`` where the head trains too."""
     factors = "".join(sorted(train - {"head"}))
     return factors + ("+head" if "head" in train else "")
-
-
-def finite(value: float) -> float | None:
-    """The value, or None where JSON has no word for it."""
-    return value if math.isfinite(value) else None
 
 
 def rounded(seconds: Mapping[str, float]) -> dict[str, float]:
