@@ -221,9 +221,7 @@ def task_of(ready: Ready) -> TaskRecord:
     return CLASSIFICATION
 
 
-def guesses_of(
-    results: Sequence[Evaluation], facts: DataFacts
-) -> tuple[Scores, tuple[float, ...]]:
+def guesses_of(results: Sequence[Evaluation], facts: DataFacts) -> tuple[Scores, tuple[float, ...]]:
     """Scores of the best constant prediction, and the share of each label among predictions."""
     labels = np.array(facts.test_labels)
     predicted = np.sum([result.predicted for result in results], axis=0)

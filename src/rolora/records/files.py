@@ -102,15 +102,6 @@ class RunFiles:
         """Seconds of all rounds."""
         return sum(r.total_seconds for r in self.rounds)
 
-    def over_clients(self, metric: str) -> float | None:
-        """A score of the clients' own test examples, each with its client's model: the mean over
-        clients, weighted by examples.
-        """
-        clients = self.summary.clients if self.summary else ()
-        known = [(c.examples, score) for c in clients if (score := c.scores.get(metric)) is not None]
-        examples = sum(number for number, _ in known)
-        return sum(number * score for number, score in known) / examples if examples else None
-
 
 def read_run(directory: Path) -> RunFiles:
     """Read a run directory.

@@ -8,7 +8,7 @@ should take each.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -54,12 +54,15 @@ class Metric(Record):
         title: its name in the middle of a sentence, such as ``macro F1``.
         higher_is_better: whether more is better.
         share: whether it lies in [0, 1] and is shown in per cent.
+        proportion: whether it is the share of examples that are right, each right or wrong by
+            itself, so that a binomial interval tells how far to trust it.
     """
 
     name: str
     title: str
     higher_is_better: bool = True
     share: bool = False
+    proportion: bool = False
 
     def better(self, value: float, other: float) -> bool:
         """Whether `value` is better than `other`."""
@@ -81,6 +84,13 @@ class TaskRecord(Record):
         """The metric that chooses and compares."""
         return self.metrics[0]
 
+    def known(self, *scores: Collection[str]) -> list[Metric]:
+        """The metrics that one of `scores` holds: the task's in their order, then others."""
+        names = [metric.name for metric in self.metrics]
+        names += [name for held in scores for name in held]
+        held = set().union(*scores)
+        return [self.metric(name) for name in dict.fromkeys(names) if name in held]
+
     def first_of(self, scores: Mapping[str, float | None] | None) -> float | None:
         """The score by the first metric; None where there is none."""
         return None if scores is None else scores.get(self.first.name)
@@ -94,7 +104,7 @@ class TaskRecord(Record):
 CLASSIFICATION = TaskRecord(
     name="classification",
     title="classification",
-    metrics=(Metric(name="accuracy", title="accuracy", share=True),),
+    metrics=(Metric(name="accuracy", title="accuracy", share=True, proportion=True),),
 )
 """The task of every run before schema 2."""
 
@@ -243,7 +253,7 @@ class Start(FileRecord):
     """
 
     rolora_version: str | None = None
-    versions: dict[str, str | None] = {}
+    versions: dict[str, str] = {}
     task: TaskRecord
     method: MethodRecord
     model: ModelRecord

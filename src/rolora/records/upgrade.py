@@ -37,7 +37,9 @@ def _summary(raw: Raw) -> Raw:
     method["personal"] = method["exactness"] == "personalised"
     constant = raw.get("majority_accuracy")
     return {
-        **{"bytes_up": 0, "bytes_down": 0, "failures": 0},
+        "bytes_up": 0,
+        "bytes_down": 0,
+        "failures": 0,
         **raw,
         "task": CLASSIFICATION.model_dump(),
         "method": method,
@@ -67,9 +69,7 @@ def _comparison(raw: Raw) -> Raw:
     return {
         **raw,
         "task": CLASSIFICATION.model_dump(),
-        "constant": {
-            seed: {"accuracy": share} for seed, share in raw["majority_accuracy"].items()
-        },
+        "constant": {seed: {"accuracy": share} for seed, share in raw["majority_accuracy"].items()},
         "methods": {
             name: {
                 **{key: method[key] for key in MEASURES},
