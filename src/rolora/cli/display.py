@@ -82,13 +82,13 @@ def round_line(metrics: RoundRecord, task: TaskRecord) -> str:
     score, failed = task.first_of(metrics.validation), metrics.failures
     evaluated = trouble = ""
     if metrics.validation is not None:
-        evaluated = f"  [green]validation {task.first.title} {show(score, task.first)}[/]"
+        evaluated = f"  [green]{task.first.title} {show(score, task.first)}[/]"
     if failed:
         trouble = f"  [red]{len(failed)} failed ({escape(failed[0].reason)})[/]"
     return (
-        f"round {metrics.round:>4}  trains {metrics.phase:<6} "
+        f"round {metrics.round:>3}  trains {metrics.phase:<2}  "
         f"loss {'nan' if metrics.train_loss is None else f'{metrics.train_loss:.4f}'}  "
-        f"up {byte_size(metrics.bytes_up):>9}  down {byte_size(metrics.bytes_down):>9}  "
+        f"up {byte_size(metrics.bytes_up):>8}  down {byte_size(metrics.bytes_down):>8}  "
         f"{duration(metrics.total_seconds):>6}{evaluated}{trouble}"
     )
 

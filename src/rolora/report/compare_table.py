@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import floor, log10
 from typing import Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rolora.records.schema import ComparedMethod, Comparison, Measured, Metric
-from rolora.report.units import NONE, capital, plain
+from rolora.report.units import NONE, capital
 
 MIB = 2**20
 MINUS = "\N{MINUS SIGN}"
@@ -67,7 +68,9 @@ def terminal_table(comparison: Comparison) -> Table:
         if name != WIDE:
             words = name in ("method", "collapsed")
             justify: Literal["left", "right"] = "left" if words else "right"
-            table.add_column(name.replace(" ", "\n"), justify=justify, no_wrap=not words)
+            table.add_column(
+                name.replace(" ", "\n"), justify=justify, no_wrap=not words, overflow="fold"
+            )
     for row in rows(comparison):
         shown = [cell for name, cell in zip(names, row, strict=True) if name != WIDE]
         table.add_row(*map(Text, shown))
@@ -108,10 +111,16 @@ def spread(measured: Measured | None, metric: Metric) -> str:
     """Mean and standard deviation; of a share in per cent, without the sign."""
     if measured is None or measured.mean is None:
         return NONE
-    mean = _value(measured.mean, metric)
-    if measured.std is None:
-        return mean
-    return f"{mean} ± " + (f"{100 * measured.std:.1f}" if metric.share else f"{measured.std:.2g}")
+    unit = 100 if metric.share else 1
+    mean, std = unit * measured.mean, measured.std
+    form = ".1f" if metric.share else _form(mean)
+    return f"{mean:{form}}" if std is None else f"{mean:{form}} ± {unit * std:{form}}"
+
+
+def _form(value: float) -> str:
+    """A format with three significant digits of `value`, for it and for its spread."""
+    size = floor(log10(abs(value))) if value else 0
+    return f",.{max(0, 2 - size)}f" if size > -4 else ".2e"
 
 
 def difference(value: float, metric: Metric) -> str:
@@ -121,7 +130,7 @@ def difference(value: float, metric: Metric) -> str:
 
 
 def _value(value: float, metric: Metric) -> str:
-    return f"{100 * value:.1f}" if metric.share else plain(value)
+    return f"{100 * value:.1f}" if metric.share else f"{value:{_form(value)}}"
 
 
 def _unit(metric: Metric) -> str:

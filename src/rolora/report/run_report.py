@@ -107,14 +107,15 @@ def _result(run: RunFiles) -> Iterator[str]:
     if score is None:
         return
     test = _test_examples(run)
-    of = f"{count(test)} test examples" if test else "the test examples"
     own = ", each its own client's" if run.personal else ""
     if metric.proportion:
         who = "The clients' personal models get" if run.personal else "The final model gets"
-        result = f"{who} {show(score, metric)} of {of}{own and own + ','} right"
+        of = f"of {count(test)} test examples" if test else "of the test examples"
+        result = f"{who} {show(score, metric)} {of}{own and own + ','} right"
     else:
-        who = "the clients' personal models" if run.personal else "the final model"
-        result = f"Test {metric.title} of {who} is {show(score, metric)}, on {of}{own}"
+        who = "The clients' personal models'" if run.personal else "The final model's"
+        of = f", on {count(test)} examples" if test else ""
+        result = f"{who} test {metric.title} is {show(score, metric)}{of}{own}"
     against = f"; a constant guess gets {show(guess, metric)}" if guess is not None else ""
     yield f"{result}{against}."
 
