@@ -223,7 +223,7 @@ def test_a_comparison_of_schema_1_is_read(tmp_path):
                          "high": None, "p_value": None}],
     }  # fmt: skip
     (tmp_path / "comparison.json").write_text(json.dumps(before))
-    console = Console(file=io.StringIO(), width=80)
+    console = Console(file=io.StringIO(), width=200)
     console.print(comparison_table(tmp_path))
     assert "50.0" in console.file.getvalue()
     assert "A constant guess gets 25.0." in console.file.getvalue()
