@@ -174,16 +174,9 @@ def summarise(
     constant, shares = guesses_of(results, facts)
     return Summary(
         **dict(start),
-        data=DataRecord(
-            name=ready.config.data.name or str(ready.config.data.path or "the sites' own"),
-            **facts.examples,
-            test_from=facts.test_from,
-            label_names=tuple(facts.label_names),
-            fingerprint=facts.fingerprint,
-        ),
+        data=data_of(ready.config, facts),
         strata=StrataRecord(
-            names=tuple(facts.label_names),
-            table=tuple(tuple(row) for row in facts.label_table),
+            names=tuple(facts.label_names), table=tuple(map(tuple, facts.label_table))
         ),
         clients=tuple(
             ClientRecord(
@@ -213,6 +206,17 @@ def summarise(
         },
         peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         finished=now(),
+    )
+
+
+def data_of(config: Config, facts: DataFacts) -> DataRecord:
+    """The data as they are written down."""
+    return DataRecord(
+        name=config.data.name or str(config.data.path or "the sites' own"),
+        **facts.examples,
+        test_from=facts.test_from,
+        label_names=tuple(facts.label_names),
+        fingerprint=facts.fingerprint,
     )
 
 

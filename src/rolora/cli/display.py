@@ -78,16 +78,16 @@ class RunDisplay:
 
 
 def round_line(metrics: RoundRecord, task: TaskRecord) -> str:
-    """One round in one line."""
+    """One round in one line: what trained, the training loss, bytes, time, the first score."""
     score, failed = task.first_of(metrics.validation), metrics.failures
     evaluated = trouble = ""
     if metrics.validation is not None:
         evaluated = f"  [green]{task.first.title} {show(score, task.first)}[/]"
     if failed:
         trouble = f"  [red]{len(failed)} failed ({escape(failed[0].reason)})[/]"
-    return (
-        f"round {metrics.round:>3}  trains {metrics.phase:<2}  "
-        f"loss {'nan' if metrics.train_loss is None else f'{metrics.train_loss:.4f}'}  "
+    loss = "nan" if metrics.train_loss is None else f"{metrics.train_loss:.4f}"
+    return (  # in 80 columns, where one factor trains and nothing fails
+        f"round {metrics.round:>3}  {metrics.phase:<2}  loss {loss:>6}  "
         f"up {byte_size(metrics.bytes_up):>8}  down {byte_size(metrics.bytes_down):>8}  "
         f"{duration(metrics.total_seconds):>6}{evaluated}{trouble}"
     )
