@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_up import classification, make_run, multilabel, regression
 from rich.console import Console
 
+from made_up import classification, make_run, multilabel, regression
 from rolora.cli.display import round_line, summary_table
 from rolora.records.files import read_run
 from rolora.records.schema import FailureRecord
@@ -49,7 +49,7 @@ def test_failures_and_a_score_that_is_not_defined_are_named(tmp_path):
         validation={"pearson": None},
         failures=(FailureRecord(client=1, reason="[bold]nan"),),
     )
-    line = words(round_line(record, run.task))
+    line = words(round_line(record, run.task), width=120)
     assert "loss    nan" in line
     assert "Pearson correlation –" in line
     assert "1 failed ([bold]nan)" in line
