@@ -228,9 +228,11 @@ def task_of(ready: Ready) -> TaskRecord:
 def guesses_of(results: Sequence[Evaluation], facts: DataFacts) -> tuple[Scores, tuple[float, ...]]:
     """Scores of the best constant prediction, and the share of each label among predictions."""
     labels = np.array(facts.test_labels)
+    constant = {"accuracy": float(labels.max() / labels.sum())}
+    if not results:
+        return constant, ()
     predicted = np.sum([result.predicted for result in results], axis=0)
-    shares = predicted / max(predicted.sum(), 1)
-    return {"accuracy": float(labels.max() / labels.sum())}, tuple(shares.tolist())
+    return constant, tuple((predicted / predicted.sum()).tolist())
 
 
 def best_of(rounds: Sequence[RoundRecord], task: TaskRecord) -> BestRecord | None:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 SCHEMA = 2
 """Of the files that this version writes. 1 was before scores had names."""
@@ -46,7 +47,8 @@ Score = Annotated[float | None, BeforeValidator(finite)]
 Scores = dict[str, Score]
 
 
-class Metric(Record):
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
+class Metric:
     """A score and how to read it.
 
     Args:
@@ -69,7 +71,7 @@ class Metric(Record):
         return value > other if self.higher_is_better else value < other
 
 
-LOSS = Metric(name="loss", title="loss", higher_is_better=False)
+LOSS = Metric("loss", "loss", higher_is_better=False)
 
 
 class TaskRecord(Record):
@@ -98,13 +100,13 @@ class TaskRecord(Record):
     def metric(self, name: str) -> Metric:
         """The metric of that name; a plain one where the task does not describe it."""
         known = {LOSS.name: LOSS} | {metric.name: metric for metric in self.metrics}
-        return known.get(name) or Metric(name=name, title=name.replace("_", " "))
+        return known.get(name) or Metric(name, name.replace("_", " "))
 
 
 CLASSIFICATION = TaskRecord(
     name="classification",
     title="classification",
-    metrics=(Metric(name="accuracy", title="accuracy", share=True, proportion=True),),
+    metrics=(Metric("accuracy", "accuracy", share=True, proportion=True),),
 )
 """The task of every run before schema 2."""
 

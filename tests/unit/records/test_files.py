@@ -10,7 +10,7 @@ from made_up import make_run, regression, rounds_of, summary_of
 from rolora.core.errors import BadInput
 from rolora.records.atomic import write_atomic
 from rolora.records.files import read_run
-from rolora.records.schema import CLASSIFICATION, MethodRecord, RoundRecord
+from rolora.records.schema import CLASSIFICATION, MethodRecord, Metric, RoundRecord
 from rolora.report.run_report import write_report
 
 
@@ -125,10 +125,13 @@ class TestSchema:
         run = make_run(tmp_path, rounds=2)
         summary = summary_of(run)
         summary["method"]["colour"] = summary["colour"] = "red"
+        summary["task"]["metrics"][0]["colour"] = "red"
         (run / "summary.json").write_text(json.dumps(summary))
         assert "colour" not in read_run(run).summary.model_dump_json()
         with pytest.raises(ValueError, match="colour"):
             MethodRecord(name="rolora", title="RoLoRA", colour="red")
+        with pytest.raises(ValueError, match="colour"):
+            Metric("loss", "loss", colour="red")
 
     def test_records_survive_a_file(self, tmp_path):
         run = make_run(tmp_path, regression(), rounds=3)

@@ -278,6 +278,11 @@ class TestTasks:
         change_summary(run, clients=clients)
         assert "For 1 of the clients it is not defined" in write_report(run).read_text()
 
+    def test_only_proportions_pile_up_at_fractions(self, tmp_path):
+        for number, (learned, piles) in enumerate(((multilabel(), False), (None, True))):
+            run = make_run(tmp_path / str(number), learned, clients=100, rounds=2)
+            assert ("round fractions" in write_report(run).read_text()) == piles
+
     def test_f1_is_a_share_but_no_proportion(self, tmp_path):
         page = write_report(make_run(tmp_path, multilabel())).read_text()
         words = words_of(page)
@@ -298,7 +303,7 @@ class TestTasks:
         ).replace(" \u202f", "\u202f")
 
     def test_a_loss_that_chooses_is_drawn_once(self, tmp_path):
-        metric = Metric(name="loss", title="loss", higher_is_better=False)
+        metric = Metric("loss", "loss", higher_is_better=False)
         task = TaskRecord(name="lm", title="language modelling", metrics=(metric,))
         learned = replace(regression(), task=task, constant={})
         page = write_report(make_run(tmp_path, learned)).read_text()
