@@ -228,7 +228,7 @@ def task_of(ready: Ready) -> TaskRecord:
 def guesses_of(results: Sequence[Evaluation], facts: DataFacts) -> tuple[Scores, tuple[float, ...]]:
     """Scores of the best constant prediction, and the share of each label among predictions."""
     labels = np.array(facts.test_labels)
-    constant = {"accuracy": float(labels.max() / labels.sum())}
+    constant: Scores = {"accuracy": float(labels.max() / labels.sum())}
     if not results:
         return constant, ()
     predicted = np.sum([result.predicted for result in results], axis=0)
