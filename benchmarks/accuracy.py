@@ -50,7 +50,8 @@ def test_accuracy(config: Config) -> float:
     prepared = prepare(config)
     engine, initial = build_engine(prepared), prepared.initial()
     state = run_rounds(config, prepared.method, engine, initial, Ledger(), Curve())
-    return float(evaluate(prepared.method, engine, state, "test")["eval_accuracy"])
+    scores = evaluate(prepared.method, engine, state, "test") or {}
+    return float(scores["accuracy"] or 0.0)
 
 
 def _table(accuracy: Mapping[str, list[float]]) -> Table:

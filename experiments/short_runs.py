@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from rolora.core.types import ServerState
+from rolora.records.schema import RoundRecord
 from rolora.server.ledger import Ledger
 from rolora.server.round import Engine
 
@@ -30,23 +30,24 @@ class Ending(TypedDict):
 class Curve:
     """The rounds' metrics, kept in memory alone."""
 
-    lines: list[Mapping[str, Any]] = field(default_factory=list)
+    lines: list[RoundRecord] = field(default_factory=list)
 
-    def round_finished(self, metrics: dict[str, Any]) -> None:
+    def round_finished(self, metrics: RoundRecord) -> None:
         """Keep the line."""
         self.lines.append(metrics)
 
     def checkpoint(self, state: ServerState, ledger: Ledger, engine: Engine) -> None:
         """Nothing to do."""
 
-    def evaluated(self) -> list[Mapping[str, Any]]:
-        """The lines of the rounds after which the validation examples were looked at."""
-        return [line for line in self.lines if line["eval_accuracy"] is not None]
+    def evaluated(self) -> dict[int, float]:
+        """Validation accuracy by round, where the validation examples were looked at."""
+        scores = {line.round: (line.validation or {}).get("accuracy") for line in self.lines}
+        return {number: score for number, score in scores.items() if score is not None}
 
     def sent_up(self) -> list[int]:
         """Bytes sent up in all rounds until each, from round 0 on."""
-        return [0, *accumulate(line["bytes_up"] for line in self.lines)]
+        return [0, *accumulate(line.bytes_up for line in self.lines)]
 
     def sent_down(self) -> int:
         """Bytes sent down in all rounds."""
-        return sum(line["bytes_down"] for line in self.lines)
+        return sum(line.bytes_down for line in self.lines)

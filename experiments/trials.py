@@ -131,9 +131,9 @@ def run_trial(trial: Trial, prepared: Prepared) -> TrialResult:
     missed = [number for number in evaluated_rounds(config) if number > len(curve.lines)]
     sent = curve.sent_up()
     return TrialResult(
-        rounds=[line["round"] for line in seen] + missed,
-        accuracy=[line["eval_accuracy"] for line in seen] + [chance] * len(missed),
-        bytes_up_by_round=[sent[line["round"]] for line in seen] + [sent[-1]] * len(missed),
+        rounds=[*seen, *missed],
+        accuracy=[*seen.values()] + [chance] * len(missed),
+        bytes_up_by_round=[sent[number] for number in seen] + [sent[-1]] * len(missed),
         test_accuracy=_pooled(test, chance) if trial.test else None,
         client_accuracy=None if test is None else _by_client(test),
         diverged=test is None if trial.test else len(curve.lines) < config.rounds,

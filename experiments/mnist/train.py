@@ -99,10 +99,10 @@ def train(job: Job, mnist: Mnist) -> Ending:
     try:
         state = run_rounds(config, method, engine, state, Ledger(), curve)
         if job.test:
-            test_accuracy = evaluate(method, engine, state, "test")["eval_accuracy"]
+            test_accuracy = (evaluate(method, engine, state, "test") or {}).get("accuracy")
     except RunFailed:
         test_accuracy = CHANCE if job.test else None
-    seen = [line["eval_accuracy"] for line in curve.evaluated()]
+    seen = list(curve.evaluated().values())
     missing = config.rounds // config.evaluation.every - len(seen)
     return Ending(
         accuracy=seen + [CHANCE] * missing,

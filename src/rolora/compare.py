@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +10,11 @@ from rich.table import Table
 
 from rolora.cli.display import RunDisplay
 from rolora.config import Config, dump_config, parse_config
+from rolora.core.errors import BadInput
 from rolora.engines.preparation import checked_method
 from rolora.methods import method_named
+from rolora.records.files import read_json
+from rolora.records.schema import Summary
 from rolora.report.compare_report import ComparedRun, comparison_table, write_comparison
 from rolora.report.run_report import write_report
 from rolora.run import execute
@@ -71,6 +73,6 @@ def is_finished(path: Path, config: Config) -> bool:
     """Whether the cell holds a finished run of exactly this config."""
     try:
         same = (path / "config.yaml").read_text(encoding="utf-8") == dump_config(config)
-        return same and "final" in json.loads((path / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return same and bool(read_json(path / "summary.json", Summary))
+    except (OSError, ValueError, BadInput):
         return False

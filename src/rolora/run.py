@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,19 +20,35 @@ from rolora.config import Config, dump_config
 from rolora.core.errors import BadInput, RunFailed
 from rolora.core.types import Adapter, Evaluation, Failure, RoundNotes, ServerState, Update
 from rolora.engines.preparation import (
+    DataFacts,
     Prepared,
     Ready,
     TrainingEngine,
 )
 from rolora.engines.table import ENGINES
-from rolora.methods import METHODS
+from rolora.methods import Method
 from rolora.model.peft_format import save_adapter
 from rolora.records.checkpoint import Checkpoint
 from rolora.records.lock import held
 from rolora.records.rundir import RunDirectory
+from rolora.records.schema import (
+    CLASSIFICATION,
+    BestRecord,
+    ClientRecord,
+    DataRecord,
+    FinalRecord,
+    MethodRecord,
+    ModelRecord,
+    RoundRecord,
+    Scores,
+    Start,
+    StrataRecord,
+    Summary,
+    TaskRecord,
+)
 from rolora.records.wire import payload_bytes
 from rolora.server.ledger import Ledger, planned_layout
-from rolora.server.round import run_rounds
+from rolora.server.round import run_rounds, scores_of, written
 
 
 class Display(Protocol):
@@ -44,7 +60,7 @@ class Display(Protocol):
     def answered(self, answer: Update | Failure) -> None:
         """A client answered."""
 
-    def round_finished(self, metrics: Mapping[str, Any]) -> None:
+    def round_finished(self, metrics: RoundRecord) -> None:
         """A round is done."""
 
     def notice(self, text: str) -> None:
@@ -58,7 +74,7 @@ def execute(
     display: Display,
     command: str,
     start_over: bool = False,
-) -> dict[str, Any]:
+) -> Summary:
     """Run from the start, or go on, to the end; leave the run directory; return the summary.
 
     Args:
@@ -94,7 +110,7 @@ def _carry_out(
     checkpoint: Checkpoint | None,
     display: Display,
     command: str,
-) -> dict[str, Any]:
+) -> Summary:
     """All rounds that are left, the final test, and what a finished run leaves."""
     record.begin(checkpoint, ready.data)
     ledger = Ledger(checkpoint.ledger if checkpoint else None)
@@ -105,6 +121,7 @@ def _carry_out(
     else:
         engine.restore(checkpoint.engine, state)
         display.notice(f"going on after round {state.round}")
+    record.start(start_of(ready, record, state, command))
     display.begin(ready, state.round)
     watched = _Watched(record, display)
     state = run_rounds(ready.config, ready.method, engine, state, ledger, watched, display.answered)
@@ -122,7 +139,7 @@ class _Watched:
     record: RunDirectory
     display: Display
 
-    def round_finished(self, metrics: dict[str, Any]) -> None:
+    def round_finished(self, metrics: RoundRecord) -> None:
         self.record.round_finished(metrics)
         self.display.round_finished(metrics)
 
@@ -146,6 +163,29 @@ def save_adapters(
         save(directory / "adapter" / "clients" / str(client), parts.overwrite(kept))
 
 
+def start_of(ready: Ready, record: RunDirectory, state: ServerState, command: str) -> Start:
+    """What ``start.json`` holds."""
+    config = ready.config
+    return Start(
+        rolora_version=rolora.__version__,
+        versions=versions(),
+        task=task_of(ready),
+        method=about(config.method.name, ready.method),
+        model=ModelRecord(
+            name=config.model.name,
+            type=ready.pretrained.model_type,
+            parameters=ready.model.num_parameters(),
+            adapter_parameters=state.parts.select({"A", "B"}).layout.size,
+        ),
+        config_hash=hashlib.sha256(dump_config(config).encode()).hexdigest()[:16],
+        device=str(ready.model.device),
+        dtype=config.model.dtype,
+        threads=torch.get_num_threads(),
+        command=command,
+        started=record.history["started"],
+    )
+
+
 def summarise(
     ready: Ready,
     record: RunDirectory,
@@ -153,81 +193,95 @@ def summarise(
     results: Sequence[Evaluation],
     notes: RoundNotes,
     command: str,
-) -> dict[str, Any]:
+) -> Summary:
     """What ``summary.json`` holds; `results` and `notes` are of the test examples."""
-    config, facts, lines = ready.config, ready.facts(), record.lines()
-    evaluated = [line for line in lines if line["eval_accuracy"] is not None]
-    best = max(evaluated, key=lambda line: line["eval_accuracy"], default=None)
-    total = sum(result.num_examples for result in results)
-    predicted = np.sum([result.predicted for result in results], axis=0)
-    labels = np.array(facts.test_labels)
-    last = lines[-1]
-    return {
-        "rolora_version": rolora.__version__,
-        "versions": versions(),
-        "method": {"name": config.method.name, **about(config.method.name)},
-        "config_hash": hashlib.sha256(dump_config(config).encode()).hexdigest()[:16],
-        "data": {
-            "name": config.data.name or str(config.data.path or "the sites' own"),
-            **facts.examples,
-            "test_from": facts.test_from,
-            "label_names": list(facts.label_names),
-            "fingerprint": facts.fingerprint,
-        },
-        "model": {
-            "name": config.model.name,
-            "type": ready.pretrained.model_type,
-            "parameters": ready.model.num_parameters(),
-            "adapter_parameters": state.parts.select({"A", "B"}).layout.size,
-        },
-        "label_table": [list(row) for row in facts.label_table],
-        "client_accuracy": [
-            {
-                "client": result.client,
-                "examples": result.num_examples,
-                "accuracy": result.correct / result.num_examples,
-            }
+    facts, rounds = ready.facts(), record.rounds()
+    start = start_of(ready, record, state, command)
+    constant, shares = guesses_of(results, facts)
+    return Summary(
+        **dict(start),
+        data=data_of(ready.config, facts),
+        strata=StrataRecord(
+            names=tuple(facts.label_names), table=tuple(map(tuple, facts.label_table))
+        ),
+        clients=tuple(
+            ClientRecord(
+                client=result.client,
+                examples=result.num_examples,
+                scores=scores_of([result]) or {},
+            )
             for result in results
-        ],
-        "final": {
-            "round": state.round,
-            "eval_accuracy": last["eval_accuracy"],
-            "eval_loss": last["eval_loss"],
-            "test_accuracy": sum(result.correct for result in results) / total,
-            "test_loss": sum(result.loss for result in results) / total,
-        },
-        "test_examples": total,
-        "test_failures": [vars(failure) for failure in notes.eval_failures],
-        "test_faults": list(notes.faults),
-        "best": best and {"round": best["round"], "eval_accuracy": best["eval_accuracy"]},
-        "majority_accuracy": float(labels.max() / labels.sum()),
-        "predicted_label_shares": (predicted / predicted.sum()).tolist(),
-        "bytes_up": sum(line["bytes_up"] for line in lines),
-        "bytes_down": sum(line["bytes_down"] for line in lines),
-        "failures": sum(len(line["failures"]) for line in lines),
-        "seconds": {
-            stage: round(sum(line["seconds"].get(stage, 0.0) for line in lines), 3)
+        ),
+        final=FinalRecord(
+            round=state.round,
+            validation=rounds[-1].validation or {},
+            test=scores_of(results) or {},
+        ),
+        best=best_of(rounds, start.task),
+        test_examples=sum(result.num_examples for result in results),
+        test_failures=written(notes.eval_failures),
+        test_faults=tuple(notes.faults),
+        constant=constant,
+        prediction_shares=shares,
+        bytes_up=sum(r.bytes_up for r in rounds),
+        bytes_down=sum(r.bytes_down for r in rounds),
+        failures=sum(len(r.failures) for r in rounds),
+        seconds={
+            stage: round(sum(r.seconds.get(stage, 0.0) for r in rounds), 3)
             for stage in ("plan", "train", "aggregate", "evaluate", "total")
         },
-        "device": str(ready.model.device),
-        "dtype": config.model.dtype,
-        "threads": torch.get_num_threads(),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-        "command": command,
-        "started": record.history["started"],
-        "finished": now(),
-    }
+        peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        finished=now(),
+    )
 
 
-def about(name: str) -> dict[str, str]:
+def data_of(config: Config, facts: DataFacts) -> DataRecord:
+    """The data as they are written down."""
+    return DataRecord(
+        name=config.data.name or str(config.data.path or "the sites' own"),
+        **facts.examples,
+        test_from=facts.test_from,
+        label_names=tuple(facts.label_names),
+        fingerprint=facts.fingerprint,
+    )
+
+
+def task_of(ready: Ready) -> TaskRecord:
+    """The task as it is written down."""
+    return CLASSIFICATION
+
+
+def guesses_of(results: Sequence[Evaluation], facts: DataFacts) -> tuple[Scores, tuple[float, ...]]:
+    """Scores of the best constant prediction, and the share of each label among predictions."""
+    labels = np.array(facts.test_labels)
+    constant: Scores = {"accuracy": float(labels.max() / labels.sum())}
+    if not results:
+        return constant, ()
+    predicted = np.sum([result.predicted for result in results], axis=0)
+    return constant, tuple((predicted / predicted.sum()).tolist())
+
+
+def best_of(rounds: Sequence[RoundRecord], task: TaskRecord) -> BestRecord | None:
+    """The round with the best validation scores; of several, the first."""
+    best: BestRecord | None = None
+    for record in rounds:
+        score = task.first_of(record.validation)
+        before = task.first_of(best.validation) if best else None
+        if score is not None and (before is None or task.first.better(score, before)):
+            best = BestRecord(round=record.round, validation=record.validation or {})
+    return best
+
+
+def about(name: str, method: Method) -> MethodRecord:
     """A method's title, what travels, whether it is exact, and its citation."""
-    method = METHODS[name]
-    return {
-        "title": method.title,
-        "travels": method.travels,
-        "exact": method.exactness,
-        "citation": method.citation,
-    }
+    return MethodRecord(
+        name=name,
+        title=method.title,
+        travels=method.travels,
+        exactness=method.exactness,
+        personal=bool(method.local()),
+        citation=method.citation,
+    )
 
 
 def round_bytes(prepared: Prepared, state: ServerState) -> tuple[int, int]:

@@ -81,18 +81,19 @@ def adapter(run):
 def test_a_run_leaves_its_directory(project, capsys):
     assert rolora("run", "small.yaml", "--out", "r") == 0
     run = project / "r"
-    names = {"config.yaml", "metrics.jsonl", "summary.json", "adapter", "checkpoint", "report.html"}
+    names = {"config.yaml", "start.json", "metrics.jsonl", "summary.json", "report.html"}
+    names |= {"adapter", "checkpoint"}
     assert names <= {path.name for path in run.iterdir()}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["round"] for line in lines] == [1, 2, 3, 4]
     assert [line["phase"] for line in lines] == ["B", "A", "B", "A"]
     assert all(line["clients"] == 4 and line["failures"] == [] for line in lines)
-    assert lines[1]["eval_accuracy"] is not None
-    assert lines[0]["eval_accuracy"] is None
+    assert lines[1]["validation"].keys() == {"accuracy", "loss"}
+    assert lines[0]["validation"] is None
     assert set(lines[0]["seconds"]) >= {"plan", "train", "aggregate", "total"}
     summary = json.loads((run / "summary.json").read_text())
     assert summary["data"]["label_names"] == ["maybe", "no", "yes"]
-    assert sum(map(sum, summary["label_table"])) == summary["data"]["train"]
+    assert sum(map(sum, summary["strata"]["table"])) == summary["data"]["train"]
     assert load_config(run / "config.yaml") == load_config(project / "small.yaml")
     assert "test accuracy" in capsys.readouterr().out
 
@@ -350,7 +351,7 @@ def test_compare_uses_the_same_partition_and_goes_on(project):
     tables = {}
     for run in (project / "c").glob("*/seed-*"):
         summary = json.loads((run / "summary.json").read_text())
-        tables.setdefault(run.name, set()).add(str(summary["label_table"]))
+        tables.setdefault(run.name, set()).add(str(summary["strata"]["table"]))
     assert [len(found) for found in tables.values()] == [1, 1]
     assert tables["seed-0"] != tables["seed-1"]
     names = {"comparison.md", "comparison.json", "comparison.png"}
@@ -371,7 +372,7 @@ def test_partition_by_a_field(project):
     options = ["partition.name=field", "partition.field=site"]
     assert rolora("run", "small.yaml", *options, "--out", "r") == 0
     summary = json.loads((project / "r/summary.json").read_text())
-    assert len(summary["client_accuracy"]) == 4
+    assert len(summary["clients"]) == 4
 
 
 @pytest.mark.parametrize("path", sorted(REPOSITORY.glob("configs/*.yaml")), ids=lambda p: p.name)

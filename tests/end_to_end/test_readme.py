@@ -64,7 +64,7 @@ def test_the_commands_of_the_page_run(tmp_path, monkeypatch, capsys):
     first = next(c for c in commands() if c == ["run", "configs/quickstart.yaml"])
     assert exit_code(first) == 0
     summary = json.loads((tmp_path / "runs/quickstart/summary.json").read_text())
-    assert summary["final"]["test_accuracy"] >= 0.72
+    assert summary["final"]["test"]["accuracy"] >= 0.72
     for command in commands():
         if command == first:
             continue

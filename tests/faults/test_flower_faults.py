@@ -132,7 +132,7 @@ def test_a_late_comer_that_sends_nonsense(run_yaml, tmp_path, monkeypatch):
     with Cluster(tmp_path) as cluster:
 
         def join(metrics):
-            if metrics["round"] == 2:
+            if metrics.round == 2:
                 late = cluster.start_node(2, spoiling(handler(run_yaml, 2, directory)))
                 wait_for_text(late, "serves client 2")
 
@@ -149,7 +149,7 @@ def test_a_late_comer_that_sends_nonsense(run_yaml, tmp_path, monkeypatch):
 
     def only_in_rounds_3_and_9(metrics):
         sites.pop(2, None)
-        if metrics["round"] in (2, 8):
+        if metrics.round in (2, 8):
             sites[2] = good
 
     connect_locally(monkeypatch, sites, {"answered": lambda client, frames: frames})
@@ -173,7 +173,7 @@ def test_the_server_between_is_restarted(run_yaml, tmp_path):
             cluster.start_superlink()
 
         def soon(metrics):
-            if metrics["round"] == 2:
+            if metrics.round == 2:
                 threading.Timer(1, restart).start()
 
         for client, handle in enumerate((sites[0], slow, sites[2])):
@@ -195,7 +195,7 @@ def test_a_quorum_lost_and_found_again(run_yaml, tmp_path):
                 cluster.start_node(client, sites[client])
 
         def leave(metrics):
-            if metrics["round"] == 2:
+            if metrics.round == 2:
                 for client in (1, 2):
                     cluster.nodes[client].stop()
                 threading.Timer(3, start, (1, 2)).start()

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from rolora.core.types import Failure, Update
 from rolora.engines.preparation import Ready
 from rolora.methods import METHODS
-from rolora.report.units import byte_size, duration, percent
+from rolora.records.schema import CLASSIFICATION, RoundRecord, Summary, TaskRecord
+from rolora.report.units import byte_size, duration, show
+from rolora.run import task_of
 
 
 class RunDisplay:
     """A line a round, and under them a bar for the run and one for the round's clients."""
 
     def __init__(self, console: Console):
-        self.console = console
+        self.console, self.task = console, CLASSIFICATION
         self.progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=30),
@@ -45,7 +47,7 @@ class RunDisplay:
 
     def begin(self, ready: Ready, finished: int) -> None:
         """Say what runs."""
-        config = ready.config
+        config, self.task = ready.config, task_of(ready)
         sizes = sorted(map(sum, ready.facts().label_table))
         source = config.data.name or config.data.path or "the sites' own data"
         self.console.print(
@@ -64,51 +66,61 @@ class RunDisplay:
         """One more client of the round is done."""
         self.progress.advance(self.clients)
 
-    def round_finished(self, metrics: Mapping[str, Any]) -> None:
+    def round_finished(self, metrics: RoundRecord) -> None:
         """A line for the round."""
-        self.progress.update(self.rounds, completed=metrics["round"])
+        self.progress.update(self.rounds, completed=metrics.round)
         self.progress.reset(self.clients)
-        self.console.print(round_line(metrics), highlight=False)
+        self.console.print(round_line(metrics, self.task), highlight=False)
 
     def notice(self, text: str) -> None:
         """Something to know."""
         self.console.print(f"[yellow]{text}[/]", highlight=False)
 
 
-def round_line(metrics: Mapping[str, Any]) -> str:
-    """One round in one line."""
-    loss, accuracy = metrics["train_loss"], metrics["eval_accuracy"]
-    evaluated = "" if accuracy is None else f"  [green]validation {percent(accuracy)}[/]"
-    failed = metrics["failures"]
-    trouble = "" if not failed else f"  [red]{len(failed)} failed ({failed[0]['reason']})[/]"
-    return (
-        f"round {metrics['round']:>4}  trains {metrics['phase']:<6} "
-        f"loss {'nan' if loss is None else f'{loss:.4f}'}  "
-        f"up {byte_size(metrics['bytes_up']):>9}  down {byte_size(metrics['bytes_down']):>9}  "
-        f"{duration(metrics['seconds']['total']):>6}{evaluated}{trouble}"
+def round_line(metrics: RoundRecord, task: TaskRecord) -> str:
+    """One round in one line: what trained, the training loss, bytes, time, the first score."""
+    score, failed = task.first_of(metrics.validation), metrics.failures
+    evaluated = trouble = ""
+    if metrics.validation is not None:
+        evaluated = f"  [green]{task.first.title} {show(score, task.first)}[/]"
+    if failed:
+        trouble = f"  [red]{len(failed)} failed ({escape(failed[0].reason)})[/]"
+    loss = "nan" if metrics.train_loss is None else f"{metrics.train_loss:.4f}"
+    return (  # in 80 columns, where one factor trains and nothing fails
+        f"round {metrics.round:>3}  {metrics.phase:<2}  loss {loss:>6}  "
+        f"up {byte_size(metrics.bytes_up):>8}  down {byte_size(metrics.bytes_down):>8}  "
+        f"{duration(metrics.total_seconds):>6}{evaluated}{trouble}"
     )
 
 
-def summary_table(summary: Mapping[str, Any], directory: Path) -> Table:
+def summary_table(summary: Summary, directory: Path) -> Table:
     """The result of a run."""
-    final, total = summary["final"], summary["bytes_up"] + summary["bytes_down"]
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    rows = {
-        "test accuracy": f"[bold green]{percent(final['test_accuracy'])}[/]  "
-        f"(always guessing the most frequent label: {percent(summary['majority_accuracy'])})",
-        "validation accuracy": f"{percent(final['eval_accuracy'])} after round {final['round']}",
-        "sent": f"{byte_size(total)} ({byte_size(summary['bytes_up'])} up, "
-        f"{byte_size(summary['bytes_down'])} down)",
-        "time": duration(summary["seconds"]["total"]),
-        "report": str(directory / "report.html"),
-        "adapter": f"{directory / 'adapter'} (PEFT)",
-    }
-    missing = [f"client {f['client']} ({f['reason']})" for f in summary["test_failures"]]
-    if missing:
-        rows["not tested"] = f"[red]{', '.join(missing)}[/]"
-    for name, value in rows.items():
+    for name, value in _results(summary):
         table.add_row(name, value)
+    up, down = summary.bytes_up, summary.bytes_down
+    table.add_row("sent", f"{byte_size(up + down)} ({byte_size(up)} up, {byte_size(down)} down)")
+    table.add_row("time", duration(summary.seconds.get("total")))
+    table.add_row("report", escape(str(directory / "report.html")))
+    table.add_row("adapter", f"{escape(str(directory / 'adapter'))} (PEFT)")
+    missing = [f"client {f.client} ({escape(f.reason)})" for f in summary.test_failures]
+    if missing:
+        table.add_row("not tested", f"[red]{', '.join(missing)}[/]")
     return table
+
+
+def _results(summary: Summary) -> Iterator[tuple[str, str]]:
+    """The test scores, and the validation score by which rounds are compared."""
+    task, final = summary.task, summary.final
+    for number, metric in enumerate(task.metrics):
+        score = show(final.test.get(metric.name), metric)
+        against = ""
+        if metric.name in summary.constant:
+            against = f"  (a constant guess: {show(summary.constant[metric.name], metric)})"
+        yield f"test {metric.title}", (f"[bold green]{score}[/]" if not number else score) + against
+    if final.validation:
+        score = show(task.first_of(final.validation), task.first)
+        yield f"validation {task.first.title}", f"{score} after round {final.round}"
 
 
 def methods_table() -> Table:

@@ -126,18 +126,17 @@ def export(
     merge: Annotated[Path, typer.Option("--merge", help="Directory for the merged model.")],
 ) -> None:
     """Merge a run's adapter into its base model, loadable by from_pretrained."""
-    import json
-
     from rolora.config import parse_config
     from rolora.model.loading import load_pretrained
     from rolora.model.peft_format import save_merged
+    from rolora.records.files import read_json
     from rolora.records.rundir import read_run_config
+    from rolora.records.schema import Summary
 
     settings = parse_config(read_run_config(run), source=str(run / "config.yaml"))
-    try:
-        names = json.loads((run / "summary.json").read_text())["data"]["label_names"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise BadInput(f"{run}: no finished run there; its summary.json cannot be read") from None
+    if not (run / "summary.json").is_file():
+        raise BadInput(f"{run}: no finished run there; it holds no summary.json")
+    names = read_json(run / "summary.json", Summary).data.label_names
     if merge.exists() and any(merge.iterdir()):
         raise BadInput(f"--merge {merge}: is not empty; name a new directory")
     model = settings.model.model_copy(update={"device": "cpu", "dtype": "float32"})
@@ -151,7 +150,7 @@ def validate(config: ConfigPath, overrides: Overrides = None) -> None:
     from rolora.config import load_config
     from rolora.engines.preparation import prepare
     from rolora.report.units import byte_size
-    from rolora.run import about, round_bytes
+    from rolora.run import round_bytes
 
     settings = load_config(config, overrides or ())
     prepared = prepare(settings)
@@ -163,7 +162,7 @@ def validate(config: ConfigPath, overrides: Overrides = None) -> None:
     train = prepared.method.plan(state, prepared.client(0)).train
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     rows = {
-        "method": f"{settings.method.name}: {about(settings.method.name)['travels']}",
+        "method": f"{settings.method.name}: {prepared.method.travels}",
         "model": f"{settings.model.name}, {prepared.pretrained.model_type}, "
         f"{prepared.model.num_parameters():,} parameters, {prepared.model.device}",
         "adapter": f"{len(prepared.model.layers)} modules, {factors.layout.size:,} parameters, "

@@ -19,6 +19,8 @@ from rolora.core.errors import BadInput
 from rolora.core.types import ServerState
 from rolora.records.atomic import write_atomic
 from rolora.records.checkpoint import SCHEMA, Checkpoint, load_newest, save_checkpoint
+from rolora.records.files import read_metrics
+from rolora.records.schema import RoundRecord, Start, Summary
 from rolora.server.ledger import Ledger
 from rolora.server.round import Engine
 
@@ -115,14 +117,18 @@ class RunDirectory:
             path = self.path / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
-    def round_finished(self, metrics: dict[str, Any]) -> None:
+    def start(self, start: Start) -> None:
+        """Write ``start.json``."""
+        write_atomic(self.path / "start.json", start.model_dump_json(indent=2) + "\n")
+
+    def round_finished(self, metrics: RoundRecord) -> None:
         """Append one line."""
-        line = json.dumps(metrics)
+        line = metrics.model_dump_json()
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
-        self._lines[metrics["round"]] = line
+        self._lines[metrics.round] = line
 
     def checkpoint(self, state: ServerState, ledger: Ledger, engine: Engine) -> None:
         """Make `state` the one that ``--resume`` goes on from."""
@@ -132,13 +138,13 @@ class RunDirectory:
         save_checkpoint(self.path / "checkpoint", checkpoint, self.config.checkpoint.keep)
         self.saved = state.round
 
-    def lines(self) -> list[dict[str, Any]]:
-        """The metrics of all finished rounds."""
-        return [json.loads(line) for line in self._lines.values()]
+    def rounds(self) -> tuple[RoundRecord, ...]:
+        """The records of all finished rounds."""
+        return read_metrics(self.metrics)
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
+    def finish(self, summary: Summary) -> None:
         """Write ``summary.json``."""
-        write_atomic(self.path / "summary.json", json.dumps(summary, indent=2))
+        write_atomic(self.path / "summary.json", summary.model_dump_json(indent=2) + "\n")
 
     def _nothing_sound(self, damaged: list[str], found: list[str]) -> str:
         what = damaged or [f"metrics.jsonl has {len(found)} lines, checkpoint/ holds nothing"]

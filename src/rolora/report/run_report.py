@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import shlex
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from rolora.records.atomic import write_atomic
-from rolora.records.files import FailureRecord, RunFiles, read_run
+from rolora.records.files import RunFiles, read_run
+from rolora.records.schema import RoundRecord
 from rolora.report import figures, units
+from rolora.report import run_tables as tables
+from rolora.report.collapse import collapsed
 from rolora.report.statistics import wilson_interval
-from rolora.report.units import byte_size, count, duration, percent
-
-MOST_ROWS = 200
-STAGES = ("plan", "train", "aggregate", "evaluate", "checkpoint")
+from rolora.report.units import byte_size, capital, count, duration, percent, show
 
 
 @dataclass(frozen=True)
@@ -30,16 +26,6 @@ class Tile:
 
     name: str
     value: str
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text under a header; the first `text_columns` are words, the rest numbers."""
-
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    text_columns: int = 1
     note: str = ""
 
 
@@ -76,15 +62,16 @@ def _content(run: RunFiles) -> dict[str, Any]:
         "warnings": list(_warnings(run)),
         "tiles": list(_tiles(run)),
         "learning": list(figures.learning(run)),
+        "scores": tables.scores(run),
         "clients": list(figures.clients(run)),
-        "quantiles": _quantiles(run),
+        "quantiles": tables.quantiles(run),
         "traffic": list(figures.traffic(run)),
-        "stages": _stages(run),
-        "failures": _failures(run),
-        "reasons": _reasons(run),
+        "stages": tables.stages(run),
+        "failures": tables.failures(run),
+        "reasons": tables.reasons(run),
         "redrawn": [r.round for r in run.rounds if r.attempts > 1],
-        "setup": [(name, value) for name, value in _setup(run) if value],
-        "rounds": _rounds(run),
+        "setup": tables.setup(run),
+        "rounds": tables.rounds(run),
     }
 
 
@@ -95,9 +82,9 @@ def _lead(run: RunFiles) -> Iterator[str]:
     if federation.cohort_size < federation.clients:
         who += f", {count(federation.cohort_size)} of them a round"
     done = len(run.rounds)
-    verb = "fine-tuned" if run.finished else "is fine-tuning"
+    verb = "fine-tuned" if run.summary else "is fine-tuning"
     rounds = f"in {count(done)} rounds"
-    if not run.finished:
+    if run.summary is None:
         rounds = f"{count(done)} of {count(run.config.rounds)} rounds so far"
     yield f"{run.method} {verb} {run.model} on {run.data} across {who}, {rounds}."
     yield from _result(run)
@@ -109,28 +96,33 @@ def _lead(run: RunFiles) -> Iterator[str]:
 
 
 def _result(run: RunFiles) -> Iterator[str]:
-    final, majority = run.summary.final, run.summary.majority_accuracy
-    against = (
-        f"; always guessing the most frequent label gets {percent(majority)}" if majority else ""
-    )
-    if final.test_accuracy is not None:
-        test = run.summary.data.test
-        of = f"of {count(test)} test examples" if test else "of the test examples"
+    """What the final model scores, or, while there is none, the last one that was looked at."""
+    metric, seen = run.task.first, _evaluated(run)
+    if run.summary is None:
+        if seen:
+            last = show(run.task.first_of(seen[-1].validation), metric)
+            yield f"After round {seen[-1].round} validation {metric.title} is {last}."
+        return
+    score, guess = run.summary.final.test.get(metric.name), run.summary.constant.get(metric.name)
+    if score is None:
+        return
+    test = _test_examples(run)
+    own = ", each its own client's" if run.personal else ""
+    if metric.proportion:
         who = "The clients' personal models get" if run.personal else "The final model gets"
-        own = ", each its own client's," if run.personal else ""
-        yield f"{who} {percent(final.test_accuracy)} {of}{own} right{against}."
-    seen = _evaluated(run)
-    if not run.finished and seen:
-        last = seen[-1]
-        yield (
-            f"After round {last.round} the model gets {percent(last.eval_accuracy)} of the "
-            "validation examples right."
-        )
+        of = f"of {count(test)} test examples" if test else "of the test examples"
+        result = f"{who} {show(score, metric)} {of}{own and own + ','} right"
+    else:
+        who = "The clients' personal models'" if run.personal else "The final model's"
+        of = f", on {count(test)} examples" if test else ""
+        result = f"{who} test {metric.title} is {show(score, metric)}{of}{own}"
+    against = f"; a constant guess gets {show(guess, metric)}" if guess is not None else ""
+    yield f"{result}{against}."
 
 
 def _warnings(run: RunFiles) -> Iterator[tuple[str, str]]:
     """What a reader must know before believing the numbers: a heading and a sentence."""
-    if not run.finished:
+    if run.summary is None:
         yield (
             "Unfinished run.",
             Markup(
@@ -139,11 +131,11 @@ def _warnings(run: RunFiles) -> Iterator[tuple[str, str]]:
                 "<code>--resume</code> goes on from the last checkpoint."
             ).format(len(run.rounds), run.config.rounds),
         )
-    if run.collapsed:
-        sentence = run.collapsed[:1].upper() + run.collapsed[1:]
-        yield "Collapsed.", f"{sentence}: the model is no better than a constant guess."
+    reason = collapsed(run)
+    if reason:
+        yield "Collapsed.", f"{capital(reason)}: the model is no better than a constant guess."
     failed = sum(len(r.failures) for r in run.rounds)
-    asked = failed + sum(r.clients or 0 for r in run.rounds)
+    asked = failed + sum(r.clients for r in run.rounds)
     if failed > 0.1 * asked:
         yield (
             "Many failures.",
@@ -153,20 +145,9 @@ def _warnings(run: RunFiles) -> Iterator[tuple[str, str]]:
 
 
 def _tiles(run: RunFiles) -> Iterator[Tile]:
-    final, best, majority = run.summary.final, run.summary.best, run.summary.majority_accuracy
-    if final.test_accuracy is not None:
-        yield Tile("Test accuracy", percent(final.test_accuracy), _interval(run))
-    if majority is not None:
-        yield Tile("Constant guess", percent(majority), "the most frequent test label")
-    seen = _evaluated(run)
-    if seen:
-        last = seen[-1]
-        note = f"in round {last.round}"
-        if best and best.round != last.round:
-            note += f"; best {percent(best.eval_accuracy)} in round {best.round}"
-        yield Tile("Validation accuracy", percent(last.eval_accuracy), note)
+    yield from _score_tiles(run)
     if run.rounds:
-        contributions = sum(r.clients or 0 for r in run.rounds)
+        contributions = sum(r.clients for r in run.rounds)
         for name, total in (("Sent up", run.bytes_up), ("Sent down", run.bytes_down)):
             mean = byte_size(total / contributions) if contributions else units.NONE
             yield Tile(name, byte_size(total), f"{mean} a client and round")
@@ -174,170 +155,39 @@ def _tiles(run: RunFiles) -> Iterator[Tile]:
         yield Tile("Time", duration(run.total_seconds), f"{per_round} a round")
 
 
-def _interval(run: RunFiles) -> str:
-    accuracy, test = run.summary.final.test_accuracy, run.summary.data.test
-    if accuracy is None or not test:
+def _score_tiles(run: RunFiles) -> Iterator[Tile]:
+    metric, summary, seen = run.task.first, run.summary, _evaluated(run)
+    test = summary.final.test.get(metric.name) if summary else None
+    guess = summary.constant.get(metric.name) if summary else None
+    if test is not None:
+        yield Tile(f"Test {metric.title}", show(test, metric), _interval(run, test))
+    if guess is not None:
+        yield Tile("Constant guess", show(guess, metric), "one prediction for every example")
+    if seen:
+        last, best = seen[-1], summary.best if summary else None
+        note = f"in round {last.round}"
+        if best and best.round != last.round:
+            note += f"; best {show(run.task.first_of(best.validation), metric)}"
+            note += f" in round {best.round}"
+        value = show(run.task.first_of(last.validation), metric)
+        yield Tile(f"Validation {metric.title}", value, note)
+
+
+def _interval(run: RunFiles, score: float) -> str:
+    """Of a proportion the interval; of another score which way is better."""
+    test = _test_examples(run)
+    if not run.task.first.proportion:
+        return f"{'higher' if run.task.first.higher_is_better else 'lower'} is better"
+    if not test:
         return ""
-    low, high = wilson_interval(accuracy, test)
+    low, high = wilson_interval(score, test)
     return f"95{units.THIN}% interval {100 * low:.1f} to {percent(high)}"
 
 
-def _evaluated(run: RunFiles) -> list[Any]:
-    return [r for r in run.rounds if r.eval_accuracy is not None]
+def _test_examples(run: RunFiles) -> int | None:
+    assert run.summary is not None
+    return run.summary.test_examples or run.summary.data.test
 
 
-def _quantiles(run: RunFiles) -> Table | None:
-    """How examples, labels and accuracy spread over the clients."""
-    shares = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
-    header = ("", "min", "5 %", "25 %", "median", "75 %", "95 %", "max")
-    table = np.array(run.summary.label_table, float)
-    rows = []
-    if table.ndim == 2 and table.sum() > 0:
-        sizes = table.sum(1)
-        largest = table.max(1) / np.maximum(sizes, 1)
-        for name, values, show in (
-            ("training examples", sizes, count),
-            ("labels present", (table > 0).sum(1), count),
-            ("share of the most frequent label", largest[sizes > 0], percent),
-        ):
-            cuts = np.quantile(values, shares, method="inverted_cdf")
-            rows.append((name, *(show(float(cut)) for cut in cuts)))
-    accuracy = [c.accuracy for c in run.summary.client_accuracy if c.accuracy is not None]
-    if accuracy:
-        cuts = np.quantile(accuracy, shares, method="inverted_cdf")
-        rows.append(("accuracy on own test examples", *(percent(float(cut)) for cut in cuts)))
-    if not rows:
-        return None
-    return Table(header, tuple(rows), note="Quantiles over clients, each client counted once.")
-
-
-def _stages(run: RunFiles) -> list[tuple[str, str, str, float]]:
-    """Per stage: its name, its time, its share of the total as text and as a number in [0, 1]."""
-    seconds, total = run.seconds, run.total_seconds
-    known = [stage for stage in STAGES if stage in seconds]
-    others = sorted(seconds.keys() - set(STAGES))
-    rows = [(stage, seconds[stage]) for stage in (*known, *others)]
-    rest = total - sum(seconds.values())
-    if rest > 0.005 * total:
-        rows.append(("everything else", rest))
-    scale = max(total, 1e-9)
-    return [(name, duration(s), percent(s / scale), min(s / scale, 1.0)) for name, s in rows]
-
-
-def _failures(run: RunFiles) -> Table | None:
-    rows = list(_troubles(run))
-    if not rows:
-        return None
-    note = ""
-    if len(rows) > MOST_ROWS:
-        note = f"The first {MOST_ROWS} of {count(len(rows))}; metrics.jsonl holds them all."
-    header = ("round", "client", "reason", "detail")
-    return Table(header, tuple(rows[:MOST_ROWS]), text_columns=4, note=note)
-
-
-def _troubles(run: RunFiles) -> Iterator[tuple[str, str, str, str]]:
-    """Round, client, reason and detail of everything that went wrong."""
-    for record in run.rounds:
-        for failure in record.failures:
-            yield str(record.round), str(failure.client), failure.reason, failure.detail
-        yield from _noted(str(record.round), record.eval_failures, record.faults)
-    yield from _noted("test", run.summary.test_failures, run.summary.test_faults)
-
-
-def _noted(
-    when: str, failures: Iterable[FailureRecord], faults: Iterable[str]
-) -> Iterator[tuple[str, str, str, str]]:
-    for failure in failures:
-        yield when, str(failure.client), f"{failure.reason} (evaluation)", failure.detail
-    for fault in faults:
-        yield when, "–", "federation", fault
-
-
-def _reasons(run: RunFiles) -> str:
-    reasons = Counter(reason for _, _, reason, _ in _troubles(run))
-    return ", ".join(f"{reason} {count(number)}" for reason, number in reasons.most_common())
-
-
-def _setup(run: RunFiles) -> Iterator[tuple[str, str]]:
-    """What was run, on what, with what: names and values, empty where not known."""
-    summary, model, data = run.summary, run.summary.model, run.summary.data
-    yield "Method", run.method
-    yield "What travels", summary.method.travels or ""
-    yield "Exact aggregation", summary.method.exact or ""
-    yield "Citation", summary.method.citation or ""
-    yield "Model", f"{run.model}, {model.type}" if model.type else run.model
-    yield "Parameters", _parameters(run)
-    yield "Data", run.data
-    splits = (("training", data.train), ("validation", data.validation), ("test", data.test))
-    yield "Examples", ", ".join(f"{count(n)} {name}" for name, n in splits if n is not None)
-    yield "Test examples from", data.test_from or ""
-    yield "Data fingerprint", data.fingerprint or ""
-    yield "Predicted labels", _predicted(run)
-    yield "Seed", str(run.config.seed)
-    yield "Config hash", summary.config_hash or ""
-    yield "Device", ", ".join(_device(run))
-    yield "Peak memory", f"{summary.peak_memory_mb:,.0f} MB" if summary.peak_memory_mb else ""
-    yield "Started", _moment(summary.started)
-    yield "Finished", _moment(summary.finished)
-    command = summary.command
-    yield "Command", shlex.join(command) if isinstance(command, list) else command or ""
-    versions = {"rolora": summary.rolora_version, **summary.versions}
-    yield "Versions", ", ".join(f"{name} {number}" for name, number in versions.items() if number)
-
-
-def _parameters(run: RunFiles) -> str:
-    model = run.summary.model
-    if model.parameters is None:
-        return ""
-    parts = [f"{count(model.parameters)} in the model"]
-    if model.adapter_parameters is not None:
-        share = percent(model.adapter_parameters / model.parameters, 2)
-        parts.append(f"{count(model.adapter_parameters)} in the adapter ({share})")
-    return "; ".join(parts)
-
-
-def _predicted(run: RunFiles) -> str:
-    shares = run.summary.predicted_label_shares
-    names = figures.label_names(run, len(shares))
-    most = sorted(zip(shares, names, strict=True), key=lambda pair: -pair[0])[:12]
-    text = ", ".join(f"{name} {percent(share)}" for share, name in most)
-    return f"{text} of the test examples" if text else ""
-
-
-def _device(run: RunFiles) -> Iterator[str]:
-    summary = run.summary
-    yield from filter(None, (summary.device, summary.dtype))
-    if summary.threads:
-        yield f"{summary.threads} thread{'s' if summary.threads > 1 else ''}"
-
-
-def _moment(text: str | None) -> str:
-    try:
-        return datetime.fromisoformat(text or "").strftime("%Y-%m-%d %H:%M:%S %Z").strip()
-    except ValueError:
-        return text or ""
-
-
-def _rounds(run: RunFiles) -> Table | None:
-    if not run.rounds:
-        return None
-    header = (
-        *("round", "trains", "training loss", "validation loss", "validation accuracy"),
-        *("clients", "asked", "bytes up", "bytes down", "seconds"),
-    )
-    shown = figures.thinned(np.arange(len(run.rounds)), MOST_ROWS)
-    note = ""
-    if len(shown) < len(run.rounds):
-        note = f"{len(shown)} of {count(len(run.rounds))} rounds; metrics.jsonl holds them all."
-    rows = []
-    for r in (run.rounds[at] for at in shown):
-        seconds = r.seconds.get("total", sum(r.seconds.values()))
-        numbers = (r.train_loss, r.eval_loss, r.eval_accuracy)
-        rows.append(
-            (
-                *(str(r.round), r.phase, *map(units.decimal, numbers)),
-                *map(count, (r.clients, r.cohort, r.bytes_up, r.bytes_down)),
-                units.decimal(seconds, 2),
-            )
-        )
-    return Table(header, tuple(rows), text_columns=2, note=note)
+def _evaluated(run: RunFiles) -> list[RoundRecord]:
+    return [r for r in run.rounds if run.task.first_of(r.validation) is not None]

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
+from rolora.records.schema import Metric
+
 THIN = "\N{NARROW NO-BREAK SPACE}"
 NONE = "\N{EN DASH}"
 BYTE_UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1))
@@ -15,6 +21,30 @@ def percent(share: float | None, digits: int = 1) -> str:
 def decimal(value: float | None, digits: int = 4) -> str:
     """A number with a fixed number of decimals."""
     return NONE if value is None else f"{value:,.{digits}f}"
+
+
+def plain(value: float | None) -> str:
+    """A number with four significant digits."""
+    if value is None:
+        return NONE
+    return f"{value:,.0f}" if abs(value) >= 9999.5 else f"{value:#.4g}".rstrip(".")
+
+
+def show(score: float | None, metric: Metric, digits: int = 1) -> str:
+    """A score as its metric is read: a share in per cent with `digits` decimals, or plain."""
+    return percent(score, digits) if metric.share else plain(score)
+
+
+def capital(words: str) -> str:
+    """The words as they begin a sentence."""
+    return words[:1].upper() + words[1:]
+
+
+def thinned(items: Any, most: int) -> Any:
+    """At most `most` of `items`, evenly spaced, the first and the last among them."""
+    if len(items) <= most:
+        return items
+    return items[np.linspace(0, len(items) - 1, most).round().astype(int)]
 
 
 def count(value: float | None) -> str:

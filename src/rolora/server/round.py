@@ -25,6 +25,7 @@ from rolora.core.types import (
     Update,
 )
 from rolora.methods import Method
+from rolora.records.schema import FailureRecord, RoundRecord, Scores
 from rolora.records.shield import shielded
 from rolora.records.wire import payload_bytes
 from rolora.reducers import Reducer, make_reducer
@@ -65,7 +66,7 @@ class Engine(Protocol):
 class Record(Protocol):
     """Where the run is written down (:class:`rolora.records.rundir.RunDirectory`)."""
 
-    def round_finished(self, metrics: dict[str, Any]) -> None:
+    def round_finished(self, metrics: RoundRecord) -> None:
         """Append one line to the metrics."""
 
     def checkpoint(self, state: ServerState, ledger: Ledger, engine: Engine) -> None:
@@ -120,12 +121,11 @@ def run_rounds(
         while state.round < config.rounds:
             clock = Clock()
             new, metrics = one_round(config, method, engine, state, ledger, clock, answered)
-            last = new.round == config.rounds
+            last, scores = new.round == config.rounds, None
             if last or new.round % config.evaluation.every == 0:
                 with clock("evaluate"):
-                    metrics |= evaluate(method, engine, new, "validation")
-            write_down(engine.take_notes(), metrics)
-            metrics["seconds"] = rounded(clock.seconds)
+                    scores = evaluate(method, engine, new, "validation")
+            metrics = completed(metrics, scores, engine.take_notes(), clock)
             with shielded():
                 record.round_finished(metrics)
                 state, held = new, Ledger(ledger.held)
@@ -147,7 +147,7 @@ def one_round(
     ledger: Ledger,
     clock: Clock,
     answered: Callable[[Update | Failure], None],
-) -> tuple[ServerState, dict[str, Any]]:
+) -> tuple[ServerState, RoundRecord]:
     """Sample, plan, train, screen, aggregate; again with another cohort if the quorum is lost."""
     failures: list[Failure] = []
     down = up = 0
@@ -175,19 +175,17 @@ def one_round(
             new = server_step(config.server, start, new, method.stepped)
         for plan in plans:
             ledger.finished(plan, new)
-        return new, {
-            "round": new.round,
-            "phase": phase(plans[0].train),
-            "train_loss": finite(screen.train_loss()),
-            "eval_loss": None,
-            "eval_accuracy": None,
-            "clients": len(screen.losses),
-            "cohort": len(plans),
-            "attempts": attempt + 1,
-            "failures": [vars(failure) for failure in failures],
-            "bytes_up": up,
-            "bytes_down": down,
-        }
+        return new, RoundRecord(
+            round=new.round,
+            phase=phase(plans[0].train),
+            train_loss=screen.train_loss(),
+            clients=len(screen.losses),
+            cohort=len(plans),
+            attempts=attempt + 1,
+            failures=written(failures),
+            bytes_up=up,
+            bytes_down=down,
+        )
     raise RunFailed(
         f"round {state.round + 1}: the quorum of {config.federation.quorum:.0%} of "
         f"{config.federation.cohort_size} clients was lost {ATTEMPTS} times; last failures: "
@@ -217,34 +215,44 @@ def sample_cohort(
     return [clients[i] for i in sorted(chosen.tolist())]
 
 
-def evaluate(method: Method, engine: Engine, state: ServerState, split: str) -> dict[str, Any]:
-    """Loss and accuracy over all clients' held-out examples, weighted by examples."""
-    results = engine.evaluate(method.evaluation_plan(state), split)
+def evaluate(method: Method, engine: Engine, state: ServerState, split: str) -> Scores | None:
+    """Scores over all clients' held-out examples; None where nobody has any."""
+    return scores_of(engine.evaluate(method.evaluation_plan(state), split))
+
+
+def scores_of(results: Sequence[Evaluation]) -> Scores | None:
+    """Scores of held-out examples, each counted once; None where there are none."""
     total = sum(result.num_examples for result in results)
     if total == 0:
-        return {"eval_loss": None, "eval_accuracy": None}
+        return None
     return {
-        "eval_loss": finite(sum(result.loss for result in results) / total),
-        "eval_accuracy": sum(result.correct for result in results) / total,
+        "accuracy": sum(result.correct for result in results) / total,
+        "loss": sum(result.loss for result in results) / total,
     }
 
 
-def write_down(notes: RoundNotes, metrics: dict[str, Any]) -> None:
-    """Add what the engine noted to a round's metrics."""
-    metrics["bytes_down"] += notes.bytes_down
-    metrics["eval_failures"] = [vars(failure) for failure in notes.eval_failures]
-    metrics["faults"] = list(notes.faults)
+def completed(
+    metrics: RoundRecord, scores: Scores | None, notes: RoundNotes, clock: Clock
+) -> RoundRecord:
+    """A round's record with what came after the aggregate."""
+    return metrics.changed(
+        validation=scores,
+        eval_failures=written(notes.eval_failures),
+        faults=tuple(notes.faults),
+        bytes_down=metrics.bytes_down + notes.bytes_down,
+        seconds=rounded(clock.seconds),
+    )
+
+
+def written(failures: Sequence[Failure]) -> tuple[FailureRecord, ...]:
+    """Failures as they are written down."""
+    return tuple(FailureRecord(**vars(failure)) for failure in failures)
 
 
 def phase(train: frozenset[Part]) -> str:
     """``A``, ``B`` or ``AB``, with ``+head`` where the head trains too."""
     factors = "".join(sorted(train - {"head"}))
     return factors + ("+head" if "head" in train else "")
-
-
-def finite(value: float) -> float | None:
-    """The value, or None where JSON has no word for it."""
-    return value if math.isfinite(value) else None
 
 
 def rounded(seconds: Mapping[str, float]) -> dict[str, float]:

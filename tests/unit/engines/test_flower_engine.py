@@ -54,7 +54,7 @@ def test_only_what_a_site_lacks_is_sent(sites, run_yaml, tmp_path):
     handlers, answers = sites
 
     def restart(metrics):
-        if metrics["round"] == 2:
+        if metrics.round == 2:
             handlers[1] = handler(run_yaml, 1, tmp_path)
             handlers[1](answers["transport"].hello)
 
@@ -100,7 +100,7 @@ def test_a_server_killed_between_checkpoints_goes_on_to_the_same(
         pass
 
     def cut(metrics):
-        if metrics["round"] == 3:
+        if metrics.round == 3:
             raise PowerCut
 
     options = [*options, "rounds=5", "checkpoint.every=2"]
@@ -135,14 +135,14 @@ def test_a_site_that_joins_late_takes_part_from_then_on(sites, run_yaml, tmp_pat
     late = handlers.pop(2)
 
     def join(metrics):
-        if metrics["round"] == 2:
+        if metrics.round == 2:
             handlers[2] = late
 
     federate(run_yaml, tmp_path / "federated", finished=join)
     assert [line["clients"] for line in lines(tmp_path / "federated")] == [2, 2, 3, 3]
     assert reasons(tmp_path / "federated") == [[(2, "absent")], [(2, "absent")], [], []]
     summary = json.loads((tmp_path / "federated" / "summary.json").read_text())
-    assert all(sum(row) > 0 for row in summary["label_table"])
+    assert all(sum(row) > 0 for row in summary["strata"]["table"])
 
 
 @pytest.mark.parametrize("reason", BAD)
@@ -171,7 +171,7 @@ def test_a_lost_quorum_ends_the_run_and_it_goes_on_once_found(sites, run_yaml, t
     gone = {}
 
     def leave(metrics):
-        if metrics["round"] == 2:
+        if metrics.round == 2:
             gone.update({client: handlers.pop(client) for client in (1, 2)})
 
     with pytest.raises(RunFailed, match="quorum"):
@@ -293,8 +293,8 @@ def test_a_client_that_is_not_evaluated_is_named(sites, run_yaml, tmp_path):
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     tested = [(failure["client"], failure["reason"]) for failure in summary["test_failures"]]
     assert tested == [(1, "malformed"), (2, "absent")]
-    assert [row["client"] for row in summary["client_accuracy"]] == [0]
-    assert sum(row["examples"] for row in summary["client_accuracy"]) == summary["test_examples"]
+    assert [row["client"] for row in summary["clients"]] == [0]
+    assert sum(row["examples"] for row in summary["clients"]) == summary["test_examples"]
     page = write_report(tmp_path / "run").read_text()
     assert "malformed (evaluation)" in page
     assert "<td>test</td>" in page

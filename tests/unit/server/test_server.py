@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import small
 from rolora.core.errors import RunFailed
 from rolora.core.types import Adapter, ClientInfo, Evaluation, Failure, RoundNotes, Update
+from rolora.records.schema import FailureRecord
 from rolora.records.shield import Interrupted, interruptible
 from rolora.records.wire import payload_bytes
 from rolora.server.ledger import Ledger
@@ -93,39 +94,39 @@ def test_the_mean_is_weighted_by_examples_or_not():
     torch.testing.assert_close(state.parts["m", "B"], torch.full((3, 2), float(expected)))
     state, record = play(FakeEngine(), rounds=1, server={"weighting": "uniform"})
     torch.testing.assert_close(state.parts["m", "B"], torch.full((3, 2), 2.5))
-    assert record.metrics[0]["train_loss"] == pytest.approx(1.5)  # still by examples
+    assert record.metrics[0].train_loss == pytest.approx(1.5)  # still by examples
 
 
 def test_a_line_a_round():
     engine = FakeEngine()
     _, record = play(engine, rounds=3, evaluation={"every": 2})
     first, second, third = record.metrics
-    assert [line["round"] for line in record.metrics] == [1, 2, 3]
-    assert [line["phase"] for line in record.metrics] == ["B", "A", "B"]
-    assert (first["clients"], first["cohort"], first["attempts"]) == (4, 4, 1)
-    assert first["failures"] == []
+    assert [line.round for line in record.metrics] == [1, 2, 3]
+    assert [line.phase for line in record.metrics] == ["B", "A", "B"]
+    assert (first.clients, first.cohort, first.attempts) == (4, 4, 1)
+    assert first.failures == ()
     weights = [1, 2, 3, 4]
     loss = sum(w * 0.5 * w for w in weights) / sum(weights)
-    assert first["train_loss"] == pytest.approx(loss)
-    assert first["eval_loss"] is first["eval_accuracy"] is None
-    assert second["eval_loss"] == pytest.approx(8.0 / 40)
-    assert second["eval_accuracy"] == pytest.approx(30 / 40)
-    assert third["eval_accuracy"] is not None  # always after the last
+    assert first.train_loss == pytest.approx(loss)
+    assert first.validation is None
+    assert second.validation["loss"] == pytest.approx(8.0 / 40)
+    assert second.validation["accuracy"] == pytest.approx(30 / 40)
+    assert third.validation is not None  # always after the last
     assert engine.evaluated == [(2, "validation"), (3, "validation")]
     up = payload_bytes(engine.sound(engine.plans[0][0]).parts.layout)
-    assert first["bytes_up"] == 4 * up
-    assert first["bytes_down"] == 4 * payload_bytes(start().layout)
-    assert second["bytes_down"] == 4 * up  # B again
-    assert set(first["seconds"]) >= {"plan", "train", "aggregate", "total"}
-    assert sum(v for k, v in first["seconds"].items() if k != "total") == pytest.approx(
-        first["seconds"]["total"], abs=1e-3
+    assert first.bytes_up == 4 * up
+    assert first.bytes_down == 4 * payload_bytes(start().layout)
+    assert second.bytes_down == 4 * up  # B again
+    assert set(first.seconds) >= {"plan", "train", "aggregate", "total"}
+    assert sum(v for k, v in first.seconds.items() if k != "total") == pytest.approx(
+        first.seconds["total"], abs=1e-3
     )
 
 
 def test_evaluation_between_rounds_does_not_change_what_they_do():
     seldom, _ = play(FakeEngine(), rounds=5, evaluation={"every": 5})
     often, record = play(FakeEngine(), rounds=5, evaluation={"every": 1})
-    assert [line["phase"] for line in record.metrics] == list("BABAB")
+    assert [line.phase for line in record.metrics] == list("BABAB")
     assert torch.equal(seldom.parts["m", "B"], often.parts["m", "B"])
 
 
@@ -177,9 +178,7 @@ def test_a_run_goes_on_from_its_state():
     resumed = run_rounds(settings, method, FakeEngine(), state, Ledger(held), rest)
     assert torch.equal(resumed.parts.flat, end.parts.flat)
     for a, b in zip(rest.metrics, whole.metrics[2:], strict=True):
-        assert {k: v for k, v in a.items() if k != "seconds"} == {
-            k: v for k, v in b.items() if k != "seconds"
-        }
+        assert a.changed(seconds={}) == b.changed(seconds={})
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])
@@ -202,7 +201,7 @@ def test_an_interrupt_is_passed_on_after_the_last_finished_round_is_saved():
             settings, method, FakeEngine(answer=interrupt), method.init(start()), Ledger(), record
         )
     assert [state.round for state, _ in record.states] == [3]
-    assert [line["round"] for line in record.metrics] == [1, 2, 3]
+    assert [line.round for line in record.metrics] == [1, 2, 3]
 
 
 class Sent(BaseException):
@@ -340,11 +339,11 @@ def test_a_bad_update_is_refused_by_name_and_the_round_goes_on_without_it(kind):
     spoil, words = BAD[kind]
     state, record = play(FakeEngine(answer=one_bad(spoil)), rounds=1)
     (line,) = record.metrics
-    (failure,) = line["failures"]
-    assert failure["reason"] == kind.strip()
-    assert words in failure["detail"]
-    assert failure["client"] == {"foreign_client": 99, "repeated": 1}.get(kind, 2)
-    assert (line["clients"], line["cohort"]) == (3, 4)
+    (failure,) = line.failures
+    assert failure.reason == kind.strip()
+    assert words in failure.detail
+    assert failure.client == {"foreign_client": 99, "repeated": 1}.get(kind, 2)
+    assert (line.clients, line.cohort) == (3, 4)
     weights = torch.tensor([10.0, 20, 40])
     expected = float((weights * torch.tensor([1.0, 2, 4])).sum() / weights.sum())
     torch.testing.assert_close(state.parts["m", "B"], torch.full((3, 2), expected))
@@ -366,13 +365,13 @@ def test_a_client_whose_update_was_refused_is_sent_everything_again(kind):
 def test_what_an_engine_leaves_unanswered_is_no_success():
     engine = FakeEngine(answer=lambda plan, update: [] if plan.client == 3 else [update])
     _, record = play(engine, rounds=1)
-    assert record.metrics[0]["clients"] == 3
+    assert record.metrics[0].clients == 3
 
 
 def test_a_second_answer_does_not_count_twice():
     engine = FakeEngine(answer=lambda plan, update: [update, update])
     state, record = play(engine, rounds=1)
-    assert [f["reason"] for f in record.metrics[0]["failures"]] == ["repeated"] * 4
+    assert [f.reason for f in record.metrics[0].failures] == ["repeated"] * 4
     once, _ = play(FakeEngine(), rounds=1)
     assert torch.equal(state.parts["m", "B"], once.parts["m", "B"])
 
@@ -382,8 +381,8 @@ def test_a_loss_that_is_not_a_number_is_written_as_null():
         answer=one_bad(lambda update: replace(update, metrics={"train_loss": math.inf}))
     )
     _, record = play(engine, rounds=1)
-    assert record.metrics[0]["train_loss"] is None
-    assert record.metrics[0]["clients"] == 4
+    assert record.metrics[0].train_loss is None
+    assert record.metrics[0].clients == 4
 
 
 # Quorum ------------------------------------------------------------------------------------
@@ -423,8 +422,8 @@ def test_a_round_needs_its_quorum(clients, quorum, lost, holds):
     federation = {"clients": clients, "quorum": quorum}
     if holds:
         _, record = play(engine, rounds=1, federation=federation)
-        assert record.metrics[0]["clients"] == clients - lost
-        assert record.metrics[0]["attempts"] == 1
+        assert record.metrics[0].clients == clients - lost
+        assert record.metrics[0].attempts == 1
     else:
         with pytest.raises(RunFailed, match=r"round 1: the quorum.*lost 3 times.*client \d+: lost"):
             play(engine, rounds=1, federation=federation)
@@ -442,18 +441,18 @@ def test_a_lost_quorum_is_tried_again_with_another_cohort_and_all_bytes_count():
     cohorts = [[plan.client for plan in plans] for plans in engine.plans]
     assert len(cohorts) == 3
     assert cohorts[0] != cohorts[1]
-    assert (first["attempts"], first["clients"], second["attempts"]) == (2, 4, 1)
-    assert len(first["failures"]) == 3
+    assert (first.attempts, first.clients, second.attempts) == (2, 4, 1)
+    assert len(first.failures) == 3
     sent = sum(payload_bytes(plan.send.layout) for plans in engine.plans[:2] for plan in plans)
-    assert first["bytes_down"] == sent
-    assert first["bytes_up"] == 5 * payload_bytes(start().select({"B"}).layout)
+    assert first.bytes_down == sent
+    assert first.bytes_up == 5 * payload_bytes(start().select({"B"}).layout)
 
 
 def test_the_state_of_a_lost_attempt_is_thrown_away():
     lost_once = FakeEngine(answer=failing(lambda r, attempt, c: attempt == 0 and c > 0))
     state, record = play(lost_once, rounds=1)
     whole, _ = play(FakeEngine(), rounds=1)
-    assert record.metrics[0]["attempts"] == 2
+    assert record.metrics[0].attempts == 2
     assert torch.equal(state.parts["m", "B"], whole.parts["m", "B"])
 
 
@@ -492,7 +491,7 @@ def test_what_the_engine_notes_is_written_down():
     _, plain = play(FakeEngine(), rounds=1)
     _, record = play(FakeEngine(notes=notes), rounds=1)
     (line,), (usual,) = record.metrics, plain.metrics
-    assert line["eval_failures"] == [{"client": 2, "reason": "deadline", "detail": ""}]
-    assert line["faults"] == ["the server did not answer for 3.0 s"]
-    assert line["bytes_down"] == usual["bytes_down"] + 7
-    assert (usual["eval_failures"], usual["faults"]) == ([], [])
+    assert line.eval_failures == (FailureRecord(client=2, reason="deadline"),)
+    assert line.faults == ("the server did not answer for 3.0 s",)
+    assert line.bytes_down == usual.bytes_down + 7
+    assert (usual.eval_failures, usual.faults) == ((), ())

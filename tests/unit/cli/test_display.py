@@ -1,0 +1,76 @@
+"""What a person sees in the terminal: scores in their own units."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from made_up import classification, make_run, multilabel, regression
+from rolora.cli.display import round_line, summary_table
+from rolora.records.files import read_run
+from rolora.records.schema import FailureRecord
+
+
+def words(shown, width=100):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(shown, highlight=False)
+    return console.file.getvalue().replace("\u202f", " ")
+
+
+@pytest.mark.parametrize(
+    ("learned", "wanted"),
+    [
+        (classification(), "accuracy {:.1%}"),
+        (multilabel(), "macro F1 {:.1%}"),
+        (regression(), "Pearson correlation {:.4f}"),
+    ],
+)
+def test_a_round_in_a_line(tmp_path, learned, wanted):
+    run = read_run(make_run(tmp_path, learned, rounds=2))
+    first, second = run.rounds
+    assert learned.task.first.title not in words(round_line(first, run.task))
+    score = second.validation[learned.task.first.name]
+    line = words(round_line(second, run.task))
+    assert wanted.format(score) in line.replace(" %", "%")
+    assert line.startswith("round   2  A   loss ")
+
+
+def test_a_round_of_an_accuracy_has_room_in_80_columns(tmp_path):
+    run = read_run(make_run(tmp_path, rounds=2))
+    assert words(round_line(run.rounds[1], run.task), width=80).count("\n") == 1
+
+
+def test_failures_and_a_score_that_is_not_defined_are_named(tmp_path):
+    run = read_run(make_run(tmp_path, regression(), rounds=2))
+    record = run.rounds[1].changed(
+        train_loss=None,
+        validation={"pearson": None},
+        failures=(FailureRecord(client=1, reason="[bold]nan"),),
+    )
+    line = words(round_line(record, run.task), width=120)
+    assert "loss    nan" in line
+    assert "Pearson correlation –" in line
+    assert "1 failed ([bold]nan)" in line
+
+
+def test_the_summary_shows_every_score_of_the_task(tmp_path):
+    learned = replace(regression(), constant={"mse": 2.31})
+    summary = read_run(make_run(tmp_path, learned, rounds=4)).summary
+    shown = words(summary_table(summary, Path("runs/a")))
+    test = summary.final.test
+    assert f"test Pearson correlation        {test['pearson']:.4f}" in shown
+    assert f"{test['mse']:#.4g}  (a constant guess: 2.310)" in shown
+    assert "accuracy" not in shown
+    assert "validation Pearson correlation" in shown
+    assert "after round 4" in shown
+    assert "runs/a/report.html" in shown
+
+
+def test_who_was_not_tested_is_named(tmp_path):
+    summary = read_run(make_run(tmp_path, rounds=2)).summary
+    summary = summary.model_copy(
+        update={"test_failures": (FailureRecord(client=3, reason="absent"),)}
+    )
+    assert "client 3 (absent)" in words(summary_table(summary, Path("runs/a")))
