@@ -201,9 +201,9 @@ class CheckpointConfig(Section):
 
 class EngineConfig(Section):
     """Where clients run. `stack` is the number of clients trained in one forward pass, chosen
-    from the batch where null; it is 1 where dropout is drawn. `workers` train stacks at the same
-    time on one thread each; null is one a core on a CPU, and one on a GPU. `cache_mb` bounds the
-    cache of frozen activations (0: no cache). Across machines, `superlink` is the address of
+    from the batch where null. `workers` train stacks at the same time on one thread each; null is
+    one a core on a CPU, and one on a GPU. `cache_mb` bounds the cache of frozen activations (0: no
+    cache). Across machines, `superlink` is the address of
     ``rolora server`` on this machine, `authority` the certificate of its authority, if it has one,
     and `patience` the seconds that a run waits for a server, or for a quorum of clients, that is
     gone. With Flower's own simulation (`runtime`) there are no sites: Ray spreads the clients over

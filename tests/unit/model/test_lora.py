@@ -107,14 +107,14 @@ def test_without_factors_the_base_runs_alone():
     assert torch.equal(StackedLoRA(base)(x), base(x))
 
 
-def test_dropout_drops_inputs_of_a_alone_and_is_drawn_from_its_generator():
+def test_dropout_drops_inputs_of_a_alone_and_is_drawn_from_the_rows_streams():
     base = base_layer("linear", 200, 200)
-    layer = StackedLoRA(base, dropout_p=0.25)
+    layer = StackedLoRA(base, dropout_p=0.25, name="layer")
     layer.A, layer.B = torch.eye(200)[None], torch.eye(200)[None]
     x = torch.ones(5, 200)
 
     def dropped(seed):
-        layer.generator = torch.Generator().manual_seed(seed)
+        layer.streams = torch.arange(5) + 100 * seed
         return (layer(x) - base(x)).round(decimals=4)
 
     first = dropped(0)
@@ -123,7 +123,7 @@ def test_dropout_drops_inputs_of_a_alone_and_is_drawn_from_its_generator():
     values, counts = first.unique(return_counts=True)
     assert values.tolist() == pytest.approx([0.0, 4 / 3], abs=1e-3)
     assert counts[0] / counts.sum() == pytest.approx(0.25, abs=0.06)
-    layer.generator = None  # evaluation
+    layer.streams = None  # evaluation
     torch.testing.assert_close(layer(x), base(x) + x)
 
 
