@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rolora.core.errors import BadInput, nearest
+from rolora.yaml_text import YamlError, parse_yaml, read_mapping
 
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -242,9 +243,6 @@ class Config(Section):
 
 S = TypeVar("S", bound=Section)
 
-# A value that does not fit its explicit tag, as in `!!int x`, makes PyYAML trip over itself.
-YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
-
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML config and apply ``key.path=value`` overrides.
@@ -252,18 +250,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     Raises:
         BadInput: the file cannot be read, is not a mapping, or holds a wrong key or value.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"config {path}: cannot be read ({error})") from None
-    try:
-        raw = yaml.safe_load(text)
-    except YAML_ERRORS as error:
-        raise BadInput(f"config {path}: not valid YAML ({_first_line(error)})") from None
-    if raw is None:
-        raw = {}
-    if not isinstance(raw, dict):
-        raise BadInput(f"config {path}: holds {_kind(raw)}; it must be a mapping of keys to values")
+    raw = read_mapping(path, f"config {path}")
     for override in overrides:
         _apply_override(raw, override)
     return parse_config(raw, source=str(path))
@@ -324,9 +311,9 @@ def _apply_override(raw: dict[Any, Any], override: str) -> None:
     if not equals or not path:
         raise BadInput(f"override {override!r}: must have the form key.path=value")
     try:
-        value = yaml.safe_load(text) if text.strip() else None
-    except YAML_ERRORS as error:
-        raise BadInput(f"override {override!r}: not a YAML value ({_first_line(error)})") from None
+        value = parse_yaml(text) if text.strip() else None
+    except YamlError as error:
+        raise BadInput(f"override {override!r}: not a YAML value ({error})") from None
     *parents, last = path.split(".")
     node = raw
     for parent in parents:
@@ -375,11 +362,3 @@ def _keys_at(root: type[Section], parents: Iterable[Any]) -> list[str]:
         assert issubclass(annotation, BaseModel)
         section = annotation
     return list(section.model_fields)
-
-
-def _kind(value: Any) -> str:
-    return {"list": "a list", "str": "text"}.get(type(value).__name__, type(value).__name__)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
