@@ -160,7 +160,7 @@ def validate(config: ConfigPath, overrides: Overrides = None) -> None:
     from rolora.run import about, round_bytes
 
     settings = load_config(config, overrides or ())
-    prepared = prepare(settings)
+    prepared = prepare(settings, notice=_warn)
     state = prepared.initial()
     up, down = round_bytes(prepared, state)
     sizes = sorted(len(rows) for rows in prepared.shares["train"])
@@ -263,6 +263,10 @@ def _serve(serve: Callable[[Callable[[str], None]], None]) -> None:
     except KeyboardInterrupt:
         console.print("stopped")
         raise typer.Exit(130) from None
+
+
+def _warn(text: str) -> None:
+    Console().print(text, style="yellow", highlight=False, markup=False)
 
 
 def default_directory(stem: str, resume: bool) -> Path:

@@ -6,7 +6,7 @@ Row numbers in messages count the rows of data from 1, without a header.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -154,6 +154,35 @@ def tokenize(raw: RawSplit, tokenizer: Any, max_length: int) -> Examples:
         offsets=torch.tensor([0, *lengths]).cumsum(0),
         fields=raw.fields,
     )
+
+
+def check_known(examples: Examples, tokenizer: Any, notice: Callable[[str], None]) -> None:
+    """Give notice where a tokenizer knows little of the texts: it is for another language, or for
+    another model's.
+
+    Args:
+        examples: tokenised by it.
+        tokenizer: one of Transformers'.
+        notice: told once if more than a tenth of the tokens are unknown.
+
+    Raises:
+        BadInput: it knows nothing of them.
+    """
+    counts = torch.bincount(examples.tokens["input_ids"][:-1])
+    special = {i for i in tokenizer.all_special_ids if i < len(counts)}
+    unknown = tokenizer.unk_token_id
+    others = [getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")]
+    if unknown in others:  # GPT-2 has one special token for everything
+        unknown = None
+    known = int(counts.sum()) - int(counts[list(special)].sum())
+    missed = int(counts[unknown]) if unknown in special else 0
+    if known == 0:
+        raise BadInput("data.text: the model's tokenizer knows no token of the training texts")
+    if missed > 0.1 * (known + missed):
+        notice(
+            f"data.text: {missed / (known + missed):.0%} of the training texts' tokens are unknown "
+            "to the model's tokenizer; a model for these texts will learn more"
+        )
 
 
 def pad_id(tokenizer: Any) -> int:

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from rolora.config import DataConfig
 from rolora.core.errors import BadInput
-from rolora.data import Examples, RawSplit, load_data, pad_id, tokenize
+from rolora.data import Examples, RawSplit, check_known, load_data, pad_id, tokenize
 
 TEXTS = [f"sentence number {i}" for i in range(60)]
 WORDS = [("good", "bad", "odd")[i % 3] for i in range(60)]
@@ -179,6 +179,29 @@ def test_drawing_a_batch_is_cheap(tokenizer, rotten_tomatoes):
 def test_max_length_must_fit_the_tokenizer(tokenizer):
     with pytest.raises(BadInput, match=r"data.max_length = 100000: .* 3 to \d+ tokens"):
         tokenize(raw_split(TEXTS), tokenizer, 100_000)
+
+
+def known(texts, tokenizer):
+    notices = []
+    check_known(tokenize(raw_split(texts), tokenizer, 32), tokenizer, notices.append)
+    return notices
+
+
+def test_texts_of_which_a_tokenizer_knows_little_are_given_notice_of(tokenizer):
+    assert known(TEXTS, tokenizer) == []
+    assert known(["good film", "a bad one " * 4 + "\u2603"], tokenizer) == []
+    (notice,) = known(["good \U0001f600 \U0001f601", "bad \U0001f602"], tokenizer)
+    assert "60% of the training texts' tokens are unknown" in notice
+    for texts in (["\U0001f600", "\U0001f601 \U0001f602"], ["", " "]):
+        with pytest.raises(BadInput, match="knows no token of the training texts"):
+            known(texts, tokenizer)
+
+
+def test_a_tokenizer_whose_unknown_token_is_its_end_of_text_leaves_it_uncounted(tokenizer):
+    class Bytes:
+        all_special_ids, unk_token_id, bos_token_id, eos_token_id, pad_token_id = [5], 5, 5, 5, 5
+
+    check_known(token_examples([[5, 5, 5, 1], [5, 2]]), Bytes, pytest.fail)
 
 
 def test_padding_falls_back_to_the_end_of_sequence(tokenizer):
