@@ -43,7 +43,7 @@ class LoraSettings(Section):
     r: Positive = 4
     lora_alpha: Rate = 16.0
     target_modules: tuple[str, ...] | None = None
-    layers: str = Field(default="all", pattern=r"^(all|\d+(-\d+)?(,\d+(-\d+)?)*)$")
+    layers: str = Field(default="all", pattern=r"^(all|\d{1,6}(-\d{1,6})?(,\d{1,6}(-\d{1,6})?)*)$")
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     client_ranks: tuple[Positive, ...] | None = None
 

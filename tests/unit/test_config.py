@@ -67,6 +67,7 @@ def test_the_issue_s_shape_is_accepted(tmp_path):
         ({"lora": {"r": 0}}, ["lora.r = 0", "greater than or equal to 1"]),
         ({"lora": {"r": "four"}}, ["lora.r = 'four'", "valid integer"]),
         ({"lora": {"layers": "upper"}}, ["lora.layers = 'upper'", "pattern"]),
+        ({"lora": {"layers": "0-9999999999"}}, ["lora.layers = '0-9999999999'", "pattern"]),
         ({"model": {"head": "freeze"}}, ["model.head = 'freeze'", "'frozen'", "mean frozen?"]),
         ({"optimizer": {"lr": -1}}, ["optimizer.lr = -1", "greater than 0"]),
         ({"optimizer": {"lr": float("nan")}}, ["optimizer.lr = nan"]),

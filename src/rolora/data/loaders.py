@@ -282,7 +282,18 @@ def _texts(table: Table, name: str, key: str) -> list[str]:
         if not isinstance(value, str):
             found = "is missing" if _missing(value) else f"is {value!r:.60}, not text"
             raise BadInput(f"{key} = {name!r}: row {row} of {table.source} {found}")
+        _check_whole(value, f"{key} = {name!r}: row {row} of {table.source}")
     return column
+
+
+def _check_whole(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(
+            f"{where} holds half a character ({text[error.start]!r}, a lone surrogate), which is "
+            "no text; write the whole character"
+        ) from None
 
 
 def _class_names(table: Table, name: str) -> list[str]:
@@ -299,6 +310,7 @@ def _class_name(value: Any, classes: tuple[str, ...] | None, where: str) -> str:
     if _missing(value):
         raise BadInput(f"{where} is missing")
     if isinstance(value, str):
+        _check_whole(value, where)
         return value
     if isinstance(value, float) and not value.is_integer():
         raise BadInput(f"{where} is {value}; a label is a whole number, a word, true or false")

@@ -79,7 +79,7 @@ def open_splits(config: DataConfig, task: Task) -> Splits:
             a split raises it where a file is damaged.
     """
     if config.path is not None:
-        return _local(config.path.expanduser(), config)
+        return _local(_home(config.path), config)
     if config.name in ("rotten_tomatoes", "imdb"):
         return {"train": partial(_movie_reviews, config.name)}
     if config.name is None:
@@ -115,6 +115,15 @@ def _hub(name: str, task: Task) -> Splits:
     with _bad_input(failed, advice), _no_progress_bars():
         found = datasets.load_dataset(task.hub, task.subset)
     return _dataset_splits(found, f"data.name = {name!r}")
+
+
+def _home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:  # ~name of nobody
+        raise BadInput(
+            f"data.path = '{path}': there is no user {path.parts[0]!r} here; write the path out"
+        ) from None
 
 
 def _local(path: Path, config: DataConfig) -> Splits:
@@ -216,7 +225,8 @@ def _read_csv(path: Path) -> dict[str, list[Any]]:
     import pandas as pd  # type: ignore[import-untyped]
 
     tabs = path.suffix.lower() == ".tsv"
-    frame = pd.read_csv(
+    read = partial(
+        pd.read_csv,
         path,
         sep="\t" if tabs else ",",
         quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
@@ -224,6 +234,11 @@ def _read_csv(path: Path) -> dict[str, list[Any]]:
         keep_default_na=False,
         na_values=[""],
     )
+    frame = read()
+    header = read(header=None, nrows=1).iloc[0].dropna().tolist()  # pandas renames a second one
+    for name in header:
+        if header.count(name) > 1:
+            raise ValueError(f"has {header.count(name)} columns {name!r}; give each its own name")
     if not isinstance(frame.index, pd.RangeIndex):
         raise ValueError("its rows have more cells than its header")
     return {str(name): frame[name].tolist() for name in frame.columns}

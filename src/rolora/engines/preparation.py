@@ -29,7 +29,7 @@ from rolora.engines.in_process import InProcess
 from rolora.methods import Method, Setting, make_method
 from rolora.model.checks import check_positions
 from rolora.model.loading import Pretrained, build_lora_model, load_pretrained, resolve_device
-from rolora.model.lora import LoraModel
+from rolora.model.lora import LoraModel, check_ranks
 from rolora.server.ledger import Ledger
 from rolora.server.round import Engine
 
@@ -228,6 +228,7 @@ def prepare(
     """
     method = checked_method(config)
     loaded = loaded or load(config, notice)
+    check_ranks(loaded.model, config.lora)
     return Prepared(
         config=config,
         pretrained=loaded.pretrained,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -320,28 +321,64 @@ def match_targets(
     if not wanted:
         reason = f"no default for model type {model_type!r}" if wanted is None else "names none"
         raise BadInput(f"lora.target_modules: {reason}; name some of {', '.join(known)}")
-    layers = layer_numbers(lora.layers)
-    config = LoraConfig(target_modules=list(wanted), layers_to_transform=layers)
-    found = [name for name in linear if check_target_module_exists(config, name)]
     for target in wanted:
         if not any(name == target or name.endswith("." + target) for name in linear):
             raise BadInput(
                 f"lora.target_modules: {target!r} matches no linear layer{nearest(target, known)}"
             )
+    layers = layer_numbers(lora.layers)
+    if layers is not None:
+        _check_layers(lora.layers, layers, list(filter(None, map(_LAYER.match, linear))))
+    config = LoraConfig(target_modules=list(wanted), layers_to_transform=layers)
+    found = [name for name in linear if check_target_module_exists(config, name)]
     if not found:
         raise BadInput(f"lora.layers = {lora.layers!r}: no target module lies in these layers")
     return found
 
 
+_LAYER = re.compile(r".*\.[^.]*\.(\d+)\.")
+"""Where PEFT sees the number of a layer in a module's name."""
+
+
 def layer_numbers(layers: str) -> list[int] | None:
-    """``all`` -> None, ``12-14,20`` -> [12, 13, 14, 20]."""
+    """``all`` -> None, ``12-14,20`` -> [12, 13, 14, 20].
+
+    Raises:
+        BadInput: a range ends before it begins.
+    """
     if layers == "all":
         return None
     numbers: list[int] = []
     for item in layers.split(","):
         first, _, last = item.partition("-")
+        if int(last or first) < int(first):
+            raise BadInput(f"lora.layers = {layers!r}: {item} ends before it begins")
         numbers.extend(range(int(first), int(last or first) + 1))
     return numbers
+
+
+def _check_layers(layers: str, numbers: Sequence[int], found: Sequence[re.Match[str]]) -> None:
+    last = max((int(match[1]) for match in found), default=None)
+    if last is None:
+        raise BadInput(f"lora.layers = {layers!r}: the model has no numbered layers; use all")
+    if max(numbers) > last:
+        raise BadInput(f"lora.layers = {layers!r}: the model has layers 0 to {last}, no others")
+
+
+def check_ranks(model: LoraModel, lora: LoraSettings) -> None:
+    """Refuse factors wider than the layers that they change.
+
+    Raises:
+        BadInput: a rank is beyond the smaller side of an adapted layer.
+    """
+    name, layer = min(model.layers.items(), key=lambda item: min(item[1].d_in, item[1].d_out))
+    width = min(layer.d_in, layer.d_out)
+    if lora.max_rank > width:
+        field = f"r = {lora.r}" if lora.client_ranks is None else f"client_ranks: {lora.max_rank}"
+        raise BadInput(
+            f"lora.{field}: {name} is {layer.d_out} x {layer.d_in}, so that more than rank "
+            f"{width} has no use; take at most {width}"
+        )
 
 
 def peft_parts(name: str, part: Part) -> str:

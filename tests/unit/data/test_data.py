@@ -371,6 +371,42 @@ def test_a_split_may_lie_in_shards_in_a_subset_directory(frame, tmp_path):
     assert set().union(*(p.text for p in parts_of(raw))) == set(TEXTS)
 
 
+def test_a_home_of_nobody_is_named():
+    said = message(config("~no.such.user/x.csv"))
+    assert said.startswith("data.path = '~no.such.user/x.csv': there is no user '~no.such.user'")
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"text": "b\ud800d"}, ["data.text = 'text': row 4", "half a character ('\\ud800'"]),
+        ({"mood": "\udfff"}, ["data.label = 'mood': row 4", "half a character"]),
+    ],
+)
+def test_half_a_character_is_named_with_its_row(record, words, frame, tmp_path):
+    rows = frame.to_dict("records")
+    rows[3] |= record
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    said = message(config(tmp_path / "d.json"))
+    assert all(word in said for word in words), said
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_a_column_that_stands_twice_is_named(kind, frame, tmp_path):
+    twice = pd.concat([frame, frame[["mood"]]], axis=1)
+    said = message(config(write(twice, tmp_path / f"d.{kind}")))
+    assert "has 2 columns 'mood'; give each its own name" in said
+
+
+def test_a_quoted_header_and_columns_without_a_name_are_read(tmp_path):
+    lines = ["text,mood,,", *(f"sentence {i},{WORDS[i]},," for i in range(30))]
+    (tmp_path / "d.csv").write_text("\n".join(lines))
+    assert sum(map(len, parts_of(load_data(config(tmp_path / "d.csv"), 0)))) == 30
+    lines[0] = '"text",mood,"a\nb",a'
+    (tmp_path / "d.csv").write_text("\n".join(lines))
+    assert sum(map(len, parts_of(load_data(config(tmp_path / "d.csv"), 0)))) == 30
+
+
 def test_one_split_in_two_formats_is_refused(frame, tmp_path):
     write(frame, tmp_path / "train.csv")
     write(frame, tmp_path / "train.jsonl")
