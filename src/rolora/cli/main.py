@@ -147,7 +147,7 @@ def export(
     if merge.exists() and any(merge.iterdir()):
         raise BadInput(f"--merge {merge}: is not empty; name a new directory")
     model = settings.model.model_copy(update={"device": "cpu", "dtype": "float32"})
-    save_merged(merge, run / "adapter", load_pretrained(model, names, settings.seed))
+    save_merged(merge, run / "adapter", load_pretrained(model, names, settings.seed), _warn)
     Console().print(f"merged model: {merge}", soft_wrap=True)
 
 
