@@ -1,4 +1,9 @@
-"""Where data lie: hub names, packages, directories and files, each read as a table a split."""
+"""Where data lie: hub names, packages, directories and files, each read as a table a split.
+
+Text files are not read by ``datasets``' builders: those guess types (the label 007 becomes 7.0, NA
+nothing, a text of digits and dashes a date), rename a second column of a name, do not say which
+row is damaged, and leave a copy of the data in a cache on disk, where a site's data have no place.
+"""
 
 from __future__ import annotations
 
@@ -156,7 +161,9 @@ def _read_shards(shards: Sequence[Path]) -> Table:
         name: list(chain.from_iterable(table.columns.get(name, []) for table in tables))
         for name in tables[0].columns
     }
-    return Table(tables[0].source, columns)
+    if any(table.classes != tables[0].classes for table in tables):
+        raise BadInput(f"{tables[0].source}: its classes are not those of {shards[-1].name}")
+    return Table(tables[0].source, columns, tables[0].classes)
 
 
 def _saved(path: Path, alone: str) -> Splits:
@@ -278,18 +285,28 @@ def _columns(content: Any) -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in content] for name in names}
 
 
-def _read_parquet(path: Path) -> dict[str, list[Any]]:
-    import pandas as pd
+def _read_parquet(path: Path, source: str) -> Table:
+    """Columns of plain values, with the names of classes where ``datasets`` wrote the file."""
+    import datasets
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-    frame = pd.read_parquet(path)
-    return {str(name): frame[name].tolist() for name in frame.columns}
+    table = pq.read_table(path)
+    for i, kind in enumerate(table.schema.types):
+        if pa.types.is_dictionary(kind):  # a column of pandas' categories
+            table = table.set_column(i, table.field(i).name, table.column(i).cast(kind.value_type))
+    return _from_dataset(datasets.Dataset(table), source)
 
 
-_READERS: Mapping[str, Callable[[Path], dict[str, list[Any]]]] = {
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
-    ".json": _read_json,
-    ".jsonl": _read_json,
+def _of_text(reader: Callable[[Path], dict[str, list[Any]]]) -> Callable[[Path, str], Table]:
+    return lambda path, source: Table(source, reader(path))
+
+
+_READERS: Mapping[str, Callable[[Path, str], Table]] = {
+    ".csv": _of_text(_read_csv),
+    ".tsv": _of_text(_read_csv),
+    ".json": _of_text(_read_json),
+    ".jsonl": _of_text(_read_json),
     ".parquet": _read_parquet,
 }
 
@@ -299,5 +316,4 @@ def _read_file(path: Path) -> Table:
     if reader is None:
         raise BadInput(f"data.path = '{path}': must be a file of the kinds {', '.join(_READERS)}")
     with _bad_input(f"data.path = '{path}': not valid {path.suffix[1:].lower()}"):
-        columns = reader(path)
-    return Table(f"data.path = '{path}'", columns)
+        return reader(path, f"data.path = '{path}'")

@@ -407,6 +407,36 @@ def test_a_quoted_header_and_columns_without_a_name_are_read(tmp_path):
     assert sum(map(len, parts_of(load_data(config(tmp_path / "d.csv"), 0)))) == 30
 
 
+def test_parquet_keeps_the_names_of_classes_that_datasets_wrote(tmp_path):
+    kinds = datasets.ClassLabel(names=["bad", "good", "odd"])
+    features = datasets.Features({"text": datasets.Value("string"), "mood": kinds})
+    numbers = [i % 3 for i in range(60)]
+    written = datasets.Dataset.from_dict({"text": TEXTS, "mood": numbers}, features)
+    written.to_parquet(tmp_path / "train.parquet")
+    for path in (tmp_path / "train.parquet", tmp_path):
+        raw = load_data(config(path), seed=0)
+        assert raw.train.label_names == ("bad", "good", "odd")
+        numbers = [TEXTS.index(text) % 3 for text in raw.test.text]
+        assert raw.test.labels.tolist() == numbers
+
+
+def test_categories_and_missing_numbers_of_pandas_are_read(frame, tmp_path):
+    frame = frame.assign(mood=frame.mood.astype("category"), age=[None, *range(59)])
+    raw = load_data(config(write(frame, tmp_path / "d.parquet")), seed=0)
+    assert raw.train.label_names == ("bad", "good", "odd")
+    assert set(raw.train.fields) == {"mood", "who", "age"}
+
+
+def test_shards_of_other_classes_are_refused(tmp_path):
+    for i, names in enumerate((["a", "b"], ["b", "a"])):
+        kinds = {"text": datasets.Value("string"), "mood": datasets.ClassLabel(names=names)}
+        part = datasets.Dataset.from_dict(
+            {"text": TEXTS[:4], "mood": [0, 1, 0, 1]}, datasets.Features(kinds)
+        )
+        part.to_parquet(tmp_path / f"train-0000{i}-of-00002.parquet")
+    assert "its classes are not those of train-00001-of-00002.parquet" in message(config(tmp_path))
+
+
 def test_one_split_in_two_formats_is_refused(frame, tmp_path):
     write(frame, tmp_path / "train.csv")
     write(frame, tmp_path / "train.jsonl")
