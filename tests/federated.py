@@ -142,7 +142,7 @@ RUNS = {
     "flexlora": ["method.name=flexlora", "lora.client_ranks=[1,2,4]", SAMPLED],
     "flora": ["method.name=flora", SAMPLED],
     "flora, ranks": ["method.name=flora", "lora.client_ranks=[1,2,4]"],
-    "fedex_lora": ["method.name=fedex_lora"],
+    "fedex_lora, dropout": ["method.name=fedex_lora", "lora.dropout=0.2"],
     "fedsa_lora": ["method.name=fedsa_lora", "model.head=local", SAMPLED],
     "scaffold": ["method.name=scaffold", SAMPLED],
     "rolora, int8": ["stages=[int8]", SAMPLED],

@@ -141,7 +141,7 @@ def shares(sizes):
 
 def engine(settings, model=None, sizes=(9, 5, 7), examples=None):
     """An in-process engine over `sizes` examples a client."""
-    model = model or net_model(train_head=settings.model.head != "frozen")
+    model = model or net_model(settings.model.head != "frozen", settings.lora.dropout)
     train = examples or pixel_examples(sum(sizes))
     held = pixel_examples(12, seed=1) if examples is None else examples
     dealt = shares(sizes)

@@ -25,6 +25,7 @@ from rolora.methods import METHODS, Options
 from rolora.methods.rolora import RoLoRAOptions
 from rolora.reducers import REDUCERS
 from rolora.stages import STAGES, StageOptions
+from rolora.yaml_text import YamlError, parse_yaml, read_mapping
 
 S = TypeVar("S", bound=Section)
 Chosen = TypeVar("Chosen", bound=Section)
@@ -47,7 +48,7 @@ class LoraSettings(Section):
     r: Positive = 4
     lora_alpha: Rate = 16.0
     target_modules: tuple[str, ...] | None = None
-    layers: str = Field(default="all", pattern=r"^(all|\d+(-\d+)?(,\d+(-\d+)?)*)$")
+    layers: str = Field(default="all", pattern=r"^(all|\d{1,6}(-\d{1,6})?(,\d{1,6}(-\d{1,6})?)*)$")
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     client_ranks: tuple[Positive, ...] | None = None
 
@@ -201,9 +202,9 @@ class CheckpointConfig(Section):
 
 class EngineConfig(Section):
     """Where clients run. `stack` is the number of clients trained in one forward pass, chosen
-    from the batch where null; it is 1 where dropout is drawn. `workers` train stacks at the same
-    time on one thread each; null is one a core on a CPU, and one on a GPU. `cache_mb` bounds the
-    cache of frozen activations (0: no cache). Across machines, `superlink` is the address of
+    from the batch where null. `workers` train stacks at the same time on one thread each; null is
+    one a core on a CPU, and one on a GPU. `cache_mb` bounds the cache of frozen activations (0: no
+    cache). Across machines, `superlink` is the address of
     ``rolora server`` on this machine, `authority` the certificate of its authority, if it has one,
     and `patience` the seconds that a run waits for a server, or for a quorum of clients, that is
     gone. With Flower's own simulation (`runtime`) there are no sites: Ray spreads the clients over
@@ -288,28 +289,13 @@ class Config(Section):
         return ClientInfo(number, self.lora.rank_of(number), num_examples)
 
 
-# A value that does not fit its explicit tag, as in `!!int x`, makes PyYAML trip over itself.
-YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
-
-
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML config and apply ``key.path=value`` overrides.
 
     Raises:
         BadInput: the file cannot be read, is not a mapping, or holds a wrong key or value.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"config {path}: cannot be read ({error})") from None
-    try:
-        raw = yaml.safe_load(text)
-    except YAML_ERRORS as error:
-        raise BadInput(f"config {path}: not valid YAML ({_first_line(error)})") from None
-    if raw is None:
-        raw = {}
-    if not isinstance(raw, dict):
-        raise BadInput(f"config {path}: holds {_kind(raw)}; it must be a mapping of keys to values")
+    raw = read_mapping(path, f"config {path}")
     for override in overrides:
         _apply_override(raw, override)
     return parse_config(raw, source=str(path))
@@ -370,9 +356,9 @@ def _apply_override(raw: dict[Any, Any], override: str) -> None:
     if not equals or not path:
         raise BadInput(f"override {override!r}: must have the form key.path=value")
     try:
-        value = yaml.safe_load(text) if text.strip() else None
-    except YAML_ERRORS as error:
-        raise BadInput(f"override {override!r}: not a YAML value ({_first_line(error)})") from None
+        value = parse_yaml(text) if text.strip() else None
+    except YamlError as error:
+        raise BadInput(f"override {override!r}: not a YAML value ({error})") from None
     *parents, last = path.split(".")
     node = raw
     for parent in parents:
@@ -433,11 +419,3 @@ def _keys_at(root: type[Section], parents: Iterable[Any]) -> list[str]:
         assert issubclass(annotation, BaseModel)
         section = annotation
     return list(section.model_fields)
-
-
-def _kind(value: Any) -> str:
-    return {"list": "a list", "str": "text"}.get(type(value).__name__, type(value).__name__)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -180,6 +180,7 @@ OPTIONS = {
     "head trains": {"model": {"head": "train"}},
     "head is local": {"model": {"head": "local"}},
     "epochs": {"optimizer": {"local_steps": None, "local_epochs": 1}},
+    "dropout": {"lora": {"dropout": 0.3}},
 }
 SIZES = (9, 5, 7, 4, 6)
 
@@ -216,16 +217,18 @@ def test_a_run_with_stacked_clients_equals_one_with_single_ones(name, option):
 
 
 @pytest.mark.parametrize("name", [n for n, method in METHODS.items() if method.mixed_ranks])
-@pytest.mark.parametrize("option", ["sampled", "kept state"])
+@pytest.mark.parametrize("option", ["sampled", "kept state", "dropout"])
 def test_clients_of_different_ranks_may_be_stacked(name, option):
     ranks = {"client_ranks": (1, 3, 2)}
-    _, state, _ = run_net(name, 1, options=OPTIONS[option], lora=ranks)
-    _, other, _ = run_net(name, 4, options=OPTIONS[option], lora=ranks)
+    options = OPTIONS[option]
+    lora = {**options.get("lora", {}), **ranks}
+    _, state, _ = run_net(name, 1, options=options, lora=lora)
+    _, other, _ = run_net(name, 4, options=options, lora=lora)
     assert_same_models(name, state, other, lora=ranks)
 
 
 @every_method
-@pytest.mark.parametrize("option", ["kept state", "carried state", "head is local"])
+@pytest.mark.parametrize("option", ["kept state", "carried state", "head is local", "dropout"])
 def test_two_workers_give_the_bits_of_one(name, option):
     engine, state, record = run_net(name, 2, 1, OPTIONS[option])
     parallel, other, lines = run_net(name, 2, 2, OPTIONS[option])
@@ -236,11 +239,17 @@ def test_two_workers_give_the_bits_of_one(name, option):
     assert all(torch.equal(tensor, others[key]) for key, tensor in kept.items())
 
 
-def run_text(directory, cache_mb, stack=2, workers=1):
+def test_the_size_of_a_stack_does_not_depend_on_dropout():
+    for dropout in (0.0, 0.3):
+        engine = small.engine(small.config(lora={"dropout": dropout}, federation={"clients": 3}))
+        assert engine.stack == 2
+
+
+def run_text(directory, cache_mb, stack=2, workers=1, dropout=0.0):
     settings = small.config(
         rounds=4,
         model={"name": str(directory)},
-        lora={"layers": "2"},
+        lora={"layers": "2", "dropout": dropout},
         engine={"cache_mb": cache_mb, "stack": stack, "workers": workers},
         optimizer={"eps": EPS},
         evaluation={"every": 1},
@@ -251,9 +260,10 @@ def run_text(directory, cache_mb, stack=2, workers=1):
     return model, *small.run(settings, engine)
 
 
-def test_a_run_with_the_cache_equals_one_without(model_dir):
-    _, plain, lines = run_text(model_dir("bert"), 0)
-    model, cached, others = run_text(model_dir("bert"), 16)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_run_with_the_cache_equals_one_without(model_dir, dropout):
+    _, plain, lines = run_text(model_dir("bert"), 0, dropout=dropout)
+    model, cached, others = run_text(model_dir("bert"), 16, dropout=dropout)
     assert len(model.prefix.cache.held) == 21
     assert_same_states(plain, cached, 1e-5)
     for a, b in zip(lines.metrics, others.metrics, strict=True):

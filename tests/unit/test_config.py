@@ -18,6 +18,8 @@ from rolora.config import (
     parse_overrides,
 )
 from rolora.core.errors import BadInput
+from rolora.engines.flower.settings import SiteConfig, load_settings
+from rolora.records.rundir import read_run_config
 
 
 def write(tmp_path, text):
@@ -65,6 +67,7 @@ def test_the_issue_s_shape_is_accepted(tmp_path):
         ({"lora": {"r": 0}}, ["lora.r = 0", "greater than or equal to 1"]),
         ({"lora": {"r": "four"}}, ["lora.r = 'four'", "valid integer"]),
         ({"lora": {"layers": "upper"}}, ["lora.layers = 'upper'", "pattern"]),
+        ({"lora": {"layers": "0-9999999999"}}, ["lora.layers = '0-9999999999'", "pattern"]),
         ({"model": {"head": "freeze"}}, ["model.head = 'freeze'", "'frozen'", "mean frozen?"]),
         ({"optimizer": {"lr": -1}}, ["optimizer.lr = -1", "greater than 0"]),
         ({"optimizer": {"lr": float("nan")}}, ["optimizer.lr = nan"]),
@@ -167,7 +170,11 @@ def test_overrides_alone_make_a_section():
         (b"seed: 2001-99-99", "not valid YAML"),
         (b"? [a]\n: 1", "not valid YAML"),
         (b"seed: " + b"[" * 5000, "not valid YAML"),
-        (b"a: &a {b: *a}", "nested too deeply"),
+        (b"a: &a {b: *a}", "line 1: *a is an alias; write the value out"),
+        (b"a: &a [1]\n<<: *a", "line 2: *a is an alias"),
+        (b"seed: 1\nrounds: 2\nseed: 3", "line 3: the key 'seed' stands twice, first in line 1"),
+        (b"lora:\n  r: 1\n  'r': 2", "line 3: the key 'r' stands twice, first in line 2"),
+        (b'model: {name: "\\ud800"}', "lone surrogate"),
         (b"seed: " + b"9" * 5000, "not valid YAML"),
     ],
     ids=lambda value: str(value[:20]),
@@ -179,6 +186,25 @@ def test_a_file_that_is_no_config_is_named(tmp_path, content, words):
         load_config(path)
     assert words in str(error.value)
     assert str(path) in str(error.value)
+
+
+BOMB = "a: &a [9,9,9,9,9,9,9,9,9]\n" + "".join(
+    f"{b}: &{b} [*{a},*{a},*{a},*{a},*{a},*{a},*{a},*{a},*{a}]\n"
+    for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.timeout(10)
+def test_a_few_lines_that_stand_for_a_billion_values_are_refused_at_once(tmp_path):
+    assert len(BOMB) < 400
+    with pytest.raises(BadInput, match=r"not valid YAML \(line 2: \*a is an alias"):
+        load_config(write(tmp_path, BOMB))
+    with pytest.raises(BadInput, match="not a YAML value"):
+        load_config(write(tmp_path, ""), ["lora.r={a: &a [1, 1], b: *a}"])
+    with pytest.raises(BadInput, match=r"^--config .*config.yaml: not valid YAML"):
+        load_settings(SiteConfig, write(tmp_path, BOMB))
+    with pytest.raises(BadInput, match=r"not a run directory, config.yaml: not valid YAML"):
+        read_run_config(write(tmp_path, BOMB).parent)
 
 
 def test_a_missing_file_and_a_directory_are_named(tmp_path):

@@ -140,7 +140,7 @@ def export(
     if merge.exists() and any(merge.iterdir()):
         raise BadInput(f"--merge {merge}: is not empty; name a new directory")
     model = settings.model.model_copy(update={"device": "cpu", "dtype": "float32"})
-    save_merged(merge, run / "adapter", load_pretrained(model, names, settings.seed))
+    save_merged(merge, run / "adapter", load_pretrained(model, names, settings.seed), _warn)
     Console().print(f"merged model: {merge}", soft_wrap=True)
 
 
@@ -153,7 +153,7 @@ def validate(config: ConfigPath, overrides: Overrides = None) -> None:
     from rolora.run import round_bytes
 
     settings = load_config(config, overrides or ())
-    prepared = prepare(settings)
+    prepared = prepare(settings, notice=_warn)
     state = prepared.initial()
     up, down = round_bytes(prepared, state)
     sizes = sorted(len(rows) for rows in prepared.shares["train"])
@@ -274,6 +274,10 @@ def ending_on_signals(console: Console, how: str) -> Iterator[None]:
                 )
             code = error.exit_code if isinstance(error, Interrupted) else 130
             raise typer.Exit(code) from None
+
+
+def _warn(text: str) -> None:
+    Console().print(text, style="yellow", highlight=False, markup=False)
 
 
 def default_directory(stem: str, resume: bool) -> Path:

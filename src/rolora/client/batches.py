@@ -34,11 +34,12 @@ def batch_rows(rows: Tensor, plan: Plan, settings: OptimizerConfig, seed: int) -
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows ``[K, n]`` that pass through the model together, and each row's weight in its
-    client's mean; a row that only fills up the rectangle weighs 0.
+    """Rows ``[K, n]`` that pass through the model together, each one's place in its client's batch
+    and weight in its client's mean; a row that only fills up the rectangle weighs 0.
     """
 
     rows: Tensor
+    places: Tensor
     weights: Tensor
 
 
@@ -50,7 +51,8 @@ def chunks(data: Examples, current: Sequence[Tensor], device_type: str) -> Itera
     """
     if data.offsets is None and len(set(map(len, current))) == 1:
         rows = torch.stack(list(current))  # nothing to pad
-        yield Chunk(rows, torch.full(rows.shape, 1.0 / rows.shape[1]))
+        places = torch.arange(rows.shape[1]).expand(rows.shape)
+        yield Chunk(rows, places, torch.full(rows.shape, 1.0 / rows.shape[1]))
         return
     stacked = nn.utils.rnn.pad_sequence(list(current), batch_first=True, padding_value=-1)
     real = stacked >= 0
@@ -59,11 +61,13 @@ def chunks(data: Examples, current: Sequence[Tensor], device_type: str) -> Itera
         dim=1, descending=True, stable=True
     )
     columns = torch.arange(stacked.shape[1])
-    rows = stacked.gather(1, order.gather(1, torch.minimum(columns, counts - 1)))
+    places = order.gather(1, torch.minimum(columns, counts - 1))
+    rows = stacked.gather(1, places)
     weights = torch.where(columns < counts, 1.0 / counts, 0.0)
     lengths = data.lengths[rows].amax(0).tolist()
     for start, end in cuts(lengths, len(current), CHUNK_OVERHEAD.get(device_type, 1 << 20)):
-        yield Chunk(rows[:, start:end], weights[:, start:end])
+        piece = slice(start, end)
+        yield Chunk(rows[:, piece], places[:, piece], weights[:, piece])
 
 
 def cuts(lengths: Sequence[int], clients: int, overhead: int) -> list[tuple[int, int]]:

@@ -16,10 +16,12 @@ from rolora.client.optimizer import build_optimizer
 from rolora.client.stack import Stack
 from rolora.config import OptimizerConfig
 from rolora.core.rules import ClientRule, Job, Trained
-from rolora.core.seeds import torch_generator
+from rolora.core.seeds import derive
 from rolora.core.types import Adapter
 from rolora.data import Examples
+from rolora.model.dropout import client_streams, row_streams
 from rolora.model.lora import LoraModel
+from rolora.model.prefix import Rows
 
 
 def local_update(
@@ -55,18 +57,17 @@ def local_update(
     optimizer = build_optimizer(stack, settings)
     beside = [rule.steps(stack, optimizer) for rule in rules]
     plans = [job.plan for job in jobs]
-    generator = None
-    if model.dropout_p > 0:
-        generator = torch_generator(seed, "dropout", plans[0].round, plans[0].client)
-    model.mount(stack.tensors(), [plan.scaling for plan in plans], generator)
+    seeds = [derive(seed, "dropout", plan.round, plan.client) for plan in plans]
+    model.mount(stack.tensors(), [plan.scaling for plan in plans])
     batches = [batch_rows(job.rows, job.plan, settings, seed) for job in jobs]
     trained: dict[int, Trained] = {}
     losses = torch.zeros(len(jobs), device=model.device)
     for step in range(max(map(len, batches))):
         stack.gradients.zero_()
         current = [rows[step] if step < len(rows) else rows[-1] for rows in batches]
+        streams = client_streams(seeds, step, model.device) if model.dropout_p > 0 else None
         for chunk in chunks(data, current, model.device.type):
-            loss = chunk_loss(model, data, chunk)
+            loss = chunk_loss(model, data, chunk, streams)
             loss.sum().backward()
             losses += loss.detach()
         for steps in beside:
@@ -81,10 +82,15 @@ def local_update(
     return [trained[k] for k in range(len(jobs))]
 
 
-def chunk_loss(model: LoraModel, data: Examples, chunk: Chunk) -> Tensor:
-    """Each client's share of its mean loss in this chunk: ``[K]``."""
+def chunk_loss(
+    model: LoraModel, data: Examples, chunk: Chunk, streams: Tensor | None = None
+) -> Tensor:
+    """Each client's share of its mean loss in this chunk: ``[K]``; `streams` ``[K]`` are what its
+    dropout is drawn from.
+    """
     rows = chunk.rows.reshape(-1)
-    logits = model.logits(data.batch(rows), rows)
+    drawn = None if streams is None else row_streams(streams, chunk.places)
+    logits = model.logits(data.batch(rows), Rows(data.fingerprint, rows), drawn)
     labels = data.labels[rows].to(logits.device)
     loss = nn.functional.cross_entropy(logits, labels, reduction="none")
     return (loss.view(chunk.rows.shape) * chunk.weights.to(loss.device)).sum(1)

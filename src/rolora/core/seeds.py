@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import numpy as np
 import torch
 
 
 def derive(seed: int, *names: str | int) -> int:
-    """A 63-bit seed for what `names` say, independent between names and the same everywhere."""
-    text = "/".join(str(name) for name in (seed, *names))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    """A 63-bit seed for what `names` say, independent between names and the same everywhere.
+
+    A number and its digits are one name; other names, or names joined otherwise, are others.
+    """
+    return int.from_bytes(hashlib.sha256(_joined(seed, *names).encode()).digest()[:8], "big") >> 1
+
+
+def _joined(*names: str | int) -> str:
+    """One text for the names and for no others: one that begins with a bracket cannot be a plain
+    one, which begins with the seed.
+    """
+    texts = [str(name) for name in names]
+    return json.dumps(texts) if any("/" in text for text in texts) else "/".join(texts)
 
 
 def torch_generator(seed: int, *names: str | int) -> torch.Generator:

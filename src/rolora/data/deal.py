@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from rolora.config import Config
+from rolora.core.errors import BadInput
 from rolora.data import (
     Examples,
     assign_like,
@@ -15,7 +17,11 @@ from rolora.data import (
 
 
 def deal(config: Config, examples: Mapping[str, Examples]) -> dict[str, list[torch.Tensor]]:
-    """Each client's share of every split; held-out shares follow the training shares."""
+    """Each client's share of every split; held-out shares follow the training shares.
+
+    Raises:
+        BadInput: there are too few examples, or a held-out one would belong to nobody.
+    """
     train = examples["train"]
     by_field = config.partition.name == "field" and config.partition.field
     field = train.values(by_field) if by_field else None
@@ -27,7 +33,25 @@ def deal(config: Config, examples: Mapping[str, Examples]) -> dict[str, list[tor
     for name in ("validation", "test"):
         held = examples[name]
         held_field = held.values(by_field) if by_field else None
+        if field is not None and held_field is not None:
+            _check_owned(f"partition.field = {by_field!r}", name, field, held_field)
         shares[name] = assign_like(
             shares["train"], train.labels, held.labels, config.seed, field, held_field
         )
     return shares
+
+
+def _check_owned(
+    where: str, name: str, field: Sequence[object], held_field: Sequence[object]
+) -> None:
+    """Every held-out example belongs to the client that trains on its value of the field."""
+    known = set(field)
+    strangers = Counter(value for value in held_field if value not in known)
+    if strangers:
+        value, count = strangers.most_common(1)[0]
+        more = f" ({len(strangers) - 1} other values likewise)" if len(strangers) > 1 else ""
+        raise BadInput(
+            f"{where}: {count} of {len(held_field)} {name} examples have the value {value!r}, "
+            f"which no training example has, and would belong to no client{more}; leave them out, "
+            "or partition by another field"
+        )

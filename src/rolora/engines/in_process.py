@@ -114,11 +114,7 @@ class InProcess:
         return self.runtime.begin(plan, replica, kept, rows, self.first_head)
 
     def _choose_stack(self, examples: Examples) -> int:
-        """Not a function of the workers: another number of cores must give the same bits. One where
-        dropout is drawn, since the draws of a stack have the shape of its longest batch.
-        """
-        if self.model.dropout_p > 0:
-            return 1
+        """Not a function of the workers: another number of cores must give the same bits."""
         tokens = self.config.optimizer.batch_size * float(examples.lengths.float().mean())
         limit = STACK_TOKENS.get(self.model.device.type, 1024)
         half = -(-self.config.federation.cohort_size // 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from rolora.core.types import Adapter, ClientInfo, ServerState
 from rolora.data import (
     Examples,
     RawSplits,
+    check_known,
     label_table,
     load_data,
     tokenize,
@@ -24,8 +26,9 @@ from rolora.data import (
 from rolora.data.deal import deal
 from rolora.engines.in_process import InProcess
 from rolora.methods import Method, Setting, make_method
+from rolora.model.checks import check_positions
 from rolora.model.loading import Pretrained, build_lora_model, load_pretrained, resolve_device
-from rolora.model.lora import LoraModel
+from rolora.model.lora import LoraModel, check_ranks
 from rolora.server.ledger import Ledger
 from rolora.server.round import Engine
 from rolora.stages import make_stage
@@ -197,8 +200,8 @@ def loaded_from(config: Config) -> dict[str, Any]:
     }
 
 
-def load(config: Config) -> Loaded:
-    """Load data and model.
+def load(config: Config, notice: Callable[[str], None] = warnings.warn) -> Loaded:
+    """Load data and model; give notice of what is doubtful in them.
 
     Raises:
         BadInput: they cannot be had or do not fit.
@@ -206,22 +209,26 @@ def load(config: Config) -> Loaded:
     resolve_device(config.model.device)
     raw = load_data(config.data, config.seed)
     pretrained = load_pretrained(config.model, raw.train.label_names, config.seed)
-    examples = tokenized(raw, pretrained, config)
+    examples = tokenized(raw, pretrained, config, notice)
     return Loaded(pretrained, build_lora_model(pretrained, config), examples, raw.test_from)
 
 
-def prepare(config: Config, loaded: Loaded | None = None) -> Prepared:
+def prepare(
+    config: Config, loaded: Loaded | None = None, notice: Callable[[str], None] = warnings.warn
+) -> Prepared:
     """Load data and model, deal the examples out, make the method.
 
     Args:
         config: of the run.
         loaded: what was loaded for a config with the same :func:`loaded_from`.
+        notice: told what is doubtful in the data.
 
     Raises:
         BadInput: something in the config cannot be had or does not fit.
     """
     method = checked_method(config)
-    loaded = loaded or load(config)
+    loaded = loaded or load(config, notice)
+    check_ranks(loaded.model, config.lora)
     return Prepared(
         config=config,
         pretrained=loaded.pretrained,
@@ -245,13 +252,22 @@ def checked_method(config: Config) -> Method:
     return method
 
 
-def tokenized(raw: RawSplits, pretrained: Pretrained, config: Config) -> dict[str, Examples]:
-    """The splits by name."""
+def tokenized(
+    raw: RawSplits, pretrained: Pretrained, config: Config, notice: Callable[[str], None]
+) -> dict[str, Examples]:
+    """The splits by name.
+
+    Raises:
+        BadInput: texts may be longer than the model takes, or it knows nothing of them.
+    """
+    check_positions(pretrained.module, config.data.max_length)
     splits = {"train": raw.train, "validation": raw.validation, "test": raw.test}
-    return {
+    examples = {
         name: tokenize(split, pretrained.tokenizer, config.data.max_length)
         for name, split in splits.items()
     }
+    check_known(examples["train"], pretrained.tokenizer, notice)
+    return examples
 
 
 def build_engine(prepared: Prepared) -> InProcess:
@@ -269,4 +285,4 @@ def in_process(config: Config, notice: Callable[[str], None]) -> Iterator[Ready]
     Raises:
         BadInput: the config does not fit.
     """
-    yield prepare(config).ready()
+    yield prepare(config, notice=notice).ready()

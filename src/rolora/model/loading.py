@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from rolora.config import Config, ModelConfig
 from rolora.core.errors import BadInput
 from rolora.core.seeds import torch_generator
+from rolora.model.checks import check_plain, check_tokenizer, check_weights
 from rolora.model.first_token import keep_first_token
 from rolora.model.lora import LoraModel, match_targets
 
@@ -84,15 +84,18 @@ def load_pretrained(config: ModelConfig, label_names: Sequence[str], seed: int) 
     """Load the model with a head for `label_names`; what the checkpoint lacks comes from `seed`.
 
     Raises:
-        BadInput: nothing loadable under that name, or a device or dtype that is not there.
+        BadInput: nothing loadable under that name, weights or a tokenizer that do not fit, or a
+            device or dtype that is not there.
     """
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
     source = resolve_source(config.name)
     device = resolve_device(config.device)
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
     # CPU kernels of scaled-dot-product attention are slower in bf16 than plain products.
     attention = "eager" if device.type == "cpu" and dtype == torch.bfloat16 else "sdpa"
+    with _quiet(), _loading(config.name, source):
+        check_plain(config.name, AutoConfig.from_pretrained(source, trust_remote_code=False))
     with _quiet(), _loading(config.name, source), torch.random.fork_rng():
         module, info = AutoModelForSequenceClassification.from_pretrained(
             source,
@@ -106,11 +109,13 @@ def load_pretrained(config: ModelConfig, label_names: Sequence[str], seed: int) 
             use_safetensors=True,
             trust_remote_code=False,
         )
+    check_weights(config.name, module, info)
     fresh = {*info["missing_keys"], *(item[0] for item in info["mismatched_keys"])}
     draw_parameters(module, fresh, seed)
     body = module.base_model_prefix + "."
     head = [n for n, _ in module.named_parameters() if n in fresh or not n.startswith(body)]
     tokenizer = load_tokenizer(config)
+    check_tokenizer(config.name, module, tokenizer)
     if module.config.pad_token_id is None:
         module.config.pad_token_id = tokenizer.pad_token_id
     module.to(device=device, dtype=dtype)
@@ -173,13 +178,15 @@ def build_lora_model(pretrained: Pretrained, config: Config) -> LoraModel:
 def _loading(name: str, source: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, LookupError, RuntimeError, TypeError, SafetensorError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+    except BadInput:
+        raise
+    except Exception as error:  # readers of others' files raise all sorts
+        first = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
         known = ", ".join(PACKAGED)
         raise BadInput(
             f"model.name = {name!r}: no sequence classifier could be loaded from {source}"
-            f"{offline}; give a known name ({known}), a hub name or a directory. {first}"
+            f"{offline}; give a known name ({known}), a hub name or a directory ({first})"
         ) from None
 
 

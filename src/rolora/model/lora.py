@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +21,10 @@ from rolora.config import LoraSettings
 from rolora.core.errors import BadInput, nearest
 from rolora.core.seeds import torch_generator
 from rolora.core.types import Adapter, Key, Layout, Part
+from rolora.model.dropout import dropped, layer_stream
 from rolora.model.frozen_linear import frozen_product, speed_up_frozen_linears
 from rolora.model.low_rank import low_rank_update
-from rolora.model.prefix import FrozenPrefix
+from rolora.model.prefix import FrozenPrefix, Rows
 
 
 class StackedLoRA(nn.Module):
@@ -33,18 +36,21 @@ class StackedLoRA(nn.Module):
     Attributes:
         A: ``[K, r, d_in]``; B: ``[K, d_out, r]``; scaling: ``[K, 1, 1]``.
         delta: ``[d_out, d_in]``, added to the base weight, or None.
-        dropout_p: probability of dropping an input of A while training.
+        dropout_p: probability of dropping an input of A where the rows have streams.
+        streams: int64 ``[K n]``, the random numbers of the rows that pass
+            (:mod:`rolora.model.dropout`); None drops nothing.
     """
 
-    def __init__(self, base: nn.Module, dropout_p: float = 0.0):
+    def __init__(self, base: nn.Module, dropout_p: float = 0.0, name: str = ""):
         super().__init__()
         self.base = base
         self.dropout_p = dropout_p
+        self.stream = layer_stream(name)
         self.A: Tensor | None = None
         self.B: Tensor | None = None
         self.scaling = torch.ones(1, 1, 1)
         self.delta: Tensor | None = None
-        self.generator: torch.Generator | None = None
+        self.streams: Tensor | None = None
 
     @property
     def d_in(self) -> int:
@@ -79,10 +85,7 @@ class StackedLoRA(nn.Module):
         return low_rank_update(rows, inputs, A, B, self.scaling.to(x.dtype)).view(y.shape)
 
     def _dropout(self, x: Tensor) -> Tensor:
-        if self.generator is None or self.dropout_p == 0.0:
-            return x
-        keep = torch.rand(x.shape, generator=self.generator) >= self.dropout_p
-        return x * keep.to(device=x.device, dtype=x.dtype) / (1.0 - self.dropout_p)
+        return x if self.streams is None else dropped(x, self.dropout_p, self.streams, self.stream)
 
 
 def _held(factor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -145,6 +148,8 @@ class LoraModel:
         head: names of the head's parameters.
         dropout_p: LoRA dropout.
         train_head: whether the head's parameters are replaced by stacked ones, to be trained.
+        cache_bytes: bound of the cache of what the layers below the lowest target compute; LoRA
+            dropout does not reach them.
     """
 
     def __init__(
@@ -164,9 +169,7 @@ class LoraModel:
         speed_up_frozen_linears(module)
         self.device = next(module.parameters()).device
         self.dropout_p = dropout_p
-        self.prefix = (
-            FrozenPrefix.install(module, targets, cache_bytes) if dropout_p == 0.0 else None
-        )
+        self.prefix = FrozenPrefix.install(module, targets, cache_bytes)
 
     def twin(self) -> LoraModel:
         """Another set of LoRA layers over the same base weights, for a worker of its own."""
@@ -196,12 +199,7 @@ class LoraModel:
             tensors[name, "head"] = tensor.float().cpu()
         return Adapter.of(tensors)
 
-    def mount(
-        self,
-        tensors: Mapping[Key, Tensor],
-        scaling: Sequence[float],
-        generator: torch.Generator | None = None,
-    ) -> None:
+    def mount(self, tensors: Mapping[Key, Tensor], scaling: Sequence[float]) -> None:
         """Put K clients' tensors in place: each has a leading axis of K.
 
         Modules without factors in `tensors` run their base alone; ``D`` ``[d_out, d_in]`` has no
@@ -210,27 +208,49 @@ class LoraModel:
         s = torch.tensor(list(scaling), device=self.device).view(-1, 1, 1)
         for name, layer in self.layers.items():
             layer.A, layer.B = tensors.get((name, "A")), tensors.get((name, "B"))
-            layer.scaling, layer.generator = s, generator
+            layer.scaling = s
             delta = tensors.get((name, "D"))
             weight = layer.base_weight()
             layer.delta = None if delta is None else delta.to(weight.device, weight.dtype)
         for name, slot in self.head.items():
             setattr(slot.module, slot.attribute, tensors[name, "head"])
 
-    def logits(self, batch: Mapping[str, Tensor], rows: Tensor | None = None) -> Tensor:
+    def logits(
+        self,
+        batch: Mapping[str, Tensor],
+        rows: Rows | None = None,
+        streams: Tensor | None = None,
+    ) -> Tensor:
         """``[rows, labels]`` in float32.
 
         Args:
             batch: the model's inputs, on any device.
-            rows: the examples' numbers, so that frozen activations can be found again; None
+            rows: which examples these are, so that frozen activations can be found again; None
                 computes everything.
+            streams: int64 ``[rows]``, each row's random numbers for LoRA dropout; None drops
+                nothing.
         """
         inputs = {name: value.to(self.device) for name, value in batch.items()}
-        if self.prefix is not None:
-            self.prefix.rows = rows
-        output = self.module(**inputs)
+        with self._passing(rows, streams):
+            output = self.module(**inputs)
         logits = output if isinstance(output, Tensor) else output.logits
         return logits.float()
+
+    @contextmanager
+    def _passing(self, rows: Rows | None, streams: Tensor | None) -> Iterator[None]:
+        """Let the layers know which rows pass, which a model's own forward cannot tell them."""
+        layers = [] if streams is None else list(self.layers.values())
+        try:
+            if self.prefix is not None:
+                self.prefix.rows = rows
+            for layer in layers:
+                layer.streams = streams
+            yield
+        finally:
+            if self.prefix is not None:
+                self.prefix.rows = None
+            for layer in layers:
+                layer.streams = None
 
     def num_parameters(self) -> int:
         """Number of the base model's parameters, head included."""
@@ -247,7 +267,7 @@ def _replace_by_lora(module: nn.Module, name: str, dropout_p: float) -> StackedL
             f"lora.target_modules: {name} is a {type(base).__name__}; "
             "LoRA adapts Linear and Conv1D layers"
         )
-    layer = StackedLoRA(base, dropout_p)
+    layer = StackedLoRA(base, dropout_p, name)
     parent, _, attribute = name.rpartition(".")
     setattr(module.get_submodule(parent), attribute, layer)
     return layer
@@ -301,28 +321,64 @@ def match_targets(
     if not wanted:
         reason = f"no default for model type {model_type!r}" if wanted is None else "names none"
         raise BadInput(f"lora.target_modules: {reason}; name some of {', '.join(known)}")
-    layers = layer_numbers(lora.layers)
-    config = LoraConfig(target_modules=list(wanted), layers_to_transform=layers)
-    found = [name for name in linear if check_target_module_exists(config, name)]
     for target in wanted:
         if not any(name == target or name.endswith("." + target) for name in linear):
             raise BadInput(
                 f"lora.target_modules: {target!r} matches no linear layer{nearest(target, known)}"
             )
+    layers = layer_numbers(lora.layers)
+    if layers is not None:
+        _check_layers(lora.layers, layers, list(filter(None, map(_LAYER.match, linear))))
+    config = LoraConfig(target_modules=list(wanted), layers_to_transform=layers)
+    found = [name for name in linear if check_target_module_exists(config, name)]
     if not found:
         raise BadInput(f"lora.layers = {lora.layers!r}: no target module lies in these layers")
     return found
 
 
+_LAYER = re.compile(r".*\.[^.]*\.(\d+)\.")
+"""Where PEFT sees the number of a layer in a module's name."""
+
+
 def layer_numbers(layers: str) -> list[int] | None:
-    """``all`` -> None, ``12-14,20`` -> [12, 13, 14, 20]."""
+    """``all`` -> None, ``12-14,20`` -> [12, 13, 14, 20].
+
+    Raises:
+        BadInput: a range ends before it begins.
+    """
     if layers == "all":
         return None
     numbers: list[int] = []
     for item in layers.split(","):
         first, _, last = item.partition("-")
+        if int(last or first) < int(first):
+            raise BadInput(f"lora.layers = {layers!r}: {item} ends before it begins")
         numbers.extend(range(int(first), int(last or first) + 1))
     return numbers
+
+
+def _check_layers(layers: str, numbers: Sequence[int], found: Sequence[re.Match[str]]) -> None:
+    last = max((int(match[1]) for match in found), default=None)
+    if last is None:
+        raise BadInput(f"lora.layers = {layers!r}: the model has no numbered layers; use all")
+    if max(numbers) > last:
+        raise BadInput(f"lora.layers = {layers!r}: the model has layers 0 to {last}, no others")
+
+
+def check_ranks(model: LoraModel, lora: LoraSettings) -> None:
+    """Refuse factors wider than the layers that they change.
+
+    Raises:
+        BadInput: a rank is beyond the smaller side of an adapted layer.
+    """
+    name, layer = min(model.layers.items(), key=lambda item: min(item[1].d_in, item[1].d_out))
+    width = min(layer.d_in, layer.d_out)
+    if lora.max_rank > width:
+        field = f"r = {lora.r}" if lora.client_ranks is None else f"client_ranks: {lora.max_rank}"
+        raise BadInput(
+            f"lora.{field}: {name} is {layer.d_out} x {layer.d_in}, so that more than rank "
+            f"{width} has no use; take at most {width}"
+        )
 
 
 def peft_parts(name: str, part: Part) -> str:

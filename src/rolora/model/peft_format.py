@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,21 @@ from safetensors.torch import save
 from torch import Tensor
 
 from rolora.config import Config
+from rolora.core.errors import BadInput
 from rolora.core.types import Adapter, Key
 from rolora.model.loading import Pretrained
 from rolora.model.lora import LoraModel
 from rolora.records.atomic import write_atomic
 
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+SUMS = "SHA256SUMS"
+
 
 def save_adapter(
     directory: Path, parts: Adapter, model: LoraModel, pretrained: Pretrained, config: Config
 ) -> None:
-    """Write ``adapter_config.json`` and ``adapter_model.safetensors``, whole or not at all.
+    """Write ``adapter_config.json``, ``adapter_model.safetensors`` and ``SHA256SUMS`` of both (for
+    ``sha256sum -c``), whole or not at all.
 
     ``PeftModel.from_pretrained(base, directory)`` then computes what the run's model computes.
     The head is saved with the factors, since without it they mean nothing. Where the method moved
@@ -48,9 +55,12 @@ def save_adapter(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     payload = save({name: t.contiguous() for name, t in tensors.items()}, {"format": "pt"})
-    write_atomic(temporary / "adapter_model.safetensors", payload)
     text = json.dumps(peft_config, indent=2, sort_keys=True)
-    write_atomic(temporary / "adapter_config.json", text.encode())
+    files = dict(zip(ADAPTER_FILES, (text.encode(), payload), strict=True))
+    for name, content in files.items():
+        write_atomic(temporary / name, content)
+    sums = "".join(f"{_sha256(content)}  {name}\n" for name, content in files.items())
+    write_atomic(temporary / SUMS, sums.encode())
     shutil.rmtree(directory, ignore_errors=True)
     temporary.rename(directory)
 
@@ -102,7 +112,42 @@ def jsonable(value: Any) -> Any:
     return getattr(value, "value", value)
 
 
-def save_merged(directory: Path, adapter: Path, pretrained: Pretrained) -> None:
+def check_adapter(directory: Path, notice: Callable[[str], None]) -> None:
+    """See whether a saved adapter is as it was written.
+
+    Args:
+        directory: that :func:`save_adapter` wrote.
+        notice: told where there are no checksums, as an earlier version left none.
+
+    Raises:
+        BadInput: a file is missing or has changed.
+    """
+    for name in ADAPTER_FILES:
+        if not (directory / name).is_file():
+            raise BadInput(f"{directory}: not a finished adapter, it holds no {name}")
+    if not (directory / SUMS).exists():
+        notice(f"{directory} holds no {SUMS}: whether it is sound cannot be seen")
+        return
+    lines = (directory / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for name in ADAPTER_FILES:
+        if sums.get(name) != _sha256((directory / name).read_bytes()):
+            raise BadInput(
+                f"{directory / name}: is damaged, its checksum is not that of {SUMS}; take it "
+                "from a copy, or run again"
+            )
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def save_merged(
+    directory: Path,
+    adapter: Path,
+    pretrained: Pretrained,
+    notice: Callable[[str], None] = warnings.warn,
+) -> None:
     """Write base and saved adapter as one model, loadable by ``from_pretrained``, and its
     tokenizer.
 
@@ -110,9 +155,18 @@ def save_merged(directory: Path, adapter: Path, pretrained: Pretrained) -> None:
         directory: where to.
         adapter: a directory that :func:`save_adapter` wrote.
         pretrained: the base model, freshly loaded; it is changed.
+        notice: as for :func:`check_adapter`.
+
+    Raises:
+        BadInput: the adapter is damaged, or does not fit the model.
     """
     from peft import PeftModel
 
-    merged = PeftModel.from_pretrained(pretrained.module, str(adapter)).merge_and_unload()
+    check_adapter(adapter, notice)
+    try:
+        merged = PeftModel.from_pretrained(pretrained.module, str(adapter)).merge_and_unload()
+    except Exception as error:  # readers of others' files raise all sorts
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise BadInput(f"{adapter}: no adapter that fits {pretrained.source} ({reason})") from None
     merged.save_pretrained(directory)
     pretrained.tokenizer.save_pretrained(directory)

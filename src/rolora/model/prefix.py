@@ -11,6 +11,7 @@ import inspect
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
@@ -18,16 +19,33 @@ import torch
 from torch import Tensor, nn
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Which examples a batch holds.
+
+    Args:
+        data: the fingerprint of the data that they are from.
+        numbers: int64 ``[n]``, their numbers there.
+    """
+
+    data: str
+    numbers: Tensor
+
+    def keys(self) -> list[tuple[str, int]]:
+        """A key for each example, the same wherever it comes from."""
+        return [(self.data, number) for number in self.numbers.tolist()]
+
+
 class ActivationCache:
-    """Activations by example number, the longest unused dropped beyond `capacity` bytes."""
+    """Activations by data and row, the longest unused dropped beyond `capacity` bytes."""
 
     def __init__(self, capacity: int):
         self.capacity = capacity
-        self.held: OrderedDict[int, Tensor] = OrderedDict()
+        self.held: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
         self.size = 0
         self.lock = Lock()
 
-    def get(self, row: int) -> Tensor | None:
+    def get(self, row: tuple[str, int]) -> Tensor | None:
         """The activations ``[length, d]`` of one example, if they are held."""
         with self.lock:
             item = self.held.get(row)
@@ -35,7 +53,7 @@ class ActivationCache:
                 self.held.move_to_end(row)
             return item
 
-    def put(self, row: int, item: Tensor) -> None:
+    def put(self, row: tuple[str, int], item: Tensor) -> None:
         """Hold the activations of one example."""
         with self.lock:
             if row in self.held:
@@ -50,14 +68,14 @@ class FrozenPrefix(nn.Module):
     """Takes the place of the first transformer layer and stands for all frozen ones.
 
     Attributes:
-        rows: the numbers of the examples in the coming batch; None computes without the cache.
+        rows: the examples of the batch that passes; None computes without the cache.
         cache: shared by all workers.
     """
 
     def __init__(self, layers: Sequence[nn.Module], capacity: int):
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self.rows: Tensor | None = None
+        self.rows: Rows | None = None
         self.cache = ActivationCache(capacity)
 
     @staticmethod
@@ -95,12 +113,12 @@ class FrozenPrefix(nn.Module):
             return hidden
         lengths = _lengths(attention_mask, hidden)
         items = [
-            self._item(int(row), hidden[i : i + 1, :length], args, kwargs)
-            for i, (row, length) in enumerate(zip(self.rows.tolist(), lengths, strict=True))
+            self._item(row, hidden[i : i + 1, :length], args, kwargs)
+            for i, (row, length) in enumerate(zip(self.rows.keys(), lengths, strict=True))
         ]
         return torch.nn.utils.rnn.pad_sequence(items, batch_first=True)
 
-    def _item(self, row: int, hidden: Tensor, args: Any, kwargs: Any) -> Tensor:
+    def _item(self, row: tuple[str, int], hidden: Tensor, args: Any, kwargs: Any) -> Tensor:
         item = self.cache.get(row)
         if item is None:
             with torch.no_grad():

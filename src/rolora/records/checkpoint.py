@@ -24,10 +24,9 @@ from torch import Tensor
 from rolora.core.errors import BadInput
 from rolora.core.types import Adapter, ServerState
 from rolora.records.atomic import write_atomic
+from rolora.records.schema import SCHEMA
 from rolora.records.wire import parse_name, tensor_name
 
-SCHEMA = 2
-"""Of the files that are written; those of schema 1 say of none."""
 SHARED = "pieces"
 LINES = 100
 """Lines of metrics in a shared file; the last ones, fewer than these, lie in the checkpoint."""

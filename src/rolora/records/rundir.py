@@ -12,8 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rolora.config import Config, dump_config
 from rolora.core.errors import BadInput
 from rolora.core.types import ServerState
@@ -23,6 +21,7 @@ from rolora.records.files import read_metrics
 from rolora.records.schema import RoundRecord, Start, Summary
 from rolora.server.ledger import Ledger
 from rolora.server.round import Engine
+from rolora.yaml_text import read_mapping
 
 MAY_CHANGE = {"rounds", "checkpoint", "engine"}
 """Sections of the config that may differ when a run goes on."""
@@ -214,12 +213,4 @@ def read_run_config(path: Path) -> dict[str, Any]:
     Raises:
         BadInput: no run there.
     """
-    try:
-        raw = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadInput(
-            f"{path}: not a run directory, config.yaml cannot be read ({error})"
-        ) from None
-    if not isinstance(raw, dict):
-        raise BadInput(f"{path / 'config.yaml'}: must be a mapping of keys to values")
-    return raw
+    return read_mapping(path / "config.yaml", f"{path}: not a run directory, config.yaml")

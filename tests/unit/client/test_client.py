@@ -429,6 +429,69 @@ def test_torchs_random_numbers_have_no_say_with_dropout():
     assert not torch.equal(first.parts.flat, other.parts.flat)
 
 
+def spied(model):
+    """What dropout makes of ones, by client seed: masks as the layers see them, in order."""
+    seen = []
+    for layer in model.layers.values():
+        layer.register_forward_pre_hook(
+            lambda layer, inputs: seen.append(
+                (len(inputs[0]), layer._dropout(torch.ones_like(inputs[0])))
+            )
+        )
+    return seen
+
+
+@pytest.mark.parametrize("overhead", [0, 10**9])
+def test_with_dropout_a_stack_gives_what_its_clients_give_alone(model_dir, monkeypatch, overhead):
+    """Ragged lengths, batches of different sizes, different ranks, however batches are cut."""
+    monkeypatch.setitem(CHUNK_OVERHEAD, "cpu", overhead)
+    chosen = small.config(model={"name": str(model_dir("bert"))}, lora={"dropout": 0.3})
+    model = small.text_model(model_dir("bert"), chosen)
+    data = small.text_examples(sum(SIZES), longest=30)
+    jobs = jobs_for(model, ranks=(1, 3, 2, 2))
+    stacked = local_update(model, data, jobs, settings(), seed=0)
+    for job, together in zip(jobs, stacked, strict=True):
+        (alone,) = local_update(model, data, [job], settings(), seed=0)
+        assert_same(together, alone)
+    reordered = local_update(model, data, jobs[::-1], settings(), seed=0)
+    for one, other in zip(stacked, reordered[::-1], strict=True):
+        assert_same(one, other)
+
+
+def test_masks_are_the_same_bits_in_a_stack_and_alone():
+    model, data = small.net_model(dropout_p=0.4), small.pixel_examples(sum(SIZES))
+    jobs = [job for job in jobs_for(model) if len(job.rows) >= 4]
+    seen = spied(model)
+    alone = []
+    for job in jobs:
+        seen.clear()
+        local_update(model, data, [job], settings(batch_size=4), seed=0)
+        alone.append([mask for _, mask in seen])
+    seen.clear()
+    local_update(model, data, jobs, settings(batch_size=4), seed=0)
+    for step, (_, mask) in enumerate(seen):
+        pieces = mask.split(len(mask) // len(jobs))
+        for k, piece in enumerate(pieces):
+            if step < len(alone[k]):
+                own = alone[k][step]
+                assert torch.equal(piece[: len(own)], own)
+    assert not torch.equal(alone[0][0], alone[1][0])
+
+
+def test_every_round_and_step_drops_others():
+    model, data = small.net_model(dropout_p=0.4), small.pixel_examples(sum(SIZES))
+    (job,) = jobs_for(model)[:1]
+    seen = spied(model)
+    local_update(model, data, [job], settings(local_steps=2), seed=0)
+    first = [mask for _, mask in seen]
+    seen.clear()
+    later = replace(job, plan=replace(job.plan, round=job.plan.round + 1))
+    local_update(model, data, [later], settings(local_steps=2), seed=0)
+    half = len(first) // 2
+    assert not torch.equal(first[0], first[half])
+    assert not torch.equal(first[0], seen[0][1])
+
+
 # Batches -----------------------------------------------------------------------------------
 
 
@@ -490,8 +553,9 @@ def test_chunks_hold_every_example_once_with_its_weight():
     assert len(pieces) > 1
     weight = torch.zeros(40)
     for piece in pieces:
-        assert piece.rows.shape == piece.weights.shape
+        assert piece.rows.shape == piece.weights.shape == piece.places.shape
         for k, rows in enumerate(current):
+            assert torch.equal(rows[piece.places[k]], piece.rows[k])
             assert set(piece.rows[k].tolist()) <= set(rows.tolist())
         weight.index_add_(0, piece.rows.flatten(), piece.weights.flatten())
     expected = torch.cat([torch.full((len(r),), 1 / len(r)) for r in current])

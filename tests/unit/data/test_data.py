@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from rolora.config import DataConfig
 from rolora.core.errors import BadInput
-from rolora.data import Examples, RawSplit, load_data, pad_id, tokenize
+from rolora.data import Examples, RawSplit, check_known, load_data, pad_id, tokenize
 
 TEXTS = [f"sentence number {i}" for i in range(60)]
 WORDS = [("good", "bad", "odd")[i % 3] for i in range(60)]
@@ -179,6 +179,29 @@ def test_drawing_a_batch_is_cheap(tokenizer, rotten_tomatoes):
 def test_max_length_must_fit_the_tokenizer(tokenizer):
     with pytest.raises(BadInput, match=r"data.max_length = 100000: .* 3 to \d+ tokens"):
         tokenize(raw_split(TEXTS), tokenizer, 100_000)
+
+
+def known(texts, tokenizer):
+    notices = []
+    check_known(tokenize(raw_split(texts), tokenizer, 32), tokenizer, notices.append)
+    return notices
+
+
+def test_texts_of_which_a_tokenizer_knows_little_are_given_notice_of(tokenizer):
+    assert known(TEXTS, tokenizer) == []
+    assert known(["good film", "a bad one " * 4 + "\u2603"], tokenizer) == []
+    (notice,) = known(["good \U0001f600 \U0001f601", "bad \U0001f602"], tokenizer)
+    assert "60% of the training texts' tokens are unknown" in notice
+    for texts in (["\U0001f600", "\U0001f601 \U0001f602"], ["", " "]):
+        with pytest.raises(BadInput, match="knows no token of the training texts"):
+            known(texts, tokenizer)
+
+
+def test_a_tokenizer_whose_unknown_token_is_its_end_of_text_leaves_it_uncounted(tokenizer):
+    class Bytes:
+        all_special_ids, unk_token_id, bos_token_id, eos_token_id, pad_token_id = [5], 5, 5, 5, 5
+
+    check_known(token_examples([[5, 5, 5, 1], [5, 2]]), Bytes, pytest.fail)
 
 
 def test_padding_falls_back_to_the_end_of_sequence(tokenizer):
@@ -346,6 +369,72 @@ def test_a_split_may_lie_in_shards_in_a_subset_directory(frame, tmp_path):
     frame[25:].to_parquet(tmp_path / "part" / "train-00001-of-00002.parquet")
     raw = load_data(config(tmp_path, subset="part"), seed=0)
     assert set().union(*(p.text for p in parts_of(raw))) == set(TEXTS)
+
+
+def test_a_home_of_nobody_is_named():
+    said = message(config("~no.such.user/x.csv"))
+    assert said.startswith("data.path = '~no.such.user/x.csv': there is no user '~no.such.user'")
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"text": "b\ud800d"}, ["data.text = 'text': row 4", "half a character ('\\ud800'"]),
+        ({"mood": "\udfff"}, ["data.label = 'mood': row 4", "half a character"]),
+    ],
+)
+def test_half_a_character_is_named_with_its_row(record, words, frame, tmp_path):
+    rows = frame.to_dict("records")
+    rows[3] |= record
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    said = message(config(tmp_path / "d.json"))
+    assert all(word in said for word in words), said
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_a_column_that_stands_twice_is_named(kind, frame, tmp_path):
+    twice = pd.concat([frame, frame[["mood"]]], axis=1)
+    said = message(config(write(twice, tmp_path / f"d.{kind}")))
+    assert "has 2 columns 'mood'; give each its own name" in said
+
+
+def test_a_quoted_header_and_columns_without_a_name_are_read(tmp_path):
+    lines = ["text,mood,,", *(f"sentence {i},{WORDS[i]},," for i in range(30))]
+    (tmp_path / "d.csv").write_text("\n".join(lines))
+    assert sum(map(len, parts_of(load_data(config(tmp_path / "d.csv"), 0)))) == 30
+    lines[0] = '"text",mood,"a\nb",a'
+    (tmp_path / "d.csv").write_text("\n".join(lines))
+    assert sum(map(len, parts_of(load_data(config(tmp_path / "d.csv"), 0)))) == 30
+
+
+def test_parquet_keeps_the_names_of_classes_that_datasets_wrote(tmp_path):
+    kinds = datasets.ClassLabel(names=["bad", "good", "odd"])
+    features = datasets.Features({"text": datasets.Value("string"), "mood": kinds})
+    numbers = [i % 3 for i in range(60)]
+    written = datasets.Dataset.from_dict({"text": TEXTS, "mood": numbers}, features)
+    written.to_parquet(tmp_path / "train.parquet")
+    for path in (tmp_path / "train.parquet", tmp_path):
+        raw = load_data(config(path), seed=0)
+        assert raw.train.label_names == ("bad", "good", "odd")
+        numbers = [TEXTS.index(text) % 3 for text in raw.test.text]
+        assert raw.test.labels.tolist() == numbers
+
+
+def test_categories_and_missing_numbers_of_pandas_are_read(frame, tmp_path):
+    frame = frame.assign(mood=frame.mood.astype("category"), age=[None, *range(59)])
+    raw = load_data(config(write(frame, tmp_path / "d.parquet")), seed=0)
+    assert raw.train.label_names == ("bad", "good", "odd")
+    assert set(raw.train.fields) == {"mood", "who", "age"}
+
+
+def test_shards_of_other_classes_are_refused(tmp_path):
+    for i, names in enumerate((["a", "b"], ["b", "a"])):
+        kinds = {"text": datasets.Value("string"), "mood": datasets.ClassLabel(names=names)}
+        part = datasets.Dataset.from_dict(
+            {"text": TEXTS[:4], "mood": [0, 1, 0, 1]}, datasets.Features(kinds)
+        )
+        part.to_parquet(tmp_path / f"train-0000{i}-of-00002.parquet")
+    assert "its classes are not those of train-00001-of-00002.parquet" in message(config(tmp_path))
 
 
 def test_one_split_in_two_formats_is_refused(frame, tmp_path):

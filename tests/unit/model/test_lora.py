@@ -20,6 +20,7 @@ from rolora.model.lora import (
     StackedLayerNorm,
     StackedLinear,
     StackedLoRA,
+    check_ranks,
     layer_numbers,
     match_targets,
 )
@@ -107,14 +108,14 @@ def test_without_factors_the_base_runs_alone():
     assert torch.equal(StackedLoRA(base)(x), base(x))
 
 
-def test_dropout_drops_inputs_of_a_alone_and_is_drawn_from_its_generator():
+def test_dropout_drops_inputs_of_a_alone_and_is_drawn_from_the_rows_streams():
     base = base_layer("linear", 200, 200)
-    layer = StackedLoRA(base, dropout_p=0.25)
+    layer = StackedLoRA(base, dropout_p=0.25, name="layer")
     layer.A, layer.B = torch.eye(200)[None], torch.eye(200)[None]
     x = torch.ones(5, 200)
 
     def dropped(seed):
-        layer.generator = torch.Generator().manual_seed(seed)
+        layer.streams = torch.arange(5) + 100 * seed
         return (layer(x) - base(x)).round(decimals=4)
 
     first = dropped(0)
@@ -123,7 +124,7 @@ def test_dropout_drops_inputs_of_a_alone_and_is_drawn_from_its_generator():
     values, counts = first.unique(return_counts=True)
     assert values.tolist() == pytest.approx([0.0, 4 / 3], abs=1e-3)
     assert counts[0] / counts.sum() == pytest.approx(0.25, abs=0.06)
-    layer.generator = None  # evaluation
+    layer.streams = None  # evaluation
     torch.testing.assert_close(layer(x), base(x) + x)
 
 
@@ -330,7 +331,10 @@ def test_layer_numbers(layers, numbers):
     [
         ({"target_modules": ["querry"]}, ["'querry'", "did you mean query?", "value", "dense"]),
         ({"target_modules": ["query", "q_lin"]}, ["'q_lin' matches no linear layer", "query"]),
-        ({"target_modules": ["query"], "layers": "7-9"}, ["lora.layers = '7-9'", "no target"]),
+        ({"target_modules": ["query"], "layers": "7-9"}, ["lora.layers = '7-9'", "0 to 2"]),
+        ({"target_modules": ["query"], "layers": "0-99999"}, ["lora.layers = '0-99999'", "0 to 2"]),
+        ({"target_modules": ["query"], "layers": "0,3"}, ["lora.layers = '0,3'", "0 to 2"]),
+        ({"target_modules": ["query"], "layers": "2-1"}, ["'2-1': 2-1 ends before it begins"]),
         ({"target_modules": ["LayerNorm"]}, ["'LayerNorm' matches no linear layer"]),
         ({"target_modules": []}, ["lora.target_modules: names none; name some of", "query"]),
         ({"target_modules": ["classifier"]}, ["'classifier' matches no linear layer"]),
@@ -340,6 +344,25 @@ def test_targets_that_match_nothing_are_named_with_the_nearest(bert, settings, w
     with pytest.raises(BadInput) as error:
         match(pretrained(bert), **settings)
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_layers_of_a_model_without_numbered_ones_are_refused():
+    chosen = LoraSettings(target_modules=("wide",), layers="0")
+    with pytest.raises(BadInput, match=r"lora.layers = '0': .* no numbered layers; use all"):
+        match_targets(small.Net(), "net", chosen)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"r": 11}, "lora.r = 11: wide is 16 x 10, .* at most 10"),
+        ({"r": 2, "client_ranks": [1, 4, 99]}, "lora.client_ranks: 99: wide is 16 x 10"),
+    ],
+)
+def test_a_rank_beyond_a_layers_width_is_refused(settings, words):
+    with pytest.raises(BadInput, match=words):
+        check_ranks(small.net_model(), LoraSettings(**settings))
+    check_ranks(small.net_model(), LoraSettings(r=10))
 
 
 def test_a_model_type_without_defaults_lists_the_linear_layers():

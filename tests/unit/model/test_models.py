@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 import small
 from rolora.config import ModelConfig
 from rolora.core.errors import BadInput
+from rolora.model.checks import check_positions, num_positions
 from rolora.model.loading import (
     PACKAGED,
     load_pretrained,
@@ -130,6 +132,83 @@ def test_bfloat16_runs_on_the_cpu_and_stays_near_float32(model_dir, architecture
     assert (a - b).abs().max() > 0
 
 
+def changed(bert, path, **changes):
+    """A copy of the model whose config.json says something else; None takes a key out."""
+    shutil.copytree(bert, path, dirs_exist_ok=True)
+    raw = json.loads((path / "config.json").read_text()) | changes
+    kept = {key: value for key, value in raw.items() if value is not None}
+    (path / "config.json").write_text(json.dumps(kept))
+    return path
+
+
+ODD = {
+    "quantised": ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised (gptq)"),
+    "quantised by nobody": ({"quantization_config": {"bits": 4}}, "is quantised; give"),
+    "quantised in words": ({"quantization_config": "yes"}, "AttributeError"),
+    "no type": ({"model_type": None}, "model_type"),
+    "no width": ({"hidden_size": None}, "is [32] there and must be [768]"),
+    "another width": ({"hidden_size": 64}, "does not fit its weights"),
+    "no heads": ({"num_attention_heads": 0}, "ZeroDivisionError"),
+    "words for numbers": ({"num_hidden_layers": "three"}, "expected int, got str"),
+    "more layers": ({"num_hidden_layers": 5}, "its weights lack bert.encoder.layer.3.attention"),
+    "fewer words": ({"vocab_size": 32}, "word_embeddings.weight is [64, 32] there"),
+    "padding outside": ({"pad_token_id": 1000}, "Padding_idx"),
+    "another model": ({"model_type": "gpt2"}, "its weights lack transformer.h.0"),
+    "a list": (None, "no sequence classifier"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_configs_and_weights_that_do_not_fit_are_named(tmp_path, bert, kind):
+    changes, words = ODD[kind]
+    path = changed(bert, tmp_path, **(changes or {}))
+    if changes is None:
+        (path / "config.json").write_text("[1, 2]")
+    with pytest.raises(BadInput) as error:
+        load(path)
+    assert str(error.value).startswith(f"model.name = {str(tmp_path)!r}: ")
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("architecture", small.ARCHITECTURES)
+def test_a_model_without_its_tokenizer_is_refused(model_dir, tmp_path, architecture):
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(model_dir(architecture) / name, tmp_path)
+    with pytest.raises(BadInput, match=r"model.name = .*tokenizer"):
+        load(tmp_path)
+
+
+def test_a_tokenizer_of_more_words_than_the_model_has_is_refused(tmp_path, bert):
+    shutil.copytree(bert, tmp_path, dirs_exist_ok=True)
+    tokenizer = small.tokenizer()
+    tokenizer.add_tokens(["w60"])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match=r"tokens up to 64, its embeddings hold 64 \(0 to 63\)"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "positions"), [("bert", 80), ("roberta", 79), ("modernbert", 80)]
+)
+def test_positions_are_counted_from_where_the_model_counts_them(model_dir, architecture, positions):
+    """RoBERTa's first is the one after padding's: here 1."""
+    module = load(model_dir(architecture)).module
+    assert num_positions(module) == positions
+    check_positions(module, positions)
+    with pytest.raises(
+        BadInput, match=rf"data.max_length = {positions + 1}: .*at most {positions}"
+    ):
+        check_positions(module, positions + 1)
+
+
+def test_the_bound_is_where_roberta_breaks(model_dir):
+    module = load(model_dir("roberta")).module.eval()
+    module(input_ids=torch.full((1, 79), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        module(input_ids=torch.full((1, 80), 5))
+
+
 @pytest.mark.parametrize("kind", ["empty", "text", "torn", "unknown", "pickle", "code"])
 def test_what_cannot_be_loaded_is_named_with_what_would_be_right(tmp_path, bert, kind, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *_: "y")  # whoever asks before running code
@@ -146,13 +225,15 @@ def test_what_cannot_be_loaded_is_named_with_what_would_be_right(tmp_path, bert,
     elif kind == "code":
         names = {"AutoConfig": "own.Config", "AutoModelForSequenceClassification": "own.Model"}
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": names}))
-        (tmp_path / "own.py").write_text("raise AssertionError('this code must not run')")
+        marker = tmp_path / "ran"
+        (tmp_path / "own.py").write_text(f"open({str(marker)!r}, 'w')")
     with pytest.raises(BadInput) as error:
         load(tmp_path)
     message = str(error.value)
     assert message.startswith(f"model.name = {str(tmp_path)!r}: ")
     assert "minilm" in message
     assert "a hub name or a directory" in message
+    assert not (tmp_path / "ran").exists()
     assert "\n" not in message
 
 

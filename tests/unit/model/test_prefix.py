@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import small
 from rolora.model.loading import load_pretrained
 from rolora.model.lora import LoraModel
-from rolora.model.prefix import ActivationCache, FrozenPrefix
+from rolora.model.prefix import ActivationCache, FrozenPrefix, Rows
 
 UPPER = {
     "bert": ["bert.encoder.layer.2.attention.self.query", "bert.encoder.layer.1.output.dense"],
@@ -19,12 +19,11 @@ UPPER = {
 DATA = small.text_examples(30, longest=14)
 
 
-def model_of(model_dir, architecture, cache_bytes, targets=None):
+def model_of(model_dir, architecture, cache_bytes, targets=None, dropout_p=0.0):
     chosen = small.config(model={"name": str(model_dir(architecture))})
     loaded = load_pretrained(chosen.model, ("no", "yes"), seed=0)
-    model = LoraModel(
-        loaded.module, targets or UPPER[architecture], loaded.head, cache_bytes=cache_bytes
-    )
+    targets = targets or UPPER[architecture]
+    model = LoraModel(loaded.module, targets, loaded.head, dropout_p, cache_bytes=cache_bytes)
     adapter = model.initial_adapter(2, 0)
     generator = torch.Generator().manual_seed(1)
     lively = {key: torch.randn(t.shape, generator=generator) for key, t in adapter.items()}
@@ -32,10 +31,10 @@ def model_of(model_dir, architecture, cache_bytes, targets=None):
     return model
 
 
-def logits(model, rows, cached=True):
+def logits(model, rows, cached=True, data=DATA):
     rows = torch.as_tensor(rows)
     with torch.no_grad():
-        return model.logits(DATA.batch(rows), rows if cached else None)
+        return model.logits(data.batch(rows), Rows(data.fingerprint, rows) if cached else None)
 
 
 @pytest.mark.parametrize("architecture", UPPER)
@@ -84,13 +83,41 @@ def test_what_is_cached_is_not_computed_again(model_dir):
     logits(model, [1, 2, 3])
     logits(model, [3, 2, 4])
     assert len(calls) == 4
-    assert set(model.prefix.cache.held) == {1, 2, 3, 4}
+    first = DATA.fingerprint
+    assert set(model.prefix.cache.held) == {(first, 1), (first, 2), (first, 3), (first, 4)}
     held = sum(t.nbytes for t in model.prefix.cache.held.values())
     assert model.prefix.cache.size == held
-    assert model.prefix.cache.held[1].shape == (DATA.lengths[1], 32)
+    assert model.prefix.cache.held[first, 1].shape == (DATA.lengths[1], 32)
 
 
-def test_other_data_than_the_training_examples_pass_by_the_cache(model_dir):
+def test_rows_of_other_data_are_not_taken_for_those_that_are_held(model_dir):
+    """The same numbers in another split or task stand for other examples."""
+    model, other = model_of(model_dir, "bert", 2**20), small.text_examples(30, seed=1, longest=14)
+    logits(model, [1, 2, 3])
+    found = logits(model, [1, 2, 3], data=other)
+    expected = logits(model, [1, 2, 3], cached=False, data=other)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert len(model.prefix.cache.held) == 6
+
+
+def test_the_same_data_loaded_again_find_what_is_held(model_dir):
+    model = model_of(model_dir, "bert", 2**20)
+    logits(model, [1, 2, 3])
+    logits(model, [1, 2, 3], data=small.text_examples(30, longest=14))
+    assert len(model.prefix.cache.held) == 3
+
+
+def test_the_rows_of_one_call_are_not_those_of_the_next(model_dir):
+    model = model_of(model_dir, "bert", 2**20)
+    with pytest.raises(IndexError):
+        model.logits({"input_ids": torch.full((1, 3), 10**6)}, Rows("x", torch.tensor([0])))
+    assert model.prefix.rows is None
+    logits(model, [1])
+    model.module(**DATA.batch(torch.tensor([2, 3, 4])))
+    assert len(model.prefix.cache.held) == 1
+
+
+def test_what_gives_no_rows_passes_by_the_cache(model_dir):
     model = model_of(model_dir, "bert", 2**20)
     logits(model, [1, 2], cached=False)
     assert not model.prefix.cache.held
@@ -153,8 +180,14 @@ def test_a_net_without_numbered_layers_has_no_cache():
     assert FrozenPrefix.install(small.Net(), small.TARGETS, 2**20) is None
 
 
-def test_with_dropout_there_is_no_cache(model_dir):
-    chosen = small.config(model={"name": str(model_dir("bert"))})
-    loaded = load_pretrained(chosen.model, ("no", "yes"), seed=0)
-    model = LoraModel(loaded.module, UPPER["bert"], dropout_p=0.1, cache_bytes=2**20)
-    assert model.prefix is None
+def test_dropout_does_not_reach_what_is_cached(model_dir):
+    """It acts on inputs of A alone, and all of those lie above."""
+    plain, cached = (model_of(model_dir, "bert", size, dropout_p=0.3) for size in (0, 2**20))
+    rows = torch.arange(6)
+    for seed in (1, 1, 2):
+        streams = torch.arange(6) + 1000 * seed
+        expected = plain.logits(DATA.batch(rows), None, streams)
+        found = cached.logits(DATA.batch(rows), Rows(DATA.fingerprint, rows), streams)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert len(cached.prefix.cache.held) == 6
+    assert (expected - plain.logits(DATA.batch(rows))).abs().max() > 1e-3

@@ -224,7 +224,7 @@ def test_a_round_is_finished_once_it_is_written_and_what_ends_the_run_loses_none
         run_rounds(settings, method, Failing(), method.init(start()), ledger, record)
     [(state, held)] = record.states
     assert state.round == 2
-    assert [line["round"] for line in record.metrics] == [1, 2]
+    assert [line.round for line in record.metrics] == [1, 2]
     assert held[0] == {"A": 0, "B": 1}  # as after round 2, though it has been sent round 3's
     assert ledger.held[0] == {"A": 2, "B": 1}
 
@@ -237,7 +237,7 @@ def test_signals_while_a_round_is_written_come_after_it(during, every):
 
     class Signalled(small.Memory):
         def round_finished(self, metrics):
-            self.signal("round_finished", metrics["round"])
+            self.signal("round_finished", metrics.round)
             super().round_finished(metrics)
 
         def checkpoint(self, state, ledger, engine):
@@ -253,7 +253,7 @@ def test_signals_while_a_round_is_written_come_after_it(during, every):
     method, record = small.method(settings), Signalled()
     with pytest.raises(Interrupted), interruptible():
         run_rounds(settings, method, FakeEngine(), method.init(start()), Ledger(), record)
-    assert [line["round"] for line in record.metrics] == list(range(1, last + 1))
+    assert [line.round for line in record.metrics] == list(range(1, last + 1))
     saved = [state.round for state, _ in record.states]
     assert saved == (list(range(1, last + 1)) if every == 1 else [last])
 

@@ -19,6 +19,7 @@ from rolora.core.types import Layout
 from rolora.engines.preparation import DataFacts, Ready, TrainingEngine, checked_method
 from rolora.methods import Method
 from rolora.model.loading import build_lora_model, load_pretrained, resolve_device
+from rolora.model.lora import check_ranks
 from rolora.server.ledger import Ledger
 from rolora.server.round import needed
 
@@ -86,6 +87,7 @@ def joined(config: Config, transport: Transport, notice: Callable[[str], None]) 
     federation = Federation(config, transport, *_gather(config, transport, notice))
     pretrained = load_pretrained(config.model, federation.label_names, config.seed)
     model = build_lora_model(pretrained, config)
+    check_ranks(model, config.lora)
     labels = json.dumps(federation.label_names)
     return Ready(
         config=config,

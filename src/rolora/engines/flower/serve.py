@@ -82,7 +82,7 @@ def load_site(site: SiteConfig, run: Config) -> SiteModel:
     config = of_site(site, run)
     raw = load_data(config.data, config.seed)
     pretrained = load_pretrained(config.model, raw.train.label_names, config.seed)
-    examples = tokenized(raw, pretrained, config)
+    examples = tokenized(raw, pretrained, config, log.warning)
     if site.dealt:
         shares = deal(config, examples)
         examples = {name: own.select(shares[name][site.client]) for name, own in examples.items()}

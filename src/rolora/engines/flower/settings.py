@@ -8,17 +8,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
-import yaml
 from pydantic import Field
 
 from rolora.config import (
-    YAML_ERRORS,
     DataConfig,
     Positive,
     Section,
     parse_section,
 )
 from rolora.core.errors import BadInput
+from rolora.yaml_text import read_mapping
 
 if TYPE_CHECKING:
     pass
@@ -85,13 +84,7 @@ def load_settings(section: type[S], path: Path) -> S:
     Raises:
         BadInput: the file cannot be read, or holds a wrong key or value.
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, *YAML_ERRORS) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"--config {path}: cannot be read ({first})") from None
-    if not isinstance(raw, dict):
-        raise BadInput(f"--config {path}: must be a mapping of keys to values")
+    raw = read_mapping(path, f"--config {path}")
     return _beside(path.parent, parse_section(section, raw, str(path)))
 
 
