@@ -21,11 +21,11 @@ from pydantic import (
 from rolora.core.errors import BadInput, nearest
 from rolora.core.section import NonNegative, Positive, Rate, Section, Seed
 from rolora.core.types import ClientInfo
+from rolora.core.yaml_text import YamlError, parse_yaml, read_mapping
 from rolora.methods import METHODS, Options
 from rolora.methods.rolora import RoLoRAOptions
 from rolora.reducers import REDUCERS
 from rolora.stages import STAGES, StageOptions
-from rolora.yaml_text import YamlError, parse_yaml, read_mapping
 
 S = TypeVar("S", bound=Section)
 Chosen = TypeVar("Chosen", bound=Section)

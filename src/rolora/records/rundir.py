@@ -15,13 +15,13 @@ from typing import Any
 from rolora.config import Config, dump_config
 from rolora.core.errors import BadInput
 from rolora.core.types import ServerState
+from rolora.core.yaml_text import read_mapping
 from rolora.records.atomic import write_atomic
 from rolora.records.checkpoint import SCHEMA, Checkpoint, load_newest, save_checkpoint
 from rolora.records.files import read_metrics
 from rolora.records.schema import RoundRecord, Start, Summary
 from rolora.server.ledger import Ledger
 from rolora.server.round import Engine
-from rolora.yaml_text import read_mapping
 
 MAY_CHANGE = {"rounds", "checkpoint", "engine"}
 """Sections of the config that may differ when a run goes on."""

@@ -17,7 +17,7 @@ from rolora.config import (
     parse_section,
 )
 from rolora.core.errors import BadInput
-from rolora.yaml_text import read_mapping
+from rolora.core.yaml_text import read_mapping
 
 if TYPE_CHECKING:
     pass
