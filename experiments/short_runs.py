@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, TypedDict
 
-from rolora.core.types import ServerState
+from rolora.config import Config
+from rolora.core.errors import RunFailed
+from rolora.core.types import Evaluation, ServerState
+from rolora.engines.preparation import Prepared, build_engine
 from rolora.server.ledger import Ledger
-from rolora.server.round import Engine
+from rolora.server.round import Engine, run_rounds
 
 
 class Ending(TypedDict):
@@ -24,6 +29,17 @@ class Ending(TypedDict):
     bytes_up: int
     bytes_down: int
     seconds: float
+
+
+class TrialResult(Ending):
+    """What a run leaves. `accuracy`, over all clients' validation examples, and
+    `bytes_up_by_round`, sent up by then, belong to the evaluated `rounds`. `client_accuracy` is
+    each client's test accuracy, of those that have test examples; None where it was not asked for.
+    """
+
+    rounds: list[int]
+    bytes_up_by_round: list[int]
+    client_accuracy: dict[str, float] | None
 
 
 @dataclass
@@ -50,3 +66,65 @@ class Curve:
     def sent_down(self) -> int:
         """Bytes sent down in all rounds."""
         return sum(line["bytes_down"] for line in self.lines)
+
+
+def run_short(prepared: Prepared, state: ServerState, test: bool) -> TrialResult:
+    """Run all rounds.
+
+    A run in which no client's factors stay finite, or in which they grow until an SVD fails,
+    ends there; it scores chance, one over the number of labels, from then on.
+
+    Args:
+        prepared: the run.
+        state: before round 1.
+        test: whether the final model is judged on the test examples.
+    """
+    config, method, engine = prepared.config, prepared.method, build_engine(prepared)
+    curve, judged, begin = Curve(), None, time.perf_counter()
+    with suppress(RunFailed):
+        state = run_rounds(config, method, engine, state, Ledger(), curve)
+        if test:
+            judged = engine.evaluate(method.evaluation_plan(state), "test")
+    chance = 1.0 / prepared.examples["train"].num_labels
+    seen, sent = curve.evaluated(), curve.sent_up()
+    missed = [number for number in evaluated_rounds(config) if number > len(curve.lines)]
+    return TrialResult(
+        rounds=[line["round"] for line in seen] + missed,
+        accuracy=[line["eval_accuracy"] for line in seen] + [chance] * len(missed),
+        bytes_up_by_round=[sent[line["round"]] for line in seen] + [sent[-1]] * len(missed),
+        test_accuracy=_pooled(judged, chance) if test else None,
+        client_accuracy=None if judged is None else _by_client(judged),
+        diverged=judged is None if test else len(curve.lines) < config.rounds,
+        bytes_up=sent[-1],
+        bytes_down=curve.sent_down(),
+        seconds=round(time.perf_counter() - begin, 2),
+    )
+
+
+def ending(result: TrialResult) -> Ending:
+    """The part of it that every experiment keeps."""
+    return Ending(
+        accuracy=result["accuracy"],
+        test_accuracy=result["test_accuracy"],
+        diverged=result["diverged"],
+        bytes_up=result["bytes_up"],
+        bytes_down=result["bytes_down"],
+        seconds=result["seconds"],
+    )
+
+
+def evaluated_rounds(config: Config) -> list[int]:
+    """The rounds after which a run looks at the validation examples."""
+    every, last = config.evaluation.every, config.rounds
+    return sorted({*range(every, last + 1, every), last})
+
+
+def _pooled(results: Sequence[Evaluation] | None, chance: float) -> float:
+    """Accuracy over all clients' examples."""
+    if results is None:
+        return chance
+    return sum(r.correct for r in results) / sum(r.num_examples for r in results)
+
+
+def _by_client(results: Sequence[Evaluation]) -> dict[str, float]:
+    return {str(r.client): r.correct / r.num_examples for r in results}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from experiments.framework import Claim, Table, all_hold, greater, mean_std, not_below
+from experiments.claims import Claim, all_hold, greater, mean_std, not_below
 from experiments.glue.config import GlueConfig
 from experiments.glue.presets import (
     AVERAGE,
@@ -20,11 +20,11 @@ from experiments.glue.presets import (
 )
 from experiments.glue.runs import Runs, key, rounds_of
 from experiments.glue.tasks import TaskData
-from experiments.trials import TrialResult
+from experiments.methods import FFA, FLEXLORA, LORA, ROLORA
+from experiments.report import Table
+from experiments.short_runs import TrialResult
 from experiments.tuning import rate_in_words
 from rolora.report.units import byte_size
-
-LORA, FFA, FLEXLORA, ROLORA = "fedit", "ffa_lora", "flexlora", "rolora"
 
 
 @dataclass(frozen=True)

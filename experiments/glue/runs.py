@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil
 
-from rich.console import Console
-
-from experiments.framework import Cells
 from experiments.glue.config import GlueConfig
 from experiments.glue.presets import Line, Setting, lines_of, settings_of
 from experiments.glue.tasks import BATCH_SIZES, ROUNDS, TaskData
-from experiments.trials import Trial, TrialResult, run_trials
+from experiments.short_runs import TrialResult
+from experiments.trials import Trial, run_trials
 from experiments.tuning import Tuned, tune_and_judge
+from experiments.workspace import Workspace
 from rolora.config import (
     Config,
     EngineConfig,
@@ -31,7 +30,7 @@ Runs = Tuned[Key, TrialResult]
 """Finished runs."""
 
 
-def run_all(config: GlueConfig, tasks: Sequence[TaskData], cells: Cells, console: Console) -> Runs:
+def run_all(config: GlueConfig, tasks: Sequence[TaskData], workspace: Workspace) -> Runs:
     """Tune every line at the tuning seed, then run it at its rate with every seed."""
     places = {
         key(task, setting, line): (task, setting, line)
@@ -44,7 +43,7 @@ def run_all(config: GlueConfig, tasks: Sequence[TaskData], cells: Cells, console
         what: str, wanted: Sequence[tuple[Key, float, int]], test: bool
     ) -> Sequence[TrialResult]:
         trials = [trial(config, *places[place], rate, seed, test) for place, rate, seed in wanted]
-        return run_trials(what, trials, cells, config.workers, console)
+        return run_trials(what, trials, workspace, config.workers)
 
     return tune_and_judge(config, list(places), run)
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
-from rich.console import Console
 
-from experiments.framework import Cells
+from experiments import methods
 from experiments.mnist.data import Mnist
 from experiments.mnist.train import Init, Job, Worker
 from experiments.pool import run_jobs
@@ -21,6 +20,7 @@ from experiments.tuning import (
     over_rates,
     tune_and_judge,
 )
+from experiments.workspace import Workspace
 from rolora.config import (
     Config,
     DataConfig,
@@ -112,14 +112,21 @@ SPLITS = (
     SplitOfDigits("5x2", "5 clients, two digits each", 5),
     SplitOfDigits("10x1", "10 clients, one digit each", 10),
 )
-CENTRALISED = Variant("centralised", "Centralised", MethodConfig(name="fedit"), pooled=True)
+
+
+def _plain(key: str, method: str) -> Variant:
+    """A method as the paper has it."""
+    return Variant(key, methods.title_of(method), MethodConfig(name=method))
+
+
+CENTRALISED = Variant("centralised", "Centralised", MethodConfig(name=methods.LORA), pooled=True)
 GAUGE = Variant(
-    "gauge", "RoLoRA, orthonormal gauge", MethodConfig(name="rolora", gauge="orthonormal")
+    "gauge", "RoLoRA, orthonormal gauge", MethodConfig(name=methods.ROLORA, gauge="orthonormal")
 )
-ROLORA = Variant("rolora", "RoLoRA", MethodConfig(name="rolora"))
-LORA = Variant("lora", "LoRA (FedAvg)", MethodConfig(name="fedit"))
-FLEXLORA = Variant("flexlora", "FlexLoRA", MethodConfig(name="flexlora"))
-FFA = Variant("ffa_lora", "FFA-LoRA", MethodConfig(name="ffa_lora"))
+ROLORA = _plain("rolora", methods.ROLORA)
+LORA = _plain("lora", methods.LORA)
+FLEXLORA = _plain("flexlora", methods.FLEXLORA)
+FFA = _plain("ffa_lora", methods.FFA)
 VARIANTS = (CENTRALISED, GAUGE, ROLORA, LORA, FLEXLORA, FFA)
 
 Line = tuple[str, str]
@@ -130,13 +137,13 @@ Runs = Tuned[Line, Ending]
 """Finished runs; the grid holds the rate figure's seeds as well where that is made."""
 
 
-def run_all(config: MnistConfig, mnist: Mnist, cells: Cells, console: Console) -> Runs:
+def run_all(config: MnistConfig, mnist: Mnist, workspace: Workspace) -> Runs:
     """Tune every line at the tuning seed, then run it at its rate; the rest of the grid last."""
     lines = {(variant.key, split.key): (variant, split) for split in SPLITS for variant in VARIANTS}
 
     def run(what: str, wanted: Sequence[tuple[Line, float, int]], test: bool) -> Sequence[Ending]:
         jobs = [job(config, *lines[line], rate, seed, test) for line, rate, seed in wanted]
-        return run_jobs(what, jobs, Worker(mnist), cells, config.workers, console)
+        return run_jobs(what, jobs, Worker(mnist), workspace, config.workers)
 
     runs = tune_and_judge(config, list(lines), run)
     if config.figures == "rounds":
