@@ -1,24 +1,18 @@
 """MNIST from every source it may come from, and what damaged files say."""
 
 import gzip
-import struct
 import sys
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up import idx
 
 from experiments.mnist.data import Digits, Mnist, load_mnist, mnist_examples, read_idx
 from rolora.core.errors import BadInput
 
 IMAGE = (28, 28)
-
-
-def idx(array):
-    """LeCun's format, written out by hand."""
-    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
-    return header + array.astype(np.uint8).tobytes()
 
 
 def some_digits(n, seed=0):
