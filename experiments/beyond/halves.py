@@ -94,7 +94,8 @@ class GlueHalf:
         settings, trials = self._settings(), []
         line = Line(ROLORA, title_of(ROLORA), MethodConfig(name=ROLORA))
         for place, variant, rate, seed in wanted:
-            run = glue_runs.trial(self.config, *settings[place], line, rate, seed, test)
+            case = glue_runs.Case(*settings[place], line)
+            run = glue_runs.trial(self.config, case, rate, seed, test)
             name = named(place, variant, rate, seed, test)
             trials.append(replace(run, name=name, config=variant.of(run.config)))
         title = f"{self.tasks[0].title}, {what}"

@@ -18,7 +18,7 @@ from experiments.glue.presets import (
     lines_of,
     settings_of,
 )
-from experiments.glue.runs import Runs, key, rounds_of
+from experiments.glue.runs import Case, Runs, rounds_of
 from experiments.glue.tasks import TaskData
 from experiments.methods import FFA, FLEXLORA, LORA, ROLORA
 from experiments.report import Table
@@ -62,7 +62,7 @@ class Outcome:
 
     def final(self, task: TaskData, setting: Setting, line: str) -> Sequence[TrialResult]:
         """The judged runs, one a seed."""
-        return self.runs.final[key(task, setting, self.lines[line])]
+        return self.runs.final[Case(task, setting, self.lines[line]).key]
 
     def has(self, *lines: str) -> bool:
         """Whether all of these were run."""
@@ -281,7 +281,7 @@ def _cost_row(outcome: Outcome, task: TaskData, setting: Setting, line: Line) ->
     weakest = [100 * min(r["client_accuracy"].values()) for r in found if r["client_accuracy"]]
     return (
         f"{line.label}, {setting.words}",
-        rate_in_words(config.rates, outcome.runs.chosen[key(task, setting, line)]),
+        rate_in_words(config.rates, outcome.runs.chosen[Case(task, setting, line).key]),
         str(rounds_of(config, task.name, setting)),
         f"{byte_size(up)} / {byte_size(down)}",
         mean_std([100 * result["accuracy"][-1] for result in found]),

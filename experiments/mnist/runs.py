@@ -129,11 +129,11 @@ FLEXLORA = _plain("flexlora", methods.FLEXLORA)
 FFA = _plain("ffa_lora", methods.FFA)
 VARIANTS = (CENTRALISED, GAUGE, ROLORA, LORA, FLEXLORA, FFA)
 
-Line = tuple[str, str]
+Key = tuple[str, str]
 """A variant's key and a split's."""
 
 
-Runs = Tuned[Line, Ending]
+Runs = Tuned[Key, Ending]
 """Finished runs; the grid holds the rate figure's seeds as well where that is made."""
 
 
@@ -141,7 +141,7 @@ def run_all(config: MnistConfig, mnist: Mnist, workspace: Workspace) -> Runs:
     """Tune every line at the tuning seed, then run it at its rate; the rest of the grid last."""
     lines = {(variant.key, split.key): (variant, split) for split in SPLITS for variant in VARIANTS}
 
-    def run(what: str, wanted: Sequence[tuple[Line, float, int]], test: bool) -> Sequence[Ending]:
+    def run(what: str, wanted: Sequence[tuple[Key, float, int]], test: bool) -> Sequence[Ending]:
         jobs = [job(config, *lines[line], rate, seed, test) for line, rate, seed in wanted]
         return run_jobs(what, jobs, Worker(mnist), workspace, config.workers)
 

@@ -1,4 +1,4 @@
-"""The commands that the documentation gives: experiments that are there, settings that they have."""
+"""The documentation's commands: experiments that are there, settings that they have."""
 
 import re
 import shlex

@@ -15,7 +15,7 @@ from experiments.glue.presets import (
     settings_of,
     upper_half,
 )
-from experiments.glue.runs import trial
+from experiments.glue.runs import Case, trial
 from experiments.glue.tasks import tasks_of
 from experiments.methods import PAPER_METHODS, title_of
 from experiments.trials import Trial, TrialWorker, run_trials
@@ -36,7 +36,7 @@ def glue(**settings):
 def config_of(settings, task="qnli", column=0, row=0, rate=1e-3, seed=0, test=True):
     (data,) = [t for t in tasks_of(settings, None, lambda _: None) if t.name == task]
     setting, line = settings_of(settings)[column], lines_of(settings)[row]
-    return trial(settings, data, setting, line, rate, seed, test).config
+    return trial(settings, Case(data, setting, line), rate, seed, test).config
 
 
 # -- settings -----------------------------------------------------------------------------------
@@ -76,12 +76,13 @@ def test_every_preset_is_made_of_runs_that_can_be(preset, small):
     for task in tasks:
         for setting in settings_of(settings):
             for line in lines_of(settings):
-                made = trial(settings, task, setting, line, settings.rates[0], 0, test=True)
+                case = Case(task, setting, line)
+                made = trial(settings, case, settings.rates[0], 0, test=True)
                 checked_method(made.config)
                 assert made.config.rounds % 2 == 0
                 assert made.config.evaluation.every % 2 == 0
                 names.add(made.name)
-                tuned = trial(settings, task, setting, line, settings.rates[0], 100, test=False)
+                tuned = trial(settings, case, settings.rates[0], 100, test=False)
                 assert tuned.config.evaluation.every == tuned.config.rounds
     assert len(names) == len(tasks) * len(settings_of(settings)) * len(lines_of(settings))
 
@@ -207,7 +208,7 @@ def tiny(tmp_path, bert):
         settings = glue(**{**TINY, "model": bert, "data": data, **changes})
         (task,) = tasks_of(settings, None, lambda _: None)
         setting, line = settings_of(settings)[column], lines_of(settings)[row]
-        return trial(settings, task, setting, line, rate, seed, test)
+        return trial(settings, Case(task, setting, line), rate, seed, test)
 
     return made
 

@@ -6,7 +6,7 @@ from made_up import SPREAD
 from experiments.glue.config import GlueConfig
 from experiments.glue.presets import lines_of, settings_of
 from experiments.glue.report import Outcome, claims, tables
-from experiments.glue.runs import Runs, key
+from experiments.glue.runs import Case, Runs
 from experiments.glue.tasks import tasks_of
 from experiments.short_runs import TrialResult
 
@@ -37,7 +37,7 @@ def outcome(preset, level, **settings):
     final, grid, chosen = {}, {}, {}
     for column, setting in enumerate(settings_of(config)):
         for row, line in enumerate(lines_of(config)):
-            place = key(task, setting, line)
+            place = Case(task, setting, line).key
             jitter = [SPREAD[(i + row + column) % 5] / 20 for i in range(5)]
             end = level(column, line.key)
             final[place] = [result(end + SPREAD[i] + jitter[i]) for i in range(5)]
