@@ -41,7 +41,9 @@ def reproduce(
         raise BadInput(f"experiments {name}: unknown experiment{nearest(name, EXPERIMENTS)}")
     chosen = [] if preset is None else [f"preset={preset}"]
     chosen += ["small=true"] if small else []
-    EXPERIMENTS[name].run([*chosen, *(overrides or ())], out, console)
+    from experiments.experiment import run_experiment
+
+    run_experiment(EXPERIMENTS[name].load(), [*chosen, *(overrides or ())], out, console)
 
 
 def experiments_table() -> Table:

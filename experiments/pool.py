@@ -1,4 +1,11 @@
-"""Many small runs on a few cores: one process a core, each with one thread."""
+"""Many small runs on a few cores: one process a core, each with one thread.
+
+By `concurrent.futures`, not joblib, which breaks two of the promises below (tried with 1.6.0, its
+backend loky): an interrupt kills the workers at once, and with them the runs under way, which a
+flag in a signal handler of ours would have to prevent; and workers outlive a killed parent, the
+busy ones to the end of their run and the idle ones for minutes, so that :func:`_begin` and what a
+process keeps between jobs would be needed all the same.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +20,10 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments.framework import Cells
+from experiments.cells import Cells
+from experiments.workspace import Workspace
 from rolora.core.errors import RunFailed
 
 
@@ -50,9 +57,8 @@ def run_jobs(
     what: str,
     jobs: Sequence[J],
     worker: Worker[J, R],
-    cells: Cells,
+    workspace: Workspace,
     workers: int | None,
-    console: Console,
 ) -> list[R]:
     """The jobs' results, in order; those whose cell is finished are not run again.
 
@@ -60,14 +66,14 @@ def run_jobs(
         what: of the jobs, for the progress bar.
         jobs: in the order in which to start them.
         worker: does them.
-        cells: where finished jobs lie.
+        workspace: where finished jobs lie, and where to show progress.
         workers: jobs at a time; None: one a core.
-        console: where to show progress.
 
     Raises:
         RunFailed: a worker process died.
         KeyboardInterrupt: passed on once the jobs under way are finished and kept.
     """
+    cells, console = workspace.cells, workspace.console
     waiting = [job for job in jobs if not cells.finished(job.name, worker.settings(job))]
     count = min(workers or cores(), len(waiting))
     columns = (

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TypedDict
 
-from rolora.core.types import ServerState
+from rolora.config import Config
+from rolora.core.errors import RunFailed
+from rolora.core.types import Evaluation, ServerState
+from rolora.engines.preparation import Prepared, build_engine
 from rolora.records.schema import RoundRecord
 from rolora.server.ledger import Ledger
-from rolora.server.round import Engine
+from rolora.server.round import Engine, run_rounds, scores_of
+
+ACCURACY = "accuracy"
+"""The score of every experiment here: all of them classify."""
 
 
 class Ending(TypedDict):
@@ -26,6 +34,17 @@ class Ending(TypedDict):
     seconds: float
 
 
+class TrialResult(Ending):
+    """What a run leaves. `accuracy`, over all clients' validation examples, and
+    `bytes_up_by_round`, sent up by then, belong to the evaluated `rounds`. `client_accuracy` is
+    each client's test accuracy, of those that have test examples; None where it was not asked for.
+    """
+
+    rounds: list[int]
+    bytes_up_by_round: list[int]
+    client_accuracy: dict[str, float] | None
+
+
 @dataclass
 class Curve:
     """The rounds' metrics, kept in memory alone."""
@@ -40,9 +59,9 @@ class Curve:
         """Nothing to do."""
 
     def evaluated(self) -> dict[int, float]:
-        """Validation accuracy by round, where the validation examples were looked at."""
-        scores = {line.round: (line.validation or {}).get("accuracy") for line in self.lines}
-        return {number: score for number, score in scores.items() if score is not None}
+        """Accuracy after the rounds in which the validation examples were looked at."""
+        seen = {line.round: line.validation for line in self.lines if line.validation}
+        return {number: score for number, of in seen.items() if (score := of[ACCURACY]) is not None}
 
     def sent_up(self) -> list[int]:
         """Bytes sent up in all rounds until each, from round 0 on."""
@@ -51,3 +70,62 @@ class Curve:
     def sent_down(self) -> int:
         """Bytes sent down in all rounds."""
         return sum(line.bytes_down for line in self.lines)
+
+
+def run_short(prepared: Prepared, state: ServerState, test: bool) -> TrialResult:
+    """Run all rounds.
+
+    A run in which no client's factors stay finite, or in which they grow until an SVD fails,
+    ends there; it scores chance, one over the number of labels, from then on.
+
+    Args:
+        prepared: the run.
+        state: before round 1.
+        test: whether the final model is judged on the test examples.
+    """
+    config, method, engine = prepared.config, prepared.method, build_engine(prepared)
+    curve, judged, begin = Curve(), None, time.perf_counter()
+    with suppress(RunFailed):
+        state = run_rounds(config, method, engine, state, Ledger(), curve)
+        if test:
+            judged = engine.evaluate(method.evaluation_plan(state), "test")
+
+    def accuracy(*results: Evaluation) -> float:
+        scores = scores_of(results)
+        assert scores is not None
+        return scores[ACCURACY] or 0.0
+
+    chance = 1.0 / prepared.examples["train"].num_labels
+    seen, sent = curve.evaluated(), curve.sent_up()
+    missed = [number for number in evaluated_rounds(config) if number > len(curve.lines)]
+    return TrialResult(
+        rounds=[*seen, *missed],
+        accuracy=[*seen.values(), *[chance] * len(missed)],
+        bytes_up_by_round=[sent[number] for number in seen] + [sent[-1]] * len(missed),
+        test_accuracy=None if not test else chance if judged is None else accuracy(*judged),
+        client_accuracy=(
+            None if judged is None else {str(one.client): accuracy(one) for one in judged}
+        ),
+        diverged=judged is None if test else len(curve.lines) < config.rounds,
+        bytes_up=sent[-1],
+        bytes_down=curve.sent_down(),
+        seconds=round(time.perf_counter() - begin, 2),
+    )
+
+
+def ending(result: TrialResult) -> Ending:
+    """The part of it that every experiment keeps."""
+    return Ending(
+        accuracy=result["accuracy"],
+        test_accuracy=result["test_accuracy"],
+        diverged=result["diverged"],
+        bytes_up=result["bytes_up"],
+        bytes_down=result["bytes_down"],
+        seconds=result["seconds"],
+    )
+
+
+def evaluated_rounds(config: Config) -> list[int]:
+    """The rounds after which a run looks at the validation examples."""
+    every, last = config.evaluation.every, config.rounds
+    return sorted({*range(every, last + 1, every), last})

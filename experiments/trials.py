@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-
-from experiments.framework import Cells
 from experiments.pool import run_jobs
-from experiments.short_runs import Curve, Ending
+from experiments.short_runs import TrialResult, run_short
+from experiments.workspace import Workspace
 from rolora.config import Config
-from rolora.core.errors import RunFailed
-from rolora.core.types import Evaluation
-from rolora.engines.preparation import Loaded, Prepared, build_engine, load, loaded_from, prepare
+from rolora.engines.preparation import Loaded, load, loaded_from, prepare
 from rolora.model.loading import resolve_device
-from rolora.server.ledger import Ledger
-from rolora.server.round import run_rounds
 
 
 @dataclass(frozen=True)
@@ -41,19 +34,8 @@ class Trial:
         return {**config, "test": self.test}
 
 
-class TrialResult(Ending):
-    """What a run leaves. `accuracy`, over all clients' validation examples, and
-    `bytes_up_by_round`, sent up by then, belong to the evaluated `rounds`. `client_accuracy` is
-    each client's test accuracy, of those that have test examples; None where it was not asked for.
-    """
-
-    rounds: list[int]
-    bytes_up_by_round: list[int]
-    client_accuracy: dict[str, float] | None
-
-
 def run_trials(
-    what: str, trials: Sequence[Trial], cells: Cells, workers: int | None, console: Console
+    what: str, trials: Sequence[Trial], workspace: Workspace, workers: int | None
 ) -> list[TrialResult]:
     """The trials' results, in order; those whose cell is finished are not run again.
 
@@ -63,9 +45,8 @@ def run_trials(
     Args:
         what: of the trials, for the progress bar.
         trials: to run.
-        cells: where finished trials lie.
+        workspace: where finished trials lie, and where to show progress.
         workers: trials at a time; None: one a core on a CPU, and one on a GPU.
-        console: where to show progress.
 
     Raises:
         BadInput: something in a config cannot be had or does not fit.
@@ -79,7 +60,7 @@ def run_trials(
     if workers is None and any(_on_a_gpu(trial.config) for trial in trials):
         workers = 1
     jobs = [trials[number] for number in order]
-    found = run_jobs(what, jobs, TrialWorker(), cells, workers, console)
+    found = run_jobs(what, jobs, TrialWorker(), workspace, workers)
     by_number = dict(zip(order, found, strict=True))
     return [by_number[number] for number in range(len(trials))]
 
@@ -109,52 +90,5 @@ class TrialWorker:
         if self.loaded is None or key != self.key:
             self.key = self.loaded = None  # before the next is loaded: one model in memory
             self.loaded, self.key = load(trial.config), key
-        return run_trial(trial, prepare(trial.config, self.loaded))
-
-
-def run_trial(trial: Trial, prepared: Prepared) -> TrialResult:
-    """Run all rounds.
-
-    A run in which no client's factors stay finite, or in which they grow until an SVD fails,
-    ends there; it scores chance, one over the number of labels, from then on.
-    """
-    config, method, engine = trial.config, prepared.method, build_engine(prepared)
-    curve, test, begin = Curve(), None, time.perf_counter()
-    try:
-        state = run_rounds(config, method, engine, prepared.initial(), Ledger(), curve)
-        if trial.test:
-            test = engine.evaluate(method.evaluation_plan(state), "test")
-    except RunFailed:
-        pass
-    chance = 1.0 / prepared.examples["train"].num_labels
-    seen = curve.evaluated()
-    missed = [number for number in evaluated_rounds(config) if number > len(curve.lines)]
-    sent = curve.sent_up()
-    return TrialResult(
-        rounds=[*seen, *missed],
-        accuracy=[*seen.values()] + [chance] * len(missed),
-        bytes_up_by_round=[sent[number] for number in seen] + [sent[-1]] * len(missed),
-        test_accuracy=_pooled(test, chance) if trial.test else None,
-        client_accuracy=None if test is None else _by_client(test),
-        diverged=test is None if trial.test else len(curve.lines) < config.rounds,
-        bytes_up=sent[-1],
-        bytes_down=curve.sent_down(),
-        seconds=round(time.perf_counter() - begin, 2),
-    )
-
-
-def evaluated_rounds(config: Config) -> list[int]:
-    """The rounds after which a run looks at the validation examples."""
-    every, last = config.evaluation.every, config.rounds
-    return sorted({*range(every, last + 1, every), last})
-
-
-def _pooled(results: Sequence[Evaluation] | None, chance: float) -> float:
-    """Accuracy over all clients' examples."""
-    if results is None:
-        return chance
-    return sum(r.correct for r in results) / sum(r.num_examples for r in results)
-
-
-def _by_client(results: Sequence[Evaluation]) -> dict[str, float]:
-    return {str(r.client): r.correct / r.num_examples for r in results}
+        prepared = prepare(trial.config, self.loaded)
+        return run_short(prepared, prepared.initial(), trial.test)

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from experiments.beyond.variants import ROLORA, Variant, variants
+from experiments.beyond.variants import Variant, variants
 from experiments.glue.config import GlueConfig
+from experiments.methods import ROLORA
 from experiments.mnist.runs import MnistConfig
 from rolora.config import Positive, Rate, Section
 

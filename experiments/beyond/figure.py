@@ -5,16 +5,16 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.axes import INK, MUTED, finish
 from experiments.beyond.report import beside_rolora, difference, places
 from experiments.beyond.runs import Line, Lines, Place
+from experiments.drawing import BLUE, INK, MUTED, RED, finish
+from experiments.report import Figures
 from rolora.report.statistics import PairedDifference
 
-# Okabe and Ito's hues, which colour-blind readers tell apart.
-BETTER, WORSE = "#0072b2", "#d55e00"
+BETTER, WORSE = BLUE, RED
 
 
-def figures(lines: Lines) -> dict[str, tuple[Figure, str]]:
+def figures(lines: Lines) -> Figures:
     """Name -> figure and caption, as the report takes them."""
     caption = (
         "Test accuracy less RoLoRA's, in points, seed by seed (small dots), in the mean, and its "

@@ -4,40 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-
-from rich.console import Console
 
 from experiments.beyond.config import BeyondConfig, BeyondGlue, BeyondMnist
 from experiments.beyond.runs import Half, Place, Wanted, named
-from experiments.beyond.variants import ROLORA
-from experiments.framework import Cells
 from experiments.glue import runs as glue_runs
 from experiments.glue.presets import Line, Setting, settings_of
 from experiments.glue.tasks import TaskData, tasks_of
+from experiments.methods import ROLORA, title_of
 from experiments.mnist import runs as mnist_runs
 from experiments.mnist.data import Mnist, load_mnist
 from experiments.mnist.train import Worker
 from experiments.pool import run_jobs
 from experiments.short_runs import Ending
 from experiments.trials import run_trials
-from rolora.config import MethodConfig
+from experiments.workspace import Workspace
+from rolora.methods import options_of
 
 
-def halves(config: BeyondConfig, directory: Path, console: Console) -> list[Half]:
+def halves(config: BeyondConfig, workspace: Workspace) -> list[Half]:
     """The tasks to compare on, with their data.
 
     Raises:
         BadInput: the data cannot be had.
     """
-    cells = Cells(directory / "cells", console.out)
     found: list[Half] = []
     if config.on != "glue":
-        mnist = load_mnist(config.mnist.data, console.out)
-        found.append(MnistHalf(config.mnist, mnist, config.workers, cells, console))
+        mnist = load_mnist(config.mnist.data, workspace.say)
+        found.append(MnistHalf(config.mnist, mnist, config.workers, workspace))
     if config.on != "mnist":
-        tasks = tasks_of(config.glue, directory / "data", console.out)
-        found.append(GlueHalf(config.glue, tasks, config.workers, cells, console))
+        tasks = tasks_of(config.glue, workspace.directory / "data", workspace.say)
+        found.append(GlueHalf(config.glue, tasks, config.workers, workspace))
     return found
 
 
@@ -48,8 +44,7 @@ class MnistHalf:
     config: BeyondMnist
     mnist: Mnist
     workers: int | None
-    cells: Cells
-    console: Console
+    workspace: Workspace
 
     @property
     def places(self) -> list[Place]:
@@ -67,7 +62,7 @@ class MnistHalf:
             name = named(place, variant, rate, seed, test)
             jobs.append(replace(run, name=name, config=variant.of(run.config)))
         worker, title = Worker(self.mnist), f"MNIST, {what}"
-        return run_jobs(title, jobs, worker, self.cells, self.workers, self.console)
+        return run_jobs(title, jobs, worker, self.workspace, self.workers)
 
 
 @dataclass(frozen=True)
@@ -77,8 +72,7 @@ class GlueHalf:
     config: BeyondGlue
     tasks: Sequence[TaskData]
     workers: int | None
-    cells: Cells
-    console: Console
+    workspace: Workspace
 
     def _settings(self) -> dict[Place, tuple[TaskData, Setting]]:
         return {
@@ -98,10 +92,11 @@ class GlueHalf:
     def run(self, what: str, wanted: Sequence[Wanted], test: bool) -> Sequence[Ending]:
         """RoLoRA's runs of the experiment, each with its variant's changes."""
         settings, trials = self._settings(), []
-        line = Line(ROLORA, "RoLoRA", MethodConfig(name="rolora"))
+        line = Line(ROLORA, title_of(ROLORA), options_of(ROLORA))
         for place, variant, rate, seed in wanted:
-            run = glue_runs.trial(self.config, *settings[place], line, rate, seed, test)
+            case = glue_runs.Case(*settings[place], line)
+            run = glue_runs.trial(self.config, case, rate, seed, test)
             name = named(place, variant, rate, seed, test)
             trials.append(replace(run, name=name, config=variant.of(run.config)))
         title = f"{self.tasks[0].title}, {what}"
-        return run_trials(title, trials, self.cells, self.workers, self.console)
+        return run_trials(title, trials, self.workspace, self.workers)

@@ -8,9 +8,10 @@ from typing import Any
 
 from experiments.beyond.config import BeyondConfig
 from experiments.beyond.runs import Line, Lines, Place
-from experiments.beyond.variants import ROLORA
-from experiments.framework import Claim, Standing, Table, all_hold, greater, mean_std
+from experiments.claims import Claim, Standing, all_hold, greater, mean_std
+from experiments.methods import ROLORA
 from experiments.mnist.report import optimizer_words
+from experiments.report import Table
 from experiments.tuning import rate_in_words
 from rolora.report.statistics import PairedDifference, paired_difference
 from rolora.report.units import byte_size

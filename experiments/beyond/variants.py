@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from experiments.methods import ROLORA, title_of
 from rolora.config import Config
 
-ROLORA = "rolora"
 GAUGE = {"gauge": "orthonormal"}
 TRANSPORT = {"state": "transport"}
 
@@ -49,7 +49,7 @@ def variants(server_momentum: float) -> dict[str, Variant]:
     """All by key, RoLoRA first."""
     momentum = {"optimizer": "fedavgm", "momentum": server_momentum}
     found = (
-        Variant(ROLORA, "RoLoRA"),
+        Variant(ROLORA, title_of(ROLORA)),
         Variant("gauge", "orthonormal gauge", method=GAUGE),
         Variant("persist", "optimiser state kept", optimizer={"state": "persist"}),
         Variant("transport", "optimiser state carried", optimizer=TRANSPORT),

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from experiments.methods import FFA, FLEXLORA, LORA, PAPER_METHODS, ROLORA
 from experiments.tuning import check_budget, check_different
 from rolora.config import Positive, Rate, Section, Seed
 from rolora.methods import METHODS
@@ -18,19 +19,18 @@ PresetName = Literal[
 Task = Literal["sst2", "qnli", "mnli", "qqp", "rte"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
-CORE_METHODS = ("fedit", "ffa_lora", "flexlora", "rolora")
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "table1": {},
-    "rank2": {"clients": (50,), "ranks": (2,), "methods": ("fedit", "ffa_lora", "rolora")},
-    "dirichlet": {"tasks": ("mnli",), "methods": ("fedit", "flexlora", "rolora")},
-    "local_steps": {"tasks": ("mnli",), "clients": (50,), "methods": ("ffa_lora", "rolora")},
-    "budget": {"tasks": ("mnli",), "clients": (50,), "methods": ("ffa_lora", "rolora")},
+    "rank2": {"clients": (50,), "ranks": (2,), "methods": (LORA, FFA, ROLORA)},
+    "dirichlet": {"tasks": ("mnli",), "methods": (LORA, FLEXLORA, ROLORA)},
+    "local_steps": {"tasks": ("mnli",), "clients": (50,), "methods": (FFA, ROLORA)},
+    "budget": {"tasks": ("mnli",), "clients": (50,), "methods": (FFA, ROLORA)},
     "equal_bytes": {
         "tasks": ("qnli", "mnli", "qqp", "rte"),
         "clients": (50,),
-        "methods": ("fedit", "ffa_lora", "rolora"),
+        "methods": (LORA, FFA, ROLORA),
     },
-    "mixing": {"tasks": ("mnli",), "clients": (50,), "methods": ("ffa_lora", "rolora")},
+    "mixing": {"tasks": ("mnli",), "clients": (50,), "methods": (FFA, ROLORA)},
 }
 """What a preset sets before the user's own settings."""
 SMALL: Mapping[str, Any] = {
@@ -80,7 +80,7 @@ class GlueConfig(Section):
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)] = ("sst2", "qnli", "mnli", "qqp", "rte")
     clients: Annotated[tuple[Positive, ...], Field(min_length=1)] = (3, 20, 50)
     ranks: Annotated[tuple[Positive, ...], Field(min_length=1)] = (4,)
-    methods: Annotated[tuple[str, ...], Field(min_length=1)] = CORE_METHODS
+    methods: Annotated[tuple[str, ...], Field(min_length=1)] = PAPER_METHODS
     model: str = "roberta-large"
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

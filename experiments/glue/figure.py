@@ -7,30 +7,23 @@ from textwrap import wrap
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
-from experiments.axes import MUTED, finish
-from experiments.glue.presets import Line, Setting
+from experiments.drawing import band, finish, in_percent, legend, palette, spread
+from experiments.glue.presets import MIXED, Line, Setting
 from experiments.glue.report import Outcome
 from experiments.glue.tasks import TaskData
+from experiments.report import Figures
+from rolora.methods import METHODS
 
-# Okabe and Ito's hues, which colour-blind readers tell apart; the same method, the same hue.
-HUES = {
-    "rolora": "#0072b2",
-    "fedit": "#e69f00",
-    "ffa_lora": "#009e73",
-    "flexlora": "#cc79a7",
-    "mixed": "#56b4e9",
-    "flora": "#d55e00",
-    "fedex_lora": "#1b2025",
-    "fedsa_lora": "#8a7a00",
-}
+STROKES = palette((*METHODS, MIXED))
+"""The same method, the same stroke."""
 
 
-def figures(outcome: Outcome) -> dict[str, tuple[Figure, str]]:
+def figures(outcome: Outcome) -> Figures:
     """Name -> figure and caption, as the report takes them."""
     seeds = f"mean of {len(outcome.config.seeds)} seeds and one standard deviation"
-    drawn = {
+    drawn: dict[str, tuple[Figure, str]] = {
         "settings": (
             over_settings(outcome),
             f"Test accuracy after the last round: {seeds}, each method at the learning rate "
@@ -61,8 +54,9 @@ def over_settings(outcome: Outcome) -> Figure:
             axes.errorbar(
                 x,
                 means,
-                [_spread(np.array(values)) for values in found],
-                color=HUES[line.key],
+                [spread(values) for values in found],
+                color=STROKES[line.key].hue,
+                ls=STROKES[line.key].dashes,
                 marker="o",
                 ms=5,
                 lw=1.8,
@@ -72,8 +66,8 @@ def over_settings(outcome: Outcome) -> Figure:
         axes.set_xticks(range(len(settings)), [_wrapped(s.words, 15) for s in settings])
         axes.set_xlim(-0.4, len(settings) - 0.6)
         finish(axes, task.title, "")
-    _percent(panels[0], "test accuracy")
-    _legend(figure, panels[0])
+    in_percent(panels[0], "test accuracy")
+    legend(figure, panels[0], _columns(figure, outcome))
     return figure
 
 
@@ -92,8 +86,8 @@ def curves(outcome: Outcome, task: TaskData) -> Figure:
         finish(above, _wrapped(setting.words, 36), "round")
         finish(below, "", "MiB sent up by all clients")
     for axes in panels[:, 0]:
-        _percent(axes, "validation accuracy")
-    _legend(figure, panels[0, 0])
+        in_percent(axes, "validation accuracy")
+    legend(figure, panels[0, 0], _columns(figure, outcome))
     return figure
 
 
@@ -104,16 +98,11 @@ def _curve(
     found = outcome.final(task, setting, line.key)
     values = np.array([result["accuracy"] for result in found])
     mean = values.mean(0)
-    spread = np.array([_spread(column) for column in values.T])
+    deviation = np.array([spread(column) for column in values.T])
     sent = np.max([result["bytes_up_by_round"] for result in found], axis=0) / 2**20
     for axes, x in ((above, np.array(found[0]["rounds"])), (below, sent)):
-        axes.fill_between(x, mean - spread, mean + spread, color=HUES[line.key], alpha=0.13, lw=0)
-        axes.plot(x, mean, color=HUES[line.key], lw=2.0, label=line.label)
-
-
-def _spread(values: np.ndarray) -> float:
-    """The standard deviation; 0 of one value."""
-    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        edges = (mean - deviation, mean + deviation)
+        band(axes, x, mean, edges, STROKES[line.key], 0.13, line.label)
 
 
 def _wrapped(words: str, width: int) -> str:
@@ -121,14 +110,6 @@ def _wrapped(words: str, width: int) -> str:
     return "\n".join(line for part in words.split(", ") for line in wrap(part, width))
 
 
-def _percent(axes: Axes, label: str) -> None:
-    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-    axes.set_ylabel(label, fontsize=9.5, color=MUTED)
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    columns = min(len(labels), max(2, int(figure.get_figwidth() / 2)))
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9.5
-    )
+def _columns(figure: Figure, outcome: Outcome) -> int:
+    """How many names stand side by side in the legend."""
+    return min(len(outcome.lines), max(2, int(figure.get_figwidth() / 2)))

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
 from experiments.glue.config import GlueConfig
-from rolora.config import MethodConfig, PartitionConfig
-from rolora.methods import METHODS
+from experiments.methods import ROLORA, title_of
+from rolora.config import Config, PartitionConfig
+from rolora.core.types import Adapter, ClientInfo
+from rolora.engines.preparation import checked_method
+from rolora.methods import Options, options_of
 from rolora.model.lora import layer_numbers
 
 TITLES: Mapping[str, str] = {
@@ -22,7 +27,6 @@ TITLES: Mapping[str, str] = {
 """By preset."""
 IID = PartitionConfig(name="iid", min_examples=1)
 MIXED = "mixed"
-LABELS = {"fedit": "LoRA (FedAvg)"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Line:
 
     key: str
     label: str
-    method: MethodConfig
+    method: Options
     layers: str | None = None
 
 
@@ -132,20 +136,26 @@ def lines_of(config: GlueConfig) -> list[Line]:
     lines = [_line(name) for name in config.methods]
     if config.preset == "equal_bytes":
         half = upper_half(config)
-        both = [name for name in config.methods if name not in ("ffa_lora", "rolora")]
-        return [_line(name, half if name in both else None) for name in config.methods]
+        return [_line(name, None if sends_one_factor(name) else half) for name in config.methods]
     if config.preset == "mixing":
         words = f"RoLoRA in {config.mix:.0%} of the rounds, then FFA-LoRA"
-        mixed = MethodConfig(name="rolora", switch_at=config.mix)
+        mixed = options_of(ROLORA, switch_at=config.mix)
         lines.append(Line(MIXED, words, mixed))
     return lines
 
 
 def _line(name: str, layers: str | None = None) -> Line:
-    label = LABELS.get(name, METHODS[name].title)
+    label = title_of(name)
     if layers is not None:
         label += f", layers {layers}"
-    return Line(name, label, MethodConfig(name=name), layers)
+    return Line(name, label, options_of(name), layers)
+
+
+def sends_one_factor(method: str) -> bool:
+    """Whether a client sends A or B in a round, and not both."""
+    made = checked_method(Config(method=options_of(method)))
+    state = made.init(Adapter.of({("module", factor): torch.zeros(1, 1) for factor in ("A", "B")}))
+    return len(made.plan(state, ClientInfo(id=0, rank=1, num_examples=1)).upload) == 1
 
 
 def upper_half(config: GlueConfig) -> str:

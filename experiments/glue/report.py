@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from experiments.framework import Claim, Table, all_hold, greater, mean_std, not_below
+from experiments.claims import Claim, all_hold, greater, mean_std, not_below
 from experiments.glue.config import GlueConfig
 from experiments.glue.presets import (
     AVERAGE,
@@ -18,13 +18,13 @@ from experiments.glue.presets import (
     lines_of,
     settings_of,
 )
-from experiments.glue.runs import Runs, key, rounds_of
+from experiments.glue.runs import Case, Runs, rounds_of
 from experiments.glue.tasks import TaskData
-from experiments.trials import TrialResult
+from experiments.methods import FFA, FLEXLORA, LORA, ROLORA
+from experiments.report import Table
+from experiments.short_runs import TrialResult
 from experiments.tuning import rate_in_words
 from rolora.report.units import byte_size
-
-LORA, FFA, FLEXLORA, ROLORA = "fedit", "ffa_lora", "flexlora", "rolora"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Outcome:
 
     def final(self, task: TaskData, setting: Setting, line: str) -> Sequence[TrialResult]:
         """The judged runs, one a seed."""
-        return self.runs.final[key(task, setting, self.lines[line])]
+        return self.runs.final[Case(task, setting, self.lines[line]).key]
 
     def has(self, *lines: str) -> bool:
         """Whether all of these were run."""
@@ -281,7 +281,7 @@ def _cost_row(outcome: Outcome, task: TaskData, setting: Setting, line: Line) ->
     weakest = [100 * min(r["client_accuracy"].values()) for r in found if r["client_accuracy"]]
     return (
         f"{line.label}, {setting.words}",
-        rate_in_words(config.rates, outcome.runs.chosen[key(task, setting, line)]),
+        rate_in_words(config.rates, outcome.runs.chosen[Case(task, setting, line).key]),
         str(rounds_of(config, task.name, setting)),
         f"{byte_size(up)} / {byte_size(down)}",
         mean_std([100 * result["accuracy"][-1] for result in found]),

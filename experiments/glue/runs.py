@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from math import ceil
+from typing import NamedTuple
 
-from rich.console import Console
-
-from experiments.framework import Cells
 from experiments.glue.config import GlueConfig
 from experiments.glue.presets import Line, Setting, lines_of, settings_of
 from experiments.glue.tasks import BATCH_SIZES, ROUNDS, TaskData
-from experiments.trials import Trial, TrialResult, run_trials
+from experiments.short_runs import TrialResult
+from experiments.trials import Trial, run_trials
 from experiments.tuning import Tuned, tune_and_judge
+from experiments.workspace import Workspace
 from rolora.config import (
     Config,
     EngineConfig,
@@ -31,27 +32,31 @@ Runs = Tuned[Key, TrialResult]
 """Finished runs."""
 
 
-def run_all(config: GlueConfig, tasks: Sequence[TaskData], cells: Cells, console: Console) -> Runs:
+class Case(NamedTuple):
+    """A cell of the tables: a line, in a setting, on a task."""
+
+    task: TaskData
+    setting: Setting
+    line: Line
+
+    @property
+    def key(self) -> Key:
+        """What names it."""
+        return (self.task.name, self.setting.words, self.line.key)
+
+
+def run_all(config: GlueConfig, tasks: Sequence[TaskData], workspace: Workspace) -> Runs:
     """Tune every line at the tuning seed, then run it at its rate with every seed."""
-    places = {
-        key(task, setting, line): (task, setting, line)
-        for task in tasks
-        for setting in settings_of(config)
-        for line in lines_of(config)
-    }
+    every = map(Case._make, product(tasks, settings_of(config), lines_of(config)))
+    cases = {case.key: case for case in every}
 
     def run(
         what: str, wanted: Sequence[tuple[Key, float, int]], test: bool
     ) -> Sequence[TrialResult]:
-        trials = [trial(config, *places[place], rate, seed, test) for place, rate, seed in wanted]
-        return run_trials(what, trials, cells, config.workers, console)
+        trials = [trial(config, cases[key], rate, seed, test) for key, rate, seed in wanted]
+        return run_trials(what, trials, workspace, config.workers)
 
-    return tune_and_judge(config, list(places), run)
-
-
-def key(task: TaskData, setting: Setting, line: Line) -> Key:
-    """What names a cell of the tables."""
-    return (task.name, setting.words, line.key)
+    return tune_and_judge(config, list(cases), run)
 
 
 def rounds_of(config: GlueConfig, task: str, setting: Setting) -> int:
@@ -63,33 +68,19 @@ def rounds_of(config: GlueConfig, task: str, setting: Setting) -> int:
     return max(config.fewest_rounds, 2 * round(exact / 2))
 
 
-def trial(
-    config: GlueConfig,
-    task: TaskData,
-    setting: Setting,
-    line: Line,
-    rate: float,
-    seed: int,
-    test: bool,
-) -> Trial:
+def trial(config: GlueConfig, case: Case, rate: float, seed: int, test: bool) -> Trial:
     """One run; without `test` only its end is looked at, on validation examples."""
-    rounds = rounds_of(config, task.name, setting)
+    rounds = rounds_of(config, case.task.name, case.setting)
     every = 2 * ceil(rounds / config.evaluations / 2) if test else rounds
     kind = "test" if test else "validation"
-    name = f"{task.name} {setting.words} {line.key} lr={rate:g} seed={seed} {kind}"
-    return Trial(name, _config(config, task, setting, line, rate, seed, rounds, every), test)
+    name = f"{' '.join(case.key)} lr={rate:g} seed={seed} {kind}"
+    return Trial(name, _config(config, case, rate, seed, rounds, every), test)
 
 
 def _config(
-    config: GlueConfig,
-    task: TaskData,
-    setting: Setting,
-    line: Line,
-    rate: float,
-    seed: int,
-    rounds: int,
-    every: int,
+    config: GlueConfig, case: Case, rate: float, seed: int, rounds: int, every: int
 ) -> Config:
+    task, setting, line = case
     return Config(
         seed=seed,
         rounds=rounds,

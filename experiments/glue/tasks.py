@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def majority(task: TaskData, seed: int) -> float:
     return float(np.bincount(labels).max() / len(labels))
 
 
-def left_out(config: GlueConfig, tasks: list[TaskData]) -> dict[str, str]:
+def left_out(config: GlueConfig, tasks: Sequence[TaskData]) -> dict[str, str]:
     """Why a task is not among `tasks`, by its title."""
     there = {task.name for task in tasks}
     return {TITLES[n]: missing(config, n) for n in config.tasks if n not in there}

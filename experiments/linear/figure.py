@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, PercentFormatter
 
-from experiments.axes import INK, MUTED, finish
+from experiments.drawing import BLUE, GREEN, INK, MUTED, ORANGE, RED, finish, legend
 from rolora.report.statistics import wilson_interval
 
-# Okabe and Ito's hues, which colour-blind readers tell apart, in the order of the methods.
-HUES = ("#0072b2", "#e69f00", "#d55e00", "#009e73")
+HUES = (BLUE, ORANGE, RED, GREEN)
+"""In the order of the methods."""
 FLOAT64 = 1e-15
 BOUNDS: tuple[dict[str, Any], ...] = (
     {"ls": ":", "color": INK, "lw": 2.0},
@@ -45,8 +45,7 @@ def draw(run: Mapping[str, Any], sweep: Mapping[int, Mapping[str, Any]]) -> Figu
     finish(left, "Sine of the angle to a*", "round")
     finish(middle, "Loss / |b*|²", "round")
     finish(right, "Random starts above the bound", "samples a client, m")
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9.5)
+    legend(figure, left, columns=4)
     return figure
 
 
@@ -88,7 +87,7 @@ def _over_samples(axes: Axes, sweep: Mapping[int, Mapping[str, Any]]) -> None:
     ).T
     axes.plot(m, [found["predicted"] for found in sweep.values()], "-.", color=MUTED, lw=1.1)
     axes.errorbar(
-        m, shares, yerr=np.abs(ends - shares), fmt="o", color=HUES[0], ms=5, lw=1.4, capsize=0
+        m, shares, yerr=np.abs(ends - shares), fmt="o", color=BLUE, ms=5, lw=1.4, capsize=0
     )
     axes.set_xscale("log")
     axes.set_xticks(m, [str(samples) for samples in m])

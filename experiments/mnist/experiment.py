@@ -2,57 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from rich.console import Console
-
-from experiments.framework import (
-    Cells,
-    ReproduceResult,
-    command_line,
-    output_directory,
-    versions,
-    write_experiment_report,
-)
-from experiments.mnist.data import load_mnist
+from experiments.experiment import Experiment
+from experiments.mnist.data import Mnist, load_mnist
 from experiments.mnist.figure import figures
 from experiments.mnist.report import claims, results, summary, tables
-from experiments.mnist.runs import MnistConfig, run_all
-from rolora.config import parse_overrides
+from experiments.mnist.runs import MnistConfig, Runs, run_all
+from experiments.report import Findings
+from experiments.workspace import Workspace
 
-NAME = "mnist"
+Outcome = tuple[Mnist, Runs]
+"""The digits, and the runs on them."""
 
 
-def run_mnist(
-    overrides: Sequence[str], out: Path | None = None, console: Console | None = None
-) -> ReproduceResult:
-    """Run the experiment, write its report into `out`, print and return it.
+def run(config: MnistConfig, workspace: Workspace) -> Outcome:
+    """Run every variant on both splits of the digits.
 
     Raises:
-        BadInput: an override is wrong, or the digits cannot be had.
+        BadInput: the digits cannot be had.
         RunFailed: a worker process died.
     """
-    console = console or Console(quiet=True)
-    config = parse_overrides(MnistConfig, overrides, f"reproduce {NAME}")
-    directory = output_directory(NAME, out)
-    mnist = load_mnist(config.data, console.out)
-    console.out(f"data: {mnist.source}")
-    runs = run_all(config, mnist, Cells(directory / "cells", console.out), console)
-    result = ReproduceResult(
-        NAME, directory, tuple(tables(config, runs)), tuple(claims(config, runs))
-    )
-    write_experiment_report(
-        directory,
+    mnist = load_mnist(config.data, workspace.say)
+    workspace.say(f"data: {mnist.source}")
+    return mnist, run_all(config, mnist, workspace)
+
+
+def tell(config: MnistConfig, outcome: Outcome) -> Findings:
+    """Figure 2, beside the paper's claims."""
+    mnist, runs = outcome
+    return Findings(
         title="The two-layer net on MNIST",
-        command=command_line(NAME, overrides, out),
         summary=summary(config, mnist),
-        tables=result.tables,
-        claims=result.claims,
+        tables=tuple(tables(config, runs)),
+        claims=tuple(claims(config, runs)),
         figures=figures(config, mnist, runs),
         results=results(runs),
-        settings={**config.model_dump(mode="json"), "digits": mnist.digest},
-        versions=versions("torch", "numpy"),
+        facts={"digits": mnist.digest},
     )
-    result.show(console)
-    return result
+
+
+EXPERIMENT = Experiment(
+    name="mnist",
+    config=MnistConfig,
+    run=run,
+    tell=tell,
+    packages=("torch", "numpy"),
+)

@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from experiments.axes import MUTED, finish
+from experiments.drawing import MUTED, Stroke, band, finish, in_percent, legend, palette
 from experiments.mnist.data import Mnist
 from experiments.mnist.report import at_rates, good_rates
-from experiments.mnist.runs import (
-    CENTRALISED,
-    FFA,
-    FLEXLORA,
-    GAUGE,
-    LORA,
-    ROLORA,
-    SPLITS,
-    VARIANTS,
-    MnistConfig,
-    Runs,
-    Variant,
-)
-
-# Okabe and Ito's hues, which colour-blind readers tell apart.
-HUES = {
-    CENTRALISED.key: MUTED,
-    GAUGE.key: "#d55e00",
-    ROLORA.key: "#0072b2",
-    LORA.key: "#e69f00",
-    FLEXLORA.key: "#cc79a7",
-    FFA.key: "#009e73",
-}
+from experiments.mnist.runs import SPLITS, VARIANTS, MnistConfig, Runs, SplitOfDigits, Variant
+from experiments.report import Figures
+from rolora.methods import METHODS, options_of
 
 
-def figures(config: MnistConfig, mnist: Mnist, runs: Runs) -> dict[str, tuple[Figure, str]]:
+def strokes(variants: Iterable[Variant]) -> dict[str, Stroke]:
+    """By key: methods as they are first, in the order of `METHODS`, then those with options; what
+    is no federated run is grey.
+    """
+
+    def place(variant: Variant) -> tuple[bool, int]:
+        name = variant.method.name
+        return variant.method != options_of(name), list(METHODS).index(name)
+
+    pooled = {v.key: Stroke(MUTED, (0, (4, 2))) for v in variants if v.pooled}
+    federated = sorted((v for v in variants if not v.pooled), key=place)
+    return {**palette(v.key for v in federated), **pooled}
+
+
+STROKES = strokes(VARIANTS)
+
+
+def figures(config: MnistConfig, mnist: Mnist, runs: Runs) -> Figures:
     """Name -> figure and caption, as the report takes them."""
     drawn = {"mnist": (over_rounds(config, mnist, runs), _rounds_caption(config, mnist))}
     if config.figures == "both":
@@ -54,7 +51,8 @@ def over_rounds(config: MnistConfig, mnist: Mnist, runs: Runs) -> Figure:
         for variant in VARIANTS:
             curves = np.array([r["accuracy"] for r in runs.final[variant.key, split.key]])
             mean, spread = curves.mean(0), curves.std(0, ddof=1 if len(curves) > 1 else 0)
-            _line(axes, rounds, mean, mean - spread, mean + spread, variant)
+            edges = (mean - spread, mean + spread)
+            band(axes, rounds, mean, edges, STROKES[variant.key], 0.15, variant.label)
         axes.set_xlim(1, config.rounds)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         finish(axes, split.words[0].upper() + split.words[1:], "round")
@@ -68,16 +66,7 @@ def over_rates(config: MnistConfig, mnist: Mnist, runs: Runs) -> Figure:
     panels = figure.subplots(2, len(SPLITS), sharex=True, sharey="row", height_ratios=(3.2, 1))
     for (above, below), split in zip(panels.T, SPLITS, strict=True):
         for place, variant in enumerate(VARIANTS):
-            values = np.array(
-                [at_rates(config, runs, variant, split, seed) for seed in config.rate_seeds]
-            )
-            rates, mean = np.array(config.rates), values.mean(0)
-            _line(above, rates, mean, values.min(0), values.max(0), variant)
-            above.plot(rates, mean, "o", ms=3.2, color=HUES[variant.key])
-            ends = good_rates(config.rates, mean.tolist(), config.within)
-            below.plot(ends, [-place] * 2, color=HUES[variant.key], lw=5, solid_capstyle="round")
-            chosen = runs.chosen[variant.key, split.key]
-            below.plot(chosen, -place, "o", ms=5, mfc="white", mec=HUES[variant.key], zorder=4)
+            _sensitivity(above, below, config, runs, (variant, split), place)
         _log_axis(below, config.rates)
         finish(above, split.words[0].upper() + split.words[1:], "")
         finish(below, "", "learning rate")
@@ -88,13 +77,25 @@ def over_rates(config: MnistConfig, mnist: Mnist, runs: Runs) -> Figure:
     return figure
 
 
-def _line(
-    axes: Axes, x: np.ndarray, mean: np.ndarray, low: np.ndarray, high: np.ndarray, variant: Variant
+def _sensitivity(
+    above: Axes,
+    below: Axes,
+    config: MnistConfig,
+    runs: Runs,
+    line: tuple[Variant, SplitOfDigits],
+    place: int,
 ) -> None:
-    style = (0, (4, 2)) if variant.pooled else "solid"
-    hue = HUES[variant.key]
-    axes.fill_between(x, low, high, color=hue, alpha=0.15, lw=0)
-    axes.plot(x, mean, color=hue, lw=2.0, ls=style, label=variant.label)
+    """A variant's accuracies over the rates, and in row `place` below where it is near its best."""
+    variant, split = line
+    stroke = STROKES[variant.key]
+    values = np.array([at_rates(config, runs, *line, seed) for seed in config.rate_seeds])
+    rates, mean = np.array(config.rates), values.mean(0)
+    band(above, rates, mean, (values.min(0), values.max(0)), stroke, 0.15, variant.label)
+    above.plot(rates, mean, "o", ms=3.2, color=stroke.hue)
+    ends = good_rates(config.rates, mean.tolist(), config.within)
+    below.plot(ends, [-place] * 2, color=stroke.hue, lw=5, solid_capstyle="round")
+    chosen = runs.chosen[variant.key, split.key]
+    below.plot(chosen, -place, "o", ms=5, mfc="white", mec=stroke.hue, zorder=4)
 
 
 def _log_axis(axes: Axes, rates: Sequence[float]) -> None:
@@ -108,10 +109,8 @@ def _log_axis(axes: Axes, rates: Sequence[float]) -> None:
 def _finish_all(figure: Figure, panels: Sequence[Axes], mnist: Mnist) -> None:
     """One scale, one legend, and the data's origin on the picture itself."""
     panels[0].set_ylim(0, 1)
-    panels[0].yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-    panels[0].set_ylabel("validation accuracy", fontsize=9.5, color=MUTED)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=9.5)
+    in_percent(panels[0], "validation accuracy")
+    legend(figure, panels[0], columns=6)
     figure.suptitle(f"Data: {mnist.source}", x=0.995, ha="right", fontsize=8.5, color=MUTED)
 
 

@@ -8,7 +8,7 @@ from math import log10
 from statistics import fmean
 from typing import Any
 
-from experiments.framework import Claim, Table, greater, mean_std, not_below
+from experiments.claims import Claim, greater, mean_std, not_below
 from experiments.mnist.data import Mnist
 from experiments.mnist.runs import (
     FFA,
@@ -22,6 +22,7 @@ from experiments.mnist.runs import (
     SplitOfDigits,
     Variant,
 )
+from experiments.report import Table
 from experiments.short_runs import Ending
 from experiments.tuning import rate_in_words
 from rolora.report.units import byte_size

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
-from rich.console import Console
 
-from experiments.framework import Cells
+from experiments import methods
 from experiments.mnist.data import Mnist
 from experiments.mnist.train import Init, Job, Worker
 from experiments.pool import run_jobs
@@ -21,6 +20,7 @@ from experiments.tuning import (
     over_rates,
     tune_and_judge,
 )
+from experiments.workspace import Workspace
 from rolora.config import (
     Config,
     DataConfig,
@@ -28,7 +28,6 @@ from rolora.config import (
     EvaluationConfig,
     FederationConfig,
     LoraSettings,
-    MethodConfig,
     OptimizerConfig,
     PartitionConfig,
     Positive,
@@ -36,6 +35,7 @@ from rolora.config import (
     Section,
     Seed,
 )
+from rolora.methods import Options, options_of
 
 Share = Annotated[float, Field(gt=0.0, lt=0.9)]
 Margin = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -104,7 +104,7 @@ class Variant:
 
     key: str
     label: str
-    method: MethodConfig
+    method: Options
     pooled: bool = False
 
 
@@ -112,31 +112,38 @@ SPLITS = (
     SplitOfDigits("5x2", "5 clients, two digits each", 5),
     SplitOfDigits("10x1", "10 clients, one digit each", 10),
 )
-CENTRALISED = Variant("centralised", "Centralised", MethodConfig(name="fedit"), pooled=True)
+
+
+def _plain(key: str, method: str) -> Variant:
+    """A method as the paper has it."""
+    return Variant(key, methods.title_of(method), options_of(method))
+
+
+CENTRALISED = Variant("centralised", "Centralised", options_of(methods.LORA), pooled=True)
 GAUGE = Variant(
-    "gauge", "RoLoRA, orthonormal gauge", MethodConfig(name="rolora", gauge="orthonormal")
+    "gauge", "RoLoRA, orthonormal gauge", options_of(methods.ROLORA, gauge="orthonormal")
 )
-ROLORA = Variant("rolora", "RoLoRA", MethodConfig(name="rolora"))
-LORA = Variant("lora", "LoRA (FedAvg)", MethodConfig(name="fedit"))
-FLEXLORA = Variant("flexlora", "FlexLoRA", MethodConfig(name="flexlora"))
-FFA = Variant("ffa_lora", "FFA-LoRA", MethodConfig(name="ffa_lora"))
+ROLORA = _plain("rolora", methods.ROLORA)
+LORA = _plain("lora", methods.LORA)
+FLEXLORA = _plain("flexlora", methods.FLEXLORA)
+FFA = _plain("ffa_lora", methods.FFA)
 VARIANTS = (CENTRALISED, GAUGE, ROLORA, LORA, FLEXLORA, FFA)
 
-Line = tuple[str, str]
+Key = tuple[str, str]
 """A variant's key and a split's."""
 
 
-Runs = Tuned[Line, Ending]
+Runs = Tuned[Key, Ending]
 """Finished runs; the grid holds the rate figure's seeds as well where that is made."""
 
 
-def run_all(config: MnistConfig, mnist: Mnist, cells: Cells, console: Console) -> Runs:
+def run_all(config: MnistConfig, mnist: Mnist, workspace: Workspace) -> Runs:
     """Tune every line at the tuning seed, then run it at its rate; the rest of the grid last."""
     lines = {(variant.key, split.key): (variant, split) for split in SPLITS for variant in VARIANTS}
 
-    def run(what: str, wanted: Sequence[tuple[Line, float, int]], test: bool) -> Sequence[Ending]:
+    def run(what: str, wanted: Sequence[tuple[Key, float, int]], test: bool) -> Sequence[Ending]:
         jobs = [job(config, *lines[line], rate, seed, test) for line, rate, seed in wanted]
-        return run_jobs(what, jobs, Worker(mnist), cells, config.workers, console)
+        return run_jobs(what, jobs, Worker(mnist), workspace, config.workers)
 
     runs = tune_and_judge(config, list(lines), run)
     if config.figures == "rounds":

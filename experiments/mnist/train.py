@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -12,23 +11,14 @@ import torch
 
 from experiments.mnist.data import CLASSES, PIXELS, Mnist, mnist_examples
 from experiments.mnist.net import TwoLayerNet, two_layer_model, with_base_product
-from experiments.short_runs import Curve, Ending
-from rolora.client.evaluation import Split
+from experiments.short_runs import Ending, ending, run_short
 from rolora.config import Config, DataConfig
-from rolora.core.errors import RunFailed
 from rolora.core.seeds import torch_generator
 from rolora.core.types import Adapter, Key
-from rolora.data import Examples
-from rolora.data.deal import deal
-from rolora.engines.in_process import InProcess
-from rolora.engines.preparation import setting_of
-from rolora.methods import make_method
+from rolora.engines.preparation import Loaded, Prepared, prepare
+from rolora.model.loading import Pretrained
 from rolora.model.lora import LoraModel
-from rolora.server.ledger import Ledger
-from rolora.server.round import evaluate, run_rounds
 
-CHANCE = 1.0 / CLASSES
-"""What a diverged model scores from then on."""
 Init = Literal["base", "both", "zero"]
 """What the paper leaves open: where the hidden units' first activity comes from.
 
@@ -83,34 +73,37 @@ class Worker:
 
 
 def train(job: Job, mnist: Mnist) -> Ending:
-    """Run all rounds of `job`.
+    """Run all rounds of `job` (:func:`experiments.short_runs.run_short`)."""
+    ready = prepared(job, mnist)
+    state = ready.method.init(initial_adapter(ready.model, job.config, job.init))
+    return ending(run_short(ready, state, job.test))
 
-    A run in which a client's factors cease to be finite, or grow until FlexLoRA's SVD fails, ends
-    there; it scores chance, 1/10, from then on.
+
+def prepared(job: Job, mnist: Mnist) -> Prepared:
+    """Everything that the run needs: the digits and who holds them, the net, the method.
+
+    Raises:
+        BadInput: too few digits.
     """
     config = job.config
-    model, examples = _net(job.width, job.init, config.seed, config.data, mnist)
-    shares = deal(config, examples)
-    splits = {name: Split(part, shares[name]) for name, part in examples.items()}
-    engine = InProcess(config, model, splits)
-    method = make_method(config.method.name, setting_of(config))
-    state = method.init(initial_adapter(model, config, job.init))
-    curve, test_accuracy, begin = Curve(), None, time.perf_counter()
-    try:
-        state = run_rounds(config, method, engine, state, Ledger(), curve)
-        if job.test:
-            test_accuracy = (evaluate(method, engine, state, "test") or {}).get("accuracy")
-    except RunFailed:
-        test_accuracy = CHANCE if job.test else None
-    seen = list(curve.evaluated().values())
-    missing = config.rounds // config.evaluation.every - len(seen)
-    return Ending(
-        accuracy=seen + [CHANCE] * missing,
-        test_accuracy=test_accuracy,
-        diverged=len(curve.lines) < config.rounds,
-        bytes_up=curve.sent_up()[-1],
-        bytes_down=curve.sent_down(),
-        seconds=round(time.perf_counter() - begin, 2),
+    return prepare(config, _loaded(job.width, job.init, config.seed, config.data, mnist))
+
+
+# A process runs one seed's jobs one after the other; only the last seed's pixels are kept.
+@lru_cache(maxsize=1)
+def _loaded(width: int, init: Init, seed: int, data: DataConfig, mnist: Mnist) -> Loaded:
+    """The net of a seed, and the examples with what ``W_0`` makes of them."""
+    net = TwoLayerNet(PIXELS, width, CLASSES, seed)
+    if init != "base":
+        with torch.no_grad():
+            net.hidden.get_parameter("weight").zero_()
+    model = two_layer_model(net)
+    examples = mnist_examples(mnist, data.validation, seed, data.limit)
+    return Loaded(
+        pretrained=Pretrained(net, tokenizer=None, head=(), source="two-layer net"),
+        model=model,
+        examples={name: with_base_product(part, model) for name, part in examples.items()},
+        test_from="test",
     )
 
 
@@ -127,18 +120,3 @@ def initial_adapter(model: LoraModel, config: Config, init: Init) -> Adapter:
             bound = 3.0 / math.sqrt(config.lora.r) / (config.lora.lora_alpha / config.lora.r)
             drawn[key] = torch.rand(zeros.shape, generator=generator) * (2 * bound) - bound
     return adapter.overwrite(drawn)
-
-
-# A process runs one seed's jobs one after the other; only the last seed's pixels are kept.
-@lru_cache(maxsize=1)
-def _net(
-    width: int, init: Init, seed: int, data: DataConfig, mnist: Mnist
-) -> tuple[LoraModel, dict[str, Examples]]:
-    """The net of a seed, and the examples with what ``W_0`` makes of them."""
-    net = TwoLayerNet(PIXELS, width, CLASSES, seed)
-    if init != "base":
-        with torch.no_grad():
-            net.hidden.get_parameter("weight").zero_()
-    model = two_layer_model(net)
-    examples = mnist_examples(mnist, data.validation, seed, data.limit)
-    return model, {name: with_base_product(part, model) for name, part in examples.items()}

@@ -1,7 +1,6 @@
 """MNIST from every source it may come from, and what damaged files say."""
 
 import gzip
-import struct
 import sys
 
 import numpy as np
@@ -10,15 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.mnist.data import Digits, Mnist, load_mnist, mnist_examples, read_idx
+from made_up import idx
 from rolora.core.errors import BadInput
 
 IMAGE = (28, 28)
-
-
-def idx(array):
-    """LeCun's format, written out by hand."""
-    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
-    return header + array.astype(np.uint8).tobytes()
 
 
 def some_digits(n, seed=0):

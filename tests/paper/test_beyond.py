@@ -1,33 +1,33 @@
 """What comes after RoLoRA: its variants, what is decided of them, and what a run leaves."""
 
 import json
-from io import StringIO
 
 import pytest
 import torch
 from rich.console import Console
-from test_reproduce_mnist import MNIST, digits_directory
 
 import small
-from experiments.axes import INK
 from experiments.beyond import halves as beyond_halves
 from experiments.beyond.config import BeyondConfig
-from experiments.beyond.experiment import run_beyond
 from experiments.beyond.figure import BETTER, WORSE, differences
 from experiments.beyond.halves import GlueHalf, MnistHalf
 from experiments.beyond.report import claims, results, tables
 from experiments.beyond.runs import Line, Place, run_all
-from experiments.beyond.variants import ROLORA, variants
-from experiments.framework import Cells
+from experiments.beyond.variants import variants
+from experiments.drawing import INK
 from experiments.glue.config import GlueConfig
 from experiments.glue.runs import rounds_of
 from experiments.glue.tasks import tasks_of
+from experiments.methods import ROLORA
 from experiments.mnist.net import TwoLayerNet, two_layer_model
 from experiments.mnist.runs import MnistConfig
 from experiments.short_runs import Ending
-from rolora.config import Config, EvaluationConfig, MethodConfig, OptimizerConfig, parse_overrides
+from experiments.workspace import Workspace
+from made_up import MNIST, digits_directory, run, says_all, settings
+from rolora.config import Config, EvaluationConfig, OptimizerConfig, parse_overrides
 from rolora.core.errors import BadInput
 from rolora.engines.preparation import checked_method
+from rolora.methods import options_of
 from rolora.records.wire import payload_bytes
 from rolora.server.ledger import Ledger
 
@@ -121,7 +121,7 @@ def test_ones_own_settings_come_last():
 )
 def test_wrong_settings_are_named(override, words, tmp_path):
     with pytest.raises(BadInput) as raised:
-        run_beyond([override], tmp_path)
+        run("beyond", [override], tmp_path)
     assert all(word in str(raised.value) for word in words)
 
 
@@ -187,23 +187,17 @@ def test_each_variant_is_judged_at_the_rate_that_is_best_at_the_tuning_seed():
     assert lines["there", "gauge"].grid.keys() == {0.1, 0.2, 0.3}
 
 
-def test_mnists_runs_are_the_experiments_with_the_variants_changes(monkeypatch, tmp_path):
+@pytest.fixture
+def workspace(tmp_path):
+    return Workspace.at(tmp_path, Console(quiet=True))
+
+
+def test_mnists_runs_are_the_experiments_with_the_variants_changes(monkeypatch, workspace):
     seen = []
     monkeypatch.setattr(beyond_halves, "run_jobs", lambda what, jobs, *rest: seen.extend(jobs))
-    half = MnistHalf(BeyondConfig().mnist, MNIST, 1, Cells(tmp_path), Console(quiet=True))
+    half = MnistHalf(BeyondConfig().mnist, MNIST, 1, workspace)
     assert [place.key for place in half.places] == ["5x2", "10x1"]
-    half.run(
-        "runs",
-        [
-            (
-                half.places[1],
-                ALL["b5"],
-                0.01,
-                3,
-            )
-        ],
-        test=True,
-    )
+    half.run("runs", [(half.places[1], ALL["b5"], 0.01, 3)], test=True)
     (job,) = seen
     assert job.name == "10x1 b5 lr=0.01 seed=3 test"
     assert (job.width, job.test, job.config.federation.clients) == (784, True, 10)
@@ -212,12 +206,12 @@ def test_mnists_runs_are_the_experiments_with_the_variants_changes(monkeypatch, 
     )
 
 
-def test_the_language_runs_are_table_1_with_the_variants_changes(monkeypatch, tmp_path):
+def test_the_language_runs_are_table_1_with_the_variants_changes(monkeypatch, tmp_path, workspace):
     seen = []
     monkeypatch.setattr(beyond_halves, "run_trials", lambda what, found, *rest: seen.extend(found))
     config = BeyondConfig().glue
     tasks = tasks_of(config, tmp_path, lambda _: None)
-    half = GlueHalf(config, tasks, 1, Cells(tmp_path), Console(quiet=True))
+    half = GlueHalf(config, tasks, 1, workspace)
     (place,) = half.places
     assert place.key == "sst2 20 clients"
     assert "Rotten Tomatoes" in place.data
@@ -225,7 +219,7 @@ def test_the_language_runs_are_table_1_with_the_variants_changes(monkeypatch, tm
     (trial,) = seen
     rounds = rounds_of(config, "sst2", beyond_halves.settings_of(config)[0])
     assert (trial.config.rounds, trial.config.federation.clients) == (rounds, 20)
-    assert trial.config.method == MethodConfig(name="rolora", gauge="orthonormal")
+    assert trial.config.method == options_of("rolora", gauge="orthonormal")
     assert trial.config.optimizer == OptimizerConfig(
         lr=0.005, state="transport", local_steps=5, batch_size=4
     )
@@ -359,34 +353,25 @@ TINY = {
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     directory = tmp_path_factory.mktemp("beyond")
-    settings = {**TINY, "mnist.data": digits_directory(directory / "digits")}
-    overrides = [f"{key}={value}" for key, value in settings.items()]
-    said = StringIO()
-    found = run_beyond(overrides, directory / "out", Console(file=said, width=220))
-    return overrides, found, said.getvalue()
+    given = settings(**{**TINY, "mnist.data": digits_directory(directory / "digits")})
+    return run("beyond", given, directory / "out")
 
 
 def test_what_it_leaves(finished):
-    _, found, said = finished
-    names = {"cells", "report.md", "report.json", "beyond.png", "beyond.svg"}
-    assert {path.name for path in found.out.iterdir()} == names
+    assert finished.files().keys() == {"report.md", "report.json", "beyond.png", "beyond.svg"}
     # 4 variants in 2 places, 2 rates to tune them, then 2 seeds.
-    assert len(list((found.out / "cells").iterdir())) == 8 * 2 + 8 * 2
-    page = (found.out / "report.md").read_text()
-    assert "MNIST from IDX files, 300 and 100 digits" in page
-    for claim in found.claims:
-        assert claim.text in page
-        assert claim.text[:40] in said
-    report = json.loads((found.out / "report.json").read_text())
-    assert len(report["results"]["lines"]) == 8
-    for line in report["results"]["lines"]:
+    assert len(finished.cells()) == 8 * 2 + 8 * 2
+    assert "MNIST from IDX files, 300 and 100 digits" in finished.page()
+    says_all(finished)
+    lines = finished.record()["results"]["lines"]
+    assert len(lines) == 8
+    for line in lines:
         tuned = {rate: found["validation"] for rate, found in line["tuning"].items()}
         assert tuned[f"{line['rate']:g}"] == max(tuned.values())
 
 
 def test_finished_cells_are_not_run_again(finished, monkeypatch):
-    overrides, found, _ = finished
-    before = (found.out / "report.md").read_bytes()
+    before = finished.files()
     monkeypatch.setattr("experiments.mnist.train.train", None)
-    run_beyond(overrides, found.out)
-    assert (found.out / "report.md").read_bytes() == before
+    finished.again()
+    assert finished.files() == before

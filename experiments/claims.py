@@ -1,0 +1,87 @@
+"""Claims, decided by numbers: what counts as holding, and the evidence in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Literal
+
+from rolora.report.statistics import PairedDifference, describe, paired_difference
+
+Standing = Literal["holds", "does not hold", "not decided at this size"]
+SIGNIFICANCE = 0.05
+ENOUGH_TRIALS = 59  # 0.95^59 < 0.05
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement, who made it (``Table 1``, ``derived here``), and what this run found."""
+
+    text: str
+    source: str
+    standing: Standing
+    evidence: str
+
+
+def every(passed: int, trials: int) -> Standing:
+    """The standing of "it is so in every case": one exception refutes it, a few cases prove little.
+
+    "Holds" needs so many trials that fewer than 5 % of all cases are exceptions, at 95 %.
+    """
+    if passed < trials:
+        return "does not hold"
+    return "holds" if trials >= ENOUGH_TRIALS else "not decided at this size"
+
+
+def all_hold(*standings: Standing) -> Standing:
+    """The standing of several statements together: the worst of theirs."""
+    for worst in ("does not hold", "not decided at this size"):
+        if worst in standings:
+            return worst
+    return "holds"
+
+
+def greater(ours: Sequence[float], theirs: Sequence[float]) -> tuple[Standing, str]:
+    """The standing of "ours is greater than theirs", pair by pair, and its evidence in words.
+
+    Decided by a two-sided paired t-test at 5 %; without a spread to test against (one pair, or
+    all differences equal) it is not decided.
+
+    Raises:
+        ValueError: the two differ in length, are empty, or hold a number that is not finite.
+    """
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    if not differences or not all(map(isfinite, differences)):
+        raise ValueError(f"a paired test needs finite pairs, got {differences}")
+    test = paired_difference(differences)
+    standing: Standing = "not decided at this size"
+    if test.p_value is not None and test.p_value < SIGNIFICANCE:
+        standing = "holds" if test.mean > 0 else "does not hold"
+    return standing, f"{mean_std(ours)} against {mean_std(theirs)}; {in_words(test)}"
+
+
+def not_below(
+    ours: Sequence[float], theirs: Sequence[float], margin: float
+) -> tuple[Standing, str]:
+    """The standing of "ours is not more than `margin` below theirs", and the plain comparison."""
+    standing, _ = greater([value + margin for value in ours], theirs)
+    return standing, greater(ours, theirs)[1]
+
+
+def in_words(test: PairedDifference) -> str:
+    """A paired test as a sentence's end: difference, interval, p-value, pairs."""
+    if test.low is None or test.high is None or test.p_value is None:
+        return f"difference {test.mean:+.3g}, no test possible (n = {test.n})"
+    p = "p < 1e-12" if test.p_value < 1e-12 else f"p = {test.p_value:.2g}"
+    return (
+        f"paired difference {test.mean:+.3g} ± {test.std:.2g}, 95 % interval "
+        f"{test.low:+.3g} to {test.high:+.3g}, {p}, n = {test.n}"
+    )
+
+
+def mean_std(values: Sequence[float], digits: int = 3) -> str:
+    """``0.812 ± 0.010``, in `digits` significant digits of the mean; no spread for one value."""
+    numbers = describe(values)
+    spread = "" if numbers.std is None else f" ± {numbers.std:.2g}"
+    return f"{numbers.mean:.{digits}g}{spread}"
