@@ -50,7 +50,7 @@ def test_accuracy(config: Config) -> float:
     prepared = prepare(config)
     engine, initial = build_engine(prepared), prepared.initial()
     state = run_rounds(config, prepared.method, engine, initial, Ledger(), Curve())
-    return float(evaluate(prepared.method, engine, state, "test")["eval_accuracy"])
+    return float(evaluate(prepared.task, prepared.method, engine, state, "test")["accuracy"])
 
 
 def _table(accuracy: Mapping[str, list[float]]) -> Table:

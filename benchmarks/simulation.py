@@ -51,7 +51,8 @@ class Simulation:
         clients = self.engine.clients[: self.engine.stack]
         jobs = [self.engine.job(self.method.plan(self.initial, client)) for client in clients]
         train = self.engine.splits["train"].examples
-        local_update(self.engine.model, train, jobs, self.config.optimizer, self.config.seed)
+        task, model = self.engine.task, self.engine.model
+        local_update(task, model, train, jobs, self.config.optimizer, self.config.seed)
 
     def work(self) -> Work:
         """This, to be measured."""

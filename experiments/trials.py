@@ -126,7 +126,7 @@ def run_trial(trial: Trial, prepared: Prepared) -> TrialResult:
             test = engine.evaluate(method.evaluation_plan(state), "test")
     except RunFailed:
         pass
-    chance = 1.0 / prepared.examples["train"].num_labels
+    chance = 1.0 / len(prepared.examples["train"].names)
     seen = curve.evaluated()
     missed = [number for number in evaluated_rounds(config) if number > len(curve.lines)]
     sent = curve.sent_up()
@@ -153,8 +153,8 @@ def _pooled(results: Sequence[Evaluation] | None, chance: float) -> float:
     """Accuracy over all clients' examples."""
     if results is None:
         return chance
-    return sum(r.correct for r in results) / sum(r.num_examples for r in results)
+    return sum(r.sums["correct"][0] for r in results) / sum(r.num_examples for r in results)
 
 
 def _by_client(results: Sequence[Evaluation]) -> dict[str, float]:
-    return {str(r.client): r.correct / r.num_examples for r in results}
+    return {str(r.client): r.sums["correct"][0] / r.num_examples for r in results}

@@ -99,7 +99,7 @@ def train(job: Job, mnist: Mnist) -> Ending:
     try:
         state = run_rounds(config, method, engine, state, Ledger(), curve)
         if job.test:
-            test_accuracy = evaluate(method, engine, state, "test")["eval_accuracy"]
+            test_accuracy = evaluate(engine.task, method, engine, state, "test")["accuracy"]
     except RunFailed:
         test_accuracy = CHANCE if job.test else None
     seen = [line["eval_accuracy"] for line in curve.evaluated()]

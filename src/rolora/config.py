@@ -88,6 +88,21 @@ class DataConfig(Section):
         return self
 
 
+class TaskConfig(Section):
+    """What is learned (:data:`rolora.tasks.TASKS`), and the options of that task beside its name,
+    which the task checks.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = "classification"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options as they were given."""
+        return dict(self.model_extra or {})
+
+
 class PartitionConfig(Section):
     """How the training examples are dealt out to clients."""
 
@@ -230,6 +245,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     lora: LoraSettings = LoraSettings()
     data: DataConfig = DataConfig(name="rotten_tomatoes")
+    task: TaskConfig = TaskConfig()
     partition: PartitionConfig = PartitionConfig()
     federation: FederationConfig = FederationConfig()
     method: MethodConfig = MethodConfig()

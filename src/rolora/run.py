@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 import rolora
@@ -31,7 +30,8 @@ from rolora.model.peft_format import save_adapter
 from rolora.records.rundir import RunDirectory
 from rolora.records.wire import payload_bytes
 from rolora.server.ledger import Ledger, planned_layout
-from rolora.server.round import run_rounds
+from rolora.server.round import run_rounds, scored
+from rolora.tasks import Task, added
 
 
 class Display(Protocol):
@@ -130,11 +130,9 @@ def summarise(
 ) -> dict[str, Any]:
     """What ``summary.json`` holds; `results` and `notes` are of the test examples."""
     config, facts, lines = ready.config, ready.facts(), record.lines()
+    test = tested(ready.task, results)
     evaluated = [line for line in lines if line["eval_accuracy"] is not None]
     best = max(evaluated, key=lambda line: line["eval_accuracy"], default=None)
-    total = sum(result.num_examples for result in results)
-    predicted = np.sum([result.predicted for result in results], axis=0)
-    labels = np.array(facts.test_labels)
     last = lines[-1]
     return {
         "rolora_version": rolora.__version__,
@@ -145,7 +143,7 @@ def summarise(
             "name": config.data.name or str(config.data.path or "the sites' own"),
             **facts.examples,
             "test_from": facts.test_from,
-            "label_names": list(facts.label_names),
+            "label_names": list(facts.names),
             "fingerprint": facts.fingerprint,
         },
         "model": {
@@ -154,28 +152,24 @@ def summarise(
             "parameters": ready.model.num_parameters(),
             "adapter_parameters": state.parts.select({"A", "B"}).layout.size,
         },
-        "label_table": [list(row) for row in facts.label_table],
-        "client_accuracy": [
-            {
-                "client": result.client,
-                "examples": result.num_examples,
-                "accuracy": result.correct / result.num_examples,
-            }
-            for result in results
-        ],
+        "label_table": [list(row) for row in facts.strata_table],
+        "client_accuracy": test["clients"],
         "final": {
             "round": state.round,
             "eval_accuracy": last["eval_accuracy"],
             "eval_loss": last["eval_loss"],
-            "test_accuracy": sum(result.correct for result in results) / total,
-            "test_loss": sum(result.loss for result in results) / total,
+            "validation": last["validation"],
+            "test": test["scores"],
+            "test_accuracy": test["scores"].get("accuracy"),
+            "test_loss": test["scores"]["loss"],
         },
-        "test_examples": total,
+        "test_examples": sum(result.num_examples for result in results),
         "test_failures": [vars(failure) for failure in notes.eval_failures],
         "test_faults": list(notes.faults),
         "best": best and {"round": best["round"], "eval_accuracy": best["eval_accuracy"]},
-        "majority_accuracy": float(labels.max() / labels.sum()),
-        "predicted_label_shares": (predicted / predicted.sum()).tolist(),
+        "constant": test["constant"],
+        "majority_accuracy": test["constant"].get("accuracy"),
+        "predicted_label_shares": test["prediction_shares"],
         "bytes_up": sum(line["bytes_up"] for line in lines),
         "bytes_down": sum(line["bytes_down"] for line in lines),
         "failures": sum(len(line["failures"]) for line in lines),
@@ -190,6 +184,22 @@ def summarise(
         "command": command,
         "started": record.history["started"],
         "finished": now(),
+    }
+
+
+def tested(task: Task, results: Sequence[Evaluation]) -> dict[str, Any]:
+    """What the summary says of the test examples: the scores of all and of each client, of the
+    best constant prediction, and the share of predictions in each stratum.
+    """
+    sums = added(result.sums for result in results)
+    clients = [
+        {"client": r.client, "examples": r.num_examples, **scored(task, [r])} for r in results
+    ]
+    return {
+        "scores": scored(task, results),
+        "clients": clients,
+        "constant": task.constant(sums) if sums else {},
+        "prediction_shares": list(task.prediction_shares(sums)) if sums else [],
     }
 
 

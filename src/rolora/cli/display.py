@@ -46,7 +46,7 @@ class RunDisplay:
     def begin(self, ready: Ready, finished: int) -> None:
         """Say what runs."""
         config = ready.config
-        sizes = sorted(map(sum, ready.facts().label_table))
+        sizes = sorted(map(sum, ready.facts().strata_table))
         source = config.data.name or config.data.path or "the sites' own data"
         self.console.print(
             f"[bold]{METHODS[config.method.name].title}[/] · {config.model.name} "

@@ -1,17 +1,15 @@
-"""Predictions on held-out examples, summed by client."""
+"""What a model says of held-out examples, summed by client."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from rolora.core.types import (
-    Evaluation,
-)
+from rolora.core.types import Evaluation
 from rolora.data import Examples
+from rolora.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -22,30 +20,29 @@ class Split:
     shares: Sequence[Tensor]
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """Per example of a split: its loss and its predicted label; 0 where it was not asked for."""
-
-    loss: Tensor
-    label: Tensor
+Outcome = Mapping[str, Tensor]
+"""What a task keeps of each row, ``[rows, ...]`` by name."""
 
 
-def tally(predictions: Predictions, split: Split) -> list[Evaluation]:
-    """Sum predictions by client; clients without held-out examples are left out."""
-    examples = split.examples
-    results = []
+def gathered(pieces: Iterable[tuple[Tensor, Outcome]], n: int) -> Outcome:
+    """The outcomes of numbered rows, in the places of `n` rows; 0 where nothing was asked."""
+    found: dict[str, Tensor] = {}
+    for rows, outcome in pieces:
+        for name, values in outcome.items():
+            if name not in found:
+                found[name] = values.new_zeros(n, *values.shape[1:])
+            found[name][rows] = values
+    return found
+
+
+def tally(task: Task, outcome: Outcome, split: Split) -> list[Evaluation]:
+    """Sum an outcome by client; clients without held-out examples are left out, and so are
+    examples that no client holds.
+    """
+    examples, results = split.examples, []
     for client, rows in enumerate(split.shares):
-        if not len(rows):
-            continue
-        label = predictions.label[rows]
-        counts = torch.bincount(label, minlength=examples.num_labels)
-        results.append(
-            Evaluation(
-                client=client,
-                num_examples=len(rows),
-                loss=float(predictions.loss[rows].sum()),
-                correct=int((label == examples.labels[rows]).sum()),
-                predicted=tuple(counts.tolist()),
-            )
-        )
+        if len(rows):
+            own = {name: values[rows] for name, values in outcome.items()}
+            sums = task.sums(own, examples.targets[rows], examples.names)
+            results.append(Evaluation(client, len(rows), sums))
     return results

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rolora.client.batches import Chunk, batch_rows, chunks
 from rolora.client.moments import transported, with_bases
@@ -20,10 +20,16 @@ from rolora.config import OptimizerConfig
 from rolora.core.seeds import torch_generator
 from rolora.data import Examples
 from rolora.model.lora import LoraModel
+from rolora.tasks import Task
 
 
 def local_update(
-    model: LoraModel, data: Examples, jobs: Sequence[Job], settings: OptimizerConfig, seed: int
+    task: Task,
+    model: LoraModel,
+    data: Examples,
+    jobs: Sequence[Job],
+    settings: OptimizerConfig,
+    seed: int,
 ) -> list[Trained]:
     """Train K clients side by side, one optimiser step of all at a time.
 
@@ -33,6 +39,7 @@ def local_update(
     the largest are padded with zeros, which stay zero.
 
     Args:
+        task: what is learned.
         model: the shared frozen model.
         data: the training examples.
         jobs: the K clients' work.
@@ -55,7 +62,7 @@ def local_update(
         stack.gradients.zero_()
         current = [rows[step] if step < len(rows) else rows[-1] for rows in batches]
         for chunk in chunks(data, current, model.device.type):
-            loss = chunk_loss(model, data, chunk)
+            loss = chunk_loss(task, model, data, chunk)
             loss.sum().backward()
             losses += loss.detach()
         stack.add_proximal(plans[0].prox)
@@ -75,10 +82,7 @@ def carried(job: Job) -> Job:
     return replace(job, optimizer=transported(job.optimizer or {}, job.start, job.plan.train))
 
 
-def chunk_loss(model: LoraModel, data: Examples, chunk: Chunk) -> Tensor:
+def chunk_loss(task: Task, model: LoraModel, data: Examples, chunk: Chunk) -> Tensor:
     """Each client's share of its mean loss in this chunk: ``[K]``."""
-    rows = chunk.rows.reshape(-1)
-    logits = model.logits(data.batch(rows), rows)
-    labels = data.labels[rows].to(logits.device)
-    loss = nn.functional.cross_entropy(logits, labels, reduction="none")
+    loss = task.loss(*task.outputs(model, data, chunk.rows.reshape(-1), again=True))
     return (loss.view(chunk.rows.shape) * chunk.weights.to(loss.device)).sum(1)

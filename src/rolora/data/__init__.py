@@ -1,17 +1,20 @@
 """Data as everybody else sees them: indices into examples that are held once."""
 
+from rolora.data.columns import Column, Reader
 from rolora.data.examples import Examples
 from rolora.data.loaders import RawSplit, RawSplits, load_data, pad_id, tokenize
-from rolora.data.partition import assign_like, label_table, partition
+from rolora.data.partition import assign_like, partition, strata_table
 
 __all__ = [
+    "Column",
     "Examples",
     "RawSplit",
     "RawSplits",
+    "Reader",
     "assign_like",
-    "label_table",
     "load_data",
     "pad_id",
     "partition",
+    "strata_table",
     "tokenize",
 ]

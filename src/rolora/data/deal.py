@@ -21,13 +21,13 @@ def deal(config: Config, examples: Mapping[str, Examples]) -> dict[str, list[tor
     field = train.values(by_field) if by_field else None
     shares = {
         "train": partition(
-            train.labels, config.partition, config.federation.clients, config.seed, field
+            train.strata, config.partition, config.federation.clients, config.seed, field
         )
     }
     for name in ("validation", "test"):
         held = examples[name]
         held_field = held.values(by_field) if by_field else None
         shares[name] = assign_like(
-            shares["train"], train.labels, held.labels, config.seed, field, held_field
+            shares["train"], train.strata, held.strata, config.seed, field, held_field
         )
     return shares

@@ -12,6 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rolora.config import DataConfig
 from rolora.core.errors import BadInput, nearest
 
@@ -42,6 +44,7 @@ _KNOWN: Mapping[str, Task] = {
     "mnli": _glue("mnli", "premise", "hypothesis", "validation_matched"),
     "qqp": _glue("qqp", "question1", "question2"),
     "rte": _glue("rte", "sentence1", "sentence2"),
+    "stsb": _glue("stsb", "sentence1", "sentence2"),
 }
 
 
@@ -173,14 +176,14 @@ def _from_dataset(dataset: Any, source: str) -> Table:
     kinds = {
         name: kind
         for name, kind in dataset.features.items()
-        if isinstance(kind, datasets.Value | datasets.ClassLabel)
+        if isinstance(getattr(kind, "feature", kind), datasets.Value | datasets.ClassLabel)
     }
     with _bad_input(f"{source}: cannot be read"):
         columns = dataset.with_format(None).select_columns(list(kinds))[:]
     classes = {
-        name: tuple(kind.names)
+        name: tuple(getattr(kind, "feature", kind).names)
         for name, kind in kinds.items()
-        if isinstance(kind, datasets.ClassLabel)
+        if isinstance(getattr(kind, "feature", kind), datasets.ClassLabel)
     }
     return Table(source, columns, classes)
 
@@ -267,7 +270,10 @@ def _read_parquet(path: Path) -> dict[str, list[Any]]:
     import pandas as pd
 
     frame = pd.read_parquet(path)
-    return {str(name): frame[name].tolist() for name in frame.columns}
+    return {
+        str(name): [v.tolist() if isinstance(v, np.ndarray) else v for v in frame[name].tolist()]
+        for name in frame.columns
+    }
 
 
 _READERS: Mapping[str, Callable[[Path], dict[str, list[Any]]]] = {

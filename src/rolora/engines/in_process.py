@@ -10,9 +10,9 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rolora.client.evaluation import Predictions, Split, tally
+from rolora.client.evaluation import Outcome, Split, gathered, tally
 from rolora.client.kept import LocalStore
 from rolora.client.replica import Replica, restored
 from rolora.client.stack import Job, Trained
@@ -30,6 +30,7 @@ from rolora.core.types import (
 )
 from rolora.data import Examples
 from rolora.model.lora import LoraModel
+from rolora.tasks import make_task
 
 T = TypeVar("T")
 
@@ -58,6 +59,7 @@ class InProcess:
         self, config: Config, model: LoraModel, splits: Mapping[str, Split], threads: int = 1
     ):
         self.config, self.model, self.splits = config, model, splits
+        self.task = make_task(config.task)
         self.clients = [
             ClientInfo(id=i, rank=config.lora.rank_of(i), num_examples=len(rows))
             for i, rows in enumerate(splits["train"].shares)
@@ -73,7 +75,8 @@ class InProcess:
         data = self.splits["train"].examples
 
         def train_stack(model: LoraModel, jobs: Sequence[Job]) -> list[tuple[Job, Trained]]:
-            trained = local_update(model, data, jobs, self.config.optimizer, self.config.seed)
+            settings, seed = self.config.optimizer, self.config.seed
+            trained = local_update(self.task, model, data, jobs, settings, seed)
             return list(zip(jobs, trained, strict=True))
 
         kept = LocalStore()
@@ -146,43 +149,38 @@ class InProcess:
         held = self.splits[split]
         if not plan.local:
             rows = torch.cat(list(held.shares))
-            return tally(self._predict(held.examples, [(plan.send, rows)], plan), held)
+            return tally(self.task, self._predict(held.examples, [(plan.send, rows)], plan), held)
         models = [
             (self._with_local(plan.send, plan, client), rows)
             for client, rows in enumerate(held.shares)
             if len(rows)
         ]
-        return tally(self._predict(held.examples, models, plan), held)
+        return tally(self.task, self._predict(held.examples, models, plan), held)
 
     def _predict(
         self, examples: Examples, models: Sequence[tuple[Adapter, Tensor]], plan: Plan
-    ) -> Predictions:
+    ) -> Outcome:
         """Each adapter on its rows, in batches of similar length."""
-        result = Predictions(
-            torch.zeros(len(examples)), torch.zeros(len(examples), dtype=torch.long)
-        )
 
-        def predict(model: LoraModel, item: tuple[Adapter, Tensor]) -> None:
+        def predict(model: LoraModel, item: tuple[Adapter, Tensor]) -> tuple[Tensor, Outcome]:
             adapter, rows = item
             tensors = {key: tensor.to(model.device) for key, tensor in adapter.items()}
             stacked = {key: t if key[1] == "D" else t[None] for key, t in tensors.items()}
             model.mount(stacked, [plan.scaling])
             with torch.no_grad():
-                logits = model.logits(examples.batch(rows)).cpu()
-            labels = examples.labels[rows]
-            result.loss[rows] = nn.functional.cross_entropy(logits, labels, reduction="none")
-            result.label[rows] = logits.argmax(1)
+                outputs = self.task.outputs(model, examples, rows, again=False)
+                outcome = self.task.outcome(*outputs)
+            return rows, {name: values.cpu() for name, values in outcome.items()}
 
         batches = [
             (adapter, batch)
             for adapter, rows in models
+            if len(rows)
             for batch in rows[torch.argsort(examples.lengths[rows], stable=True)].split(
                 self.config.evaluation.batch_size
             )
         ]
-        for _ in self.workers.map(predict, batches):
-            pass
-        return result
+        return gathered(self.workers.map(predict, batches), len(examples))
 
     def take_notes(self) -> RoundNotes:
         """None: nothing is sent for an evaluation, and there is nothing between that could fail."""

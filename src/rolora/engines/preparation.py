@@ -8,27 +8,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from rolora.client.evaluation import Split
 from rolora.config import Config
 from rolora.core.errors import BadInput
 from rolora.core.types import Adapter, ClientInfo, ServerState
-from rolora.data import (
-    Examples,
-    RawSplits,
-    label_table,
-    load_data,
-    tokenize,
-)
+from rolora.data import Examples, RawSplits, strata_table
 from rolora.data.deal import deal
 from rolora.engines.in_process import InProcess
 from rolora.methods import Method, Setting, make_method
-from rolora.model.loading import Pretrained, build_lora_model, load_pretrained, resolve_device
+from rolora.model.loading import Pretrained, build_lora_model, resolve_device
 from rolora.model.lora import LoraModel
 from rolora.server.ledger import Ledger
 from rolora.server.round import Engine
+from rolora.tasks import Task, make_task
 
 
 @dataclass(frozen=True)
@@ -36,18 +30,18 @@ class DataFacts:
     """What a run's summary says of the data.
 
     Args:
-        label_names: in order.
+        names: what the model's outputs stand for, in order.
         examples: number of examples by split.
-        label_table: per client, its number of training examples of each label.
-        test_labels: the number of test examples of each label.
+        strata: the name of each stratum.
+        strata_table: per client, its number of training examples of each stratum.
         test_from: where the test examples come from.
         fingerprint: a digest of all examples.
     """
 
-    label_names: Sequence[str]
+    names: Sequence[str]
     examples: Mapping[str, int]
-    label_table: Sequence[Sequence[int]]
-    test_labels: Sequence[int]
+    strata: Sequence[str]
+    strata_table: Sequence[Sequence[int]]
     test_from: str
     fingerprint: str
 
@@ -67,6 +61,7 @@ class Ready:
     Args:
         config: of the run.
         method: plans and aggregates.
+        task: what is learned, and how it is scored.
         pretrained: the model as loaded.
         model: the same with LoRA layers.
         data: what must be the same for the run to go on.
@@ -76,6 +71,7 @@ class Ready:
 
     config: Config
     method: Method
+    task: Task
     pretrained: Pretrained
     model: LoraModel
     data: str
@@ -100,6 +96,7 @@ class Prepared:
         shares: per split, each client's example numbers.
         test_from: where the test examples come from.
         method: plans and aggregates.
+        task: what is learned, and how it is scored.
     """
 
     config: Config
@@ -109,12 +106,14 @@ class Prepared:
     shares: Mapping[str, Sequence[torch.Tensor]]
     test_from: str
     method: Method
+    task: Task
 
     def ready(self) -> Ready:
         """The run on the simulator."""
         return Ready(
             config=self.config,
             method=self.method,
+            task=self.task,
             pretrained=self.pretrained,
             model=self.model,
             data=self.fingerprint(),
@@ -128,12 +127,14 @@ class Prepared:
 
     def facts(self) -> DataFacts:
         """What the summary says of the data."""
-        train, test = self.examples["train"], self.examples["test"]
+        train = self.examples["train"]
+        strata = self.task.strata_names(train.names)
+        table = strata_table(self.shares["train"], train.strata, len(strata))
         return DataFacts(
-            label_names=test.label_names,
+            names=train.names,
             examples={name: len(examples) for name, examples in self.examples.items()},
-            label_table=label_table(self.shares["train"], train.labels, test.num_labels).tolist(),
-            test_labels=np.bincount(test.labels.numpy(), minlength=test.num_labels).tolist(),
+            strata=strata,
+            strata_table=table.tolist(),
             test_from=self.test_from,
             fingerprint=self.fingerprint(),
         )
@@ -192,6 +193,7 @@ def loaded_from(config: Config) -> dict[str, Any]:
         "seed": config.seed,
         "model": config.model.model_dump(mode="json"),
         "data": config.data.model_dump(mode="json"),
+        "task": config.task.model_dump(mode="json"),
         "lora": config.lora.model_dump(include={"target_modules", "layers", "dropout"}),
         "cache_mb": config.engine.cache_mb,
     }
@@ -204,9 +206,10 @@ def load(config: Config) -> Loaded:
         BadInput: they cannot be had or do not fit.
     """
     resolve_device(config.model.device)
-    raw = load_data(config.data, config.seed)
-    pretrained = load_pretrained(config.model, raw.train.label_names, config.seed)
-    examples = tokenized(raw, pretrained, config)
+    task = make_task(config.task)
+    raw = task.load(config.data, config.seed)
+    pretrained = task.backbone(config.model, raw.train.names, config.seed)
+    examples = encoded(task, raw, pretrained, config)
     return Loaded(pretrained, build_lora_model(pretrained, config), examples, raw.test_from)
 
 
@@ -230,6 +233,7 @@ def prepare(config: Config, loaded: Loaded | None = None) -> Prepared:
         shares=deal(config, loaded.examples),
         test_from=loaded.test_from,
         method=method,
+        task=make_task(config.task),
     )
 
 
@@ -259,11 +263,13 @@ def checked_method(config: Config) -> Method:
     return method
 
 
-def tokenized(raw: RawSplits, pretrained: Pretrained, config: Config) -> dict[str, Examples]:
+def encoded(
+    task: Task, raw: RawSplits, pretrained: Pretrained, config: Config
+) -> dict[str, Examples]:
     """The splits by name."""
     splits = {"train": raw.train, "validation": raw.validation, "test": raw.test}
     return {
-        name: tokenize(split, pretrained.tokenizer, config.data.max_length)
+        name: task.encode(split, pretrained.tokenizer, config.data.max_length)
         for name, split in splits.items()
     }
 

@@ -29,6 +29,7 @@ from rolora.records.wire import payload_bytes
 from rolora.server.ledger import Ledger
 from rolora.server.optimizer import server_step
 from rolora.server.screen import Screen
+from rolora.tasks import Task, added, make_task
 
 ATTEMPTS = 3
 """How often a round is tried, each time with another cohort, before the run ends."""
@@ -108,7 +109,7 @@ def run_rounds(
         RunFailed: the quorum was lost in every attempt at a round.
         KeyboardInterrupt: passed on after the last finished round has been checkpointed.
     """
-    saved = state.round
+    saved, task = state.round, make_task(config.task)
     try:
         while state.round < config.rounds:
             clock = Clock()
@@ -116,7 +117,7 @@ def run_rounds(
             last = state.round == config.rounds
             if last or state.round % config.evaluation.every == 0:
                 with clock("evaluate"):
-                    metrics |= evaluate(method, engine, state, "validation")
+                    metrics |= validated(evaluate(task, method, engine, state, "validation"))
             write_down(engine.take_notes(), metrics)
             metrics["seconds"] = rounded(clock.seconds)
             record.round_finished(metrics)
@@ -167,8 +168,7 @@ def one_round(
             "round": new.round,
             "phase": phase(plans[0].train),
             "train_loss": finite(screen.train_loss()),
-            "eval_loss": None,
-            "eval_accuracy": None,
+            **validated(None),
             "clients": len(screen.losses),
             "cohort": len(plans),
             "attempts": attempt + 1,
@@ -200,15 +200,28 @@ def sample_cohort(
     return [clients[i] for i in sorted(chosen.tolist())]
 
 
-def evaluate(method: Method, engine: Engine, state: ServerState, split: str) -> dict[str, Any]:
-    """Loss and accuracy over all clients' held-out examples, weighted by examples."""
-    results = engine.evaluate(method.evaluation_plan(state), split)
-    total = sum(result.num_examples for result in results)
-    if total == 0:
-        return {"eval_loss": None, "eval_accuracy": None}
+def evaluate(
+    task: Task, method: Method, engine: Engine, state: ServerState, split: str
+) -> dict[str, float | None]:
+    """The task's scores over all clients' held-out examples; None where one is undefined."""
+    return scored(task, engine.evaluate(method.evaluation_plan(state), split))
+
+
+def scored(task: Task, results: Iterable[Evaluation]) -> dict[str, float | None]:
+    """The scores of evaluations put together."""
+    sums = added(result.sums for result in results)
+    if not sums:
+        return {metric.name: None for metric in task.metrics}
+    return {name: finite(score) for name, score in task.scores(sums).items()}
+
+
+def validated(scores: Mapping[str, float | None] | None) -> dict[str, Any]:
+    """What a round's line says of its validation; None: there was none."""
+    known = scores or {}
     return {
-        "eval_loss": finite(sum(result.loss for result in results) / total),
-        "eval_accuracy": sum(result.correct for result in results) / total,
+        "validation": scores,
+        "eval_loss": known.get("loss"),
+        "eval_accuracy": known.get("accuracy"),
     }
 
 

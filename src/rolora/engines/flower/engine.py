@@ -40,6 +40,7 @@ from rolora.engines.flower.worker import Frames
 from rolora.records.wire import WireError, payload_bytes
 from rolora.server.ledger import Ledger
 from rolora.server.round import needed
+from rolora.tasks import make_task
 
 _A_WEEK_S = 7 * 24 * 3600.0
 _HEADERS_BYTES = 2**16
@@ -53,12 +54,12 @@ class RunFacts:
 
     Args:
         run: the same after a restart of the server, another for every run.
-        label_names: that every site must have.
+        names: of the model's outputs, that every site must have.
         layout: the layout of an adapter of a given rank.
     """
 
     run: str
-    label_names: tuple[str, ...]
+    names: tuple[str, ...]
     layout: Callable[[int], Layout]
 
 
@@ -88,6 +89,7 @@ class FlowerEngine:
     ):
         self.transport, self.config, self.facts, self.ledger = transport, config, facts, ledger
         self.seen = seen
+        self.task = make_task(config.task)
         self.mirrors: dict[int, Replica] = {}
         self._apart = Ledger()  # of evaluations at another rank than the client's own
         self._round = 0
@@ -133,7 +135,7 @@ class FlowerEngine:
         found: dict[int, list[Evaluation]] = {}
         for narrowed, answer in self._exchange(plans, "evaluate", split):
             client, ledger = narrowed.client, self._ledger(narrowed.client, plan.rank)
-            evaluated = self._evaluated(client, answer)
+            evaluated = self._evaluated(client, split, answer)
             if isinstance(evaluated, Failure):
                 ledger.failed(client)
                 self._eval_failures.append(evaluated)
@@ -145,14 +147,21 @@ class FlowerEngine:
             raise RunFailed(f"no client answered when asked to evaluate on its {split} examples")
         return [evaluation for client in sorted(found) for evaluation in found[client]]
 
-    def _evaluated(self, client: int, answer: list[bytes] | Failure) -> list[Evaluation] | Failure:
+    def _evaluated(
+        self, client: int, split: str, answer: list[bytes] | Failure
+    ) -> list[Evaluation] | Failure:
         """The evaluations in an answer, or what is wrong with it."""
         if isinstance(answer, Failure):
             return answer
         try:
-            return unpack_evaluations(answer, client, len(self.facts.label_names))
+            found = unpack_evaluations(answer, client, self.task, self.facts.names)
         except WireError as error:
             return Failure(client, "malformed", str(error))
+        examples, held = sum(each.num_examples for each in found), self.seen[client].examples(split)
+        if examples > held:
+            detail = f"it evaluated {examples} {split} examples and joined with {held}"
+            return Failure(client, "num_examples", detail)
+        return found
 
     def take_notes(self) -> RoundNotes:
         """Clients that were not evaluated, outages, waits for a quorum, a restart; bytes."""
@@ -215,15 +224,15 @@ class FlowerEngine:
         """Why a connected client is not asked."""
         self._meet()
         facts = self.seen.get(client)
-        if facts is None or facts.label_names == self.facts.label_names:
+        if facts is None or facts.names == self.facts.names:
             return None
-        return Failure(client, "other_labels", wrong_labels(facts, self.facts.label_names))
+        return Failure(client, "other_labels", wrong_labels(facts, self.facts.names))
 
     def _meet(self) -> None:
         """Read what newly connected clients say of their data."""
         for client, frames in self.transport.clients.items():
             try:
-                self.seen[client] = unpack_facts(frames)
+                self.seen[client] = unpack_facts(frames, self.task)
             except WireError as error:
                 log.warning("client %s: %s", client, error)
 
@@ -314,6 +323,6 @@ def _update(plan: Plan, frames: list[bytes]) -> Update | Failure:
 def wrong_labels(facts: ClientFacts, expected: Sequence[str]) -> str:
     """What to do where a client's labels are not those of the others."""
     return (
-        f"its labels are {', '.join(facts.label_names)}, the others' {', '.join(expected)}; "
+        f"its labels are {', '.join(facts.names)}, the others' {', '.join(expected)}; "
         "name them all, in one order, in data.labels of the run's config"
     )

@@ -102,7 +102,7 @@ class SiteHandler:
                     f"numbered from 0"
                 )
             self._site, self._settings = self._load(config), hello["config"]
-            counts = {name: sum(labels) for name, labels in self._site.facts.labels.items()}
+            counts = {name: sum(each) for name, each in self._site.facts.strata.items()}
             log.info("client %s joins with %s", self.client, counts)
         return pack_facts(self._site.facts)
 

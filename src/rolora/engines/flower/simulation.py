@@ -138,5 +138,5 @@ def _site(loaded: Prepared, client: int) -> SiteModel:
     splits = splits_of(client, config.federation.clients, loaded.examples, rows)
     engine = InProcess(config, loaded.model, splits)
     engine.replicas = _replicas()
-    facts = client_facts(splits, client, loaded.test_from)
+    facts = client_facts(loaded.task, splits, client, loaded.test_from)
     return SiteModel(config, loaded.pretrained, engine, facts)
