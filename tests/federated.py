@@ -100,7 +100,7 @@ def assert_same_run(federated, simulated):
     for line, other in zip(lines(federated), lines(simulated), strict=True):
         for key in other.keys() - {"seconds"}:
             expected = other[key]
-            if isinstance(expected, float):
+            if isinstance(expected, float | dict):
                 expected = pytest.approx(expected, abs=1e-5)
             if key not in ("bytes_down", "faults"):  # an evaluation has sent some of it already
                 assert line[key] == expected, key

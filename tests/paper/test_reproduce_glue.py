@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+import small
 from experiments import EXPERIMENTS, trials
 from experiments.__main__ import app
 from experiments.framework import Cells
@@ -20,7 +21,6 @@ from experiments.glue.tasks import left_out, tasks_of
 from experiments.trials import Trial, TrialResult, TrialWorker, run_trials
 from rolora.core.errors import BadInput
 from rolora.core.seeds import numpy_generator
-from rolora.data import load_data
 from rolora.engines.in_process import InProcess
 from rolora.engines.preparation import checked_method
 from rolora.model.lora import layer_numbers
@@ -276,8 +276,8 @@ def test_stand_ins_are_loaded(tmp_path, task):
     directory = stand_ins_directory(tmp_path / "in")
     settings = glue(small=True, data=directory, tasks=(task,))
     (data,) = tasks_of(settings, tmp_path / "out", lambda _: None)
-    raw = load_data(data.data, 0)
-    assert len(raw.train.label_names) == (3 if task == "mnli" else 2)
+    raw = small.CLASSIFICATION.load(data.data, 0)
+    assert len(raw.train.names) == (3 if task == "mnli" else 2)
     assert raw.train.text_pair is not None
     assert raw.test_from == "test"
 

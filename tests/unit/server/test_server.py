@@ -51,7 +51,10 @@ class FakeEngine:
 
     def evaluate(self, plan, split):
         self.evaluated.append((plan.round - 1, split))
-        return [Evaluation(0, 10, 5.0, 6, (4, 6)), Evaluation(1, 30, 3.0, 24, (10, 20))]
+        return [
+            Evaluation(0, 10, classified(10, 5.0, 6, (4.0, 6.0))),
+            Evaluation(1, 30, classified(30, 3.0, 24, (10.0, 20.0))),
+        ]
 
     def take_notes(self):
         return self.notes
@@ -61,6 +64,11 @@ class FakeEngine:
 
     def restore(self, tensors, state):
         pass
+
+
+def classified(n, loss, correct, predicted):
+    counts = {"correct": (float(correct),), "predicted": predicted, "actual": predicted}
+    return {"loss": (loss, float(n)), **counts}
 
 
 def start():
@@ -104,10 +112,9 @@ def test_a_line_a_round():
     weights = [1, 2, 3, 4]
     loss = sum(w * 0.5 * w for w in weights) / sum(weights)
     assert first["train_loss"] == pytest.approx(loss)
-    assert first["eval_loss"] is first["eval_accuracy"] is None
-    assert second["eval_loss"] == pytest.approx(8.0 / 40)
-    assert second["eval_accuracy"] == pytest.approx(30 / 40)
-    assert third["eval_accuracy"] is not None  # always after the last
+    assert first["validation"] is None
+    assert second["validation"] == pytest.approx({"loss": 8.0 / 40, "accuracy": 30 / 40})
+    assert third["validation"] is not None  # always after the last
     assert engine.evaluated == [(2, "validation"), (3, "validation")]
     up = payload_bytes(engine.sound(engine.plans[0][0]).parts.layout)
     assert first["bytes_up"] == 4 * up
