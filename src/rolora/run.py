@@ -131,8 +131,7 @@ def summarise(
     """What ``summary.json`` holds; `results` and `notes` are of the test examples."""
     config, facts, lines = ready.config, ready.facts(), record.lines()
     test = tested(ready.task, results)
-    evaluated = [line for line in lines if line["eval_accuracy"] is not None]
-    best = max(evaluated, key=lambda line: line["eval_accuracy"], default=None)
+    best = best_round(ready.task, lines)
     last = lines[-1]
     return {
         "rolora_version": rolora.__version__,
@@ -166,7 +165,7 @@ def summarise(
         "test_examples": sum(result.num_examples for result in results),
         "test_failures": [vars(failure) for failure in notes.eval_failures],
         "test_faults": list(notes.faults),
-        "best": best and {"round": best["round"], "eval_accuracy": best["eval_accuracy"]},
+        "best": best and {key: best[key] for key in ("round", "validation", "eval_accuracy")},
         "constant": test["constant"],
         "majority_accuracy": test["constant"].get("accuracy"),
         "predicted_label_shares": test["prediction_shares"],
@@ -185,6 +184,14 @@ def summarise(
         "started": record.history["started"],
         "finished": now(),
     }
+
+
+def best_round(task: Task, lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The first of the rounds that the task's first metric puts highest."""
+    metric = task.metrics[0]
+    sign = 1 if metric.higher_is_better else -1
+    known = [line for line in lines if (line["validation"] or {}).get(metric.name) is not None]
+    return max(known, key=lambda line: sign * line["validation"][metric.name], default=None)
 
 
 def tested(task: Task, results: Sequence[Evaluation]) -> dict[str, Any]:

@@ -103,3 +103,12 @@ def test_what_a_site_cannot_know_is_not_counted(sites, task_yaml, tmp_path, lie)
     assert reasons(tmp_path / "run", "eval_failures") == [[(1, reason)]]
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert [row["client"] for row in summary["client_accuracy"]] == [0, 2]
+
+
+def test_a_model_that_nobody_can_evaluate_does_not_end_the_run(sites, task_yaml, tmp_path):
+    change, _ = LIES["no number"]
+    sites["answered"] = lambda client, frames: changed(frames, change)
+    federate(task_yaml, tmp_path / "run", "rounds=1")
+    assert set(lines(tmp_path / "run")[0]["validation"].values()) == {None}
+    assert len(reasons(tmp_path / "run", "eval_failures")[0]) == 3
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").exists()

@@ -149,7 +149,7 @@ class Regression(Task):
         return {
             "loss": (float((x - y).square().sum()), n),
             "moments": tuple(map(float, moments)),
-            "histogram": tuple(map(float, torch.bincount(cell, minlength=GRID**2).tolist())),
+            "histogram": tuple(torch.bincount(cell, minlength=GRID**2).tolist()),
         }
 
     def scores(self, sums: Sums) -> dict[str, float]:

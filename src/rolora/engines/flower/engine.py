@@ -44,6 +44,8 @@ from rolora.tasks import make_task
 
 _A_WEEK_S = 7 * 24 * 3600.0
 _HEADERS_BYTES = 2**16
+_NUMBER_BYTES = 32
+"""At most, of a number of an evaluation, as text."""
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +123,8 @@ class FlowerEngine:
             yield answer if isinstance(answer, Failure) else _update(plan, answer)
 
     def evaluate(self, plan: Plan, split: str) -> list[Evaluation]:
-        """Evaluate on every connected client; one that gives no answer is left out and noted.
+        """Evaluate on every connected client; one that gives no usable answer is left out and
+        noted.
 
         Raises:
             RunFailed: no client answered.
@@ -133,8 +136,10 @@ class FlowerEngine:
             for client in range(self.config.federation.clients)
         ]
         found: dict[int, list[Evaluation]] = {}
+        silent = True
         for narrowed, answer in self._exchange(plans, "evaluate", split):
             client, ledger = narrowed.client, self._ledger(narrowed.client, plan.rank)
+            silent &= isinstance(answer, Failure)
             evaluated = self._evaluated(client, split, answer)
             if isinstance(evaluated, Failure):
                 ledger.failed(client)
@@ -143,7 +148,7 @@ class FlowerEngine:
             else:
                 ledger.replied(narrowed)
                 found[client] = evaluated
-        if not found:
+        if silent:
             raise RunFailed(f"no client answered when asked to evaluate on its {split} examples")
         return [evaluation for client in sorted(found) for evaluation in found[client]]
 
@@ -201,7 +206,8 @@ class FlowerEngine:
         exchange = _Exchange(self, {plan.client: plan for plan in sendable}, do, split)
         # An update of the right form is about as large as the factors that it is made of.
         largest = max((self._answer_bytes(plan) for plan in sendable), default=0)
-        self.transport.max_bytes = _HEADERS_BYTES + 2 * largest
+        numbers = sum(self.task.sizes(self.facts.names).values())
+        self.transport.max_bytes = _HEADERS_BYTES + 2 * largest + _NUMBER_BYTES * numbers
         deadline = self.config.federation.deadline or _A_WEEK_S
         for result in self.transport.send_and_receive(
             exchange.requests(), deadline, exchange.complete

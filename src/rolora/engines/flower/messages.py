@@ -195,8 +195,14 @@ def unpack_evaluations(
 
 
 def _evaluation(fields: Mapping[str, Any], client: int) -> Evaluation:
-    sums = {str(name): tuple(map(float, values)) for name, values in fields["sums"].items()}
+    sums = {str(name): tuple(map(_number, values)) for name, values in fields["sums"].items()}
     return Evaluation(client, int(fields["num_examples"]), sums)
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float):
+        raise WireError(f"{value!r:.60} is no number")
+    return value
 
 
 def _header(frames: Frames) -> dict[str, Any]:
