@@ -59,8 +59,8 @@ def test_a_rows_stratum_is_its_rarest_label_in_training():
     train, names = targets_of(["a|b", "a", "a", "b", "c|a"])
     assert made.strata_names(names) == ("a", "b", "c", "(none)")
     assert made.strata(train, train).tolist() == [1, 0, 0, 1, 2]
-    held, _ = targets_of(["a|b|c", "", "b", "a"], names)
-    assert made.strata(held, train).tolist() == [2, 3, 1, 0]  # by training, not by themselves
+    held, _ = targets_of(["a|b|c", "", "b", "a", "a|b", "b"], names)
+    assert made.strata(held, train).tolist() == [2, 3, 1, 0, 1, 1]  # not by their own counts
 
 
 def test_f1_by_hand():
