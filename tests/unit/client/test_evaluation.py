@@ -32,12 +32,12 @@ def test_examples_that_nobody_holds_are_not_counted():
 
 
 @pytest.mark.parametrize("local", [False, True])
-def test_a_split_that_nobody_holds_has_no_scores(local):
+def test_a_split_that_nobody_holds_has_no_scores(bert, local):
     """As when a partition by field tests on values that no client trains on."""
-    settings = small.config(
-        federation={"clients": 3}, rounds=1, model={"head": "local" if local else "frozen"}
-    )
-    engine = small.engine(settings)
+    head = "local" if local else "frozen"
+    settings = small.config(rounds=1, model={"name": bert, "device": "cpu", "head": head})
+    examples = small.text_examples(21)
+    engine = small.engine(settings, small.text_model(bert, settings), examples=examples)
     nobody = Split(engine.splits["validation"].examples, [torch.arange(0)] * 3)
     engine.splits = {**engine.splits, "validation": nobody}
     _, record = small.run(settings, engine)
