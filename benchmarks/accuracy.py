@@ -50,8 +50,7 @@ def test_accuracy(config: Config) -> float:
     prepared = prepare(config)
     engine, initial = build_engine(prepared), prepared.initial()
     state = run_rounds(config, prepared.method, engine, initial, Ledger(), Curve())
-    scores = evaluate(prepared.method, engine, state, "test") or {}
-    return float(scores["accuracy"] or 0.0)
+    return float(evaluate(prepared.task, prepared.method, engine, state, "test")["accuracy"] or 0.0)
 
 
 def _table(accuracy: Mapping[str, list[float]]) -> Table:

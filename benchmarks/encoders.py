@@ -16,7 +16,7 @@ from benchmarks.simulation import Simulation
 from rolora.client.evaluation import Split
 from rolora.config import Config, ModelConfig, parse_config
 from rolora.core.types import Adapter
-from rolora.data import Examples, load_data, partition, tokenize
+from rolora.data import Examples, partition
 from rolora.engines.in_process import InProcess
 from rolora.engines.preparation import checked_method
 from rolora.model.loading import (
@@ -27,6 +27,7 @@ from rolora.model.loading import (
     load_tokenizer,
 )
 from rolora.model.lora import peft_parts
+from rolora.tasks import make_task
 
 PLAIN, ROLORA, BFLOAT16 = "plain loop", "rolora", "rolora, bfloat16"
 Load = Callable[[ModelConfig, Sequence[str], int], Pretrained]
@@ -128,10 +129,11 @@ def start_state(loop: PlainLoop, initial: Adapter) -> StateDict:
 
 def loaded(config: Config, load: Load) -> tuple[Pretrained, Examples, list[Tensor]]:
     """The model, the tokenised training examples, and each client's share of them."""
-    raw = load_data(config.data, config.seed).train
-    pretrained = load(config.model, raw.label_names, config.seed)
-    train = tokenize(raw, pretrained.tokenizer, config.data.max_length)
-    shares = partition(train.labels, config.partition, config.federation.clients, config.seed)
+    task = make_task(config.task)
+    raw = task.load(config.data, config.seed).train
+    pretrained = load(config.model, raw.names, config.seed)
+    train = task.encode(raw, pretrained.tokenizer, config.data.max_length)
+    shares = partition(train.strata, config.partition, config.federation.clients, config.seed)
     return pretrained, train, shares
 
 

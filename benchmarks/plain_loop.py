@@ -120,7 +120,7 @@ def as_dictionaries(examples: Examples) -> list[dict[str, Any]]:
             "attention_mask": [1] * (end - start),
             "label": label,
         }
-        for (start, end), label in zip(spans, examples.labels.tolist(), strict=True)
+        for (start, end), label in zip(spans, examples.targets.tolist(), strict=True)
     ]
 
 

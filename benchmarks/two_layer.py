@@ -46,7 +46,7 @@ def digits(config: Config) -> tuple[Examples, list[Tensor]]:
     generator = torch_generator(config.seed, "benchmark", "digits")
     labels = torch.randint(0, LABELS, (6000,), generator=generator)
     x = torch.rand(6000, PIXELS, generator=generator)
-    examples = Examples(labels, tuple(map(str, range(LABELS))), dense={"x": x})
+    examples = Examples(labels, labels, tuple(map(str, range(LABELS))), dense={"x": x})
     return examples, partition(labels, config.partition, config.federation.clients, config.seed)
 
 
@@ -81,7 +81,7 @@ def plain_work(config: Config) -> Work:
     examples, shares = digits(config)
     scaling = config.lora.lora_alpha / config.lora.r
     net = PlainNet(TwoLayerNet(PIXELS, WIDTH, LABELS, config.seed), config.lora.r, scaling)
-    dataset = TensorDataset(examples.dense["x"], examples.labels)
+    dataset = TensorDataset(examples.dense["x"], examples.targets)
 
     def loader(batches: Batches) -> DataLoader:
         return DataLoader(dataset, sampler=batches, batch_size=None)

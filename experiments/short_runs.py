@@ -14,7 +14,7 @@ from rolora.core.types import Evaluation, ServerState
 from rolora.engines.preparation import Prepared, build_engine
 from rolora.records.schema import RoundRecord
 from rolora.server.ledger import Ledger
-from rolora.server.round import Engine, run_rounds, scores_of
+from rolora.server.round import Engine, run_rounds, scored
 
 ACCURACY = "accuracy"
 """The score of every experiment here: all of them classify."""
@@ -91,11 +91,9 @@ def run_short(prepared: Prepared, state: ServerState, test: bool) -> TrialResult
             judged = engine.evaluate(method.evaluation_plan(state), "test")
 
     def accuracy(*results: Evaluation) -> float:
-        scores = scores_of(results)
-        assert scores is not None
-        return scores[ACCURACY] or 0.0
+        return scored(prepared.task, results)[ACCURACY] or 0.0
 
-    chance = 1.0 / prepared.examples["train"].num_labels
+    chance = 1.0 / len(prepared.examples["train"].names)
     seen, sent = curve.evaluated(), curve.sent_up()
     missed = [number for number in evaluated_rounds(config) if number > len(curve.lines)]
     return TrialResult(

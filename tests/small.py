@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
 from rolora.client.evaluation import Split
-from rolora.config import parse_config
+from rolora.config import TaskConfig, parse_config
 from rolora.core.seeds import torch_generator
 from rolora.data import Examples
 from rolora.engines.in_process import InProcess
@@ -19,7 +19,9 @@ from rolora.model.loading import build_lora_model, load_pretrained
 from rolora.model.lora import LoraModel
 from rolora.server.ledger import Ledger
 from rolora.server.round import run_rounds
+from rolora.tasks import make_task
 
+CLASSIFICATION = make_task(TaskConfig())
 WORDS = [f"w{i}" for i in range(60)]
 WIDTHS = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
 ARCHITECTURES = {
@@ -87,8 +89,9 @@ def text_examples(n, seed=0, num_labels=2, shortest=1, longest=12):
         words[0], words[1], words[-1] = 2, 4 + label, 3
         pieces.append(words)
     return Examples(
-        labels=labels,
-        label_names=tuple(f"label{i}" for i in range(num_labels)),
+        targets=labels,
+        strata=labels,
+        names=tuple(f"label{i}" for i in range(num_labels)),
         tokens={"input_ids": torch.cat([*pieces, torch.zeros(1)]).int()},
         offsets=torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
     )
@@ -100,7 +103,8 @@ def pixel_examples(n, seed=0, d=10, num_labels=3):
     labels = torch.randint(0, num_labels, (n,), generator=generator)
     centres = torch.randn(num_labels, d, generator=torch_generator(99, "centres"))
     x = centres[labels] + torch.randn(n, d, generator=generator)
-    return Examples(labels, tuple(f"label{i}" for i in range(num_labels)), dense={"x": x})
+    names = tuple(f"label{i}" for i in range(num_labels))
+    return Examples(labels, labels, names, dense={"x": x})
 
 
 class Net(nn.Module):

@@ -10,9 +10,9 @@ import numpy as np
 
 from experiments.glue.config import GlueConfig
 from experiments.glue.stand_ins import STAND_INS, write_stand_in
-from rolora.config import DataConfig
-from rolora.data import load_data
+from rolora.config import DataConfig, TaskConfig
 from rolora.data.sources import task_of
+from rolora.tasks import make_task
 
 TITLES = {"sst2": "SST-2", "qnli": "QNLI", "mnli": "MNLI", "qqp": "QQP", "rte": "RTE"}
 ROUNDS = {"sst2": 500, "qnli": 500, "mnli": 500, "qqp": 500, "rte": 200}
@@ -70,7 +70,7 @@ def majority(task: TaskData, seed: int) -> float:
     Raises:
         BadInput: the examples cannot be had.
     """
-    labels = load_data(task.data, seed).test.labels
+    labels = make_task(TaskConfig()).load(task.data, seed).test.targets
     return float(np.bincount(labels).max() / len(labels))
 
 

@@ -114,9 +114,11 @@ def mnist_examples(
 
 
 def _examples(digits: Digits) -> Examples:
+    labels = torch.from_numpy(digits.labels.astype(np.int64))
     return Examples(
-        labels=torch.from_numpy(digits.labels.astype(np.int64)),
-        label_names=tuple(map(str, range(CLASSES))),
+        targets=labels,
+        strata=labels,
+        names=tuple(map(str, range(CLASSES))),
         dense={"x": torch.from_numpy(digits.images.astype(np.float32) / 255.0)},
         fields={"digit": digits.labels.tolist()},
     )

@@ -55,8 +55,9 @@ def with_base_product(examples: Examples, model: LoraModel) -> Examples:
     with torch.no_grad():
         base = torch.cat([layer.base(x) for x in examples.dense["x"].split(4096)])
     return Examples(
-        labels=examples.labels,
-        label_names=examples.label_names,
+        targets=examples.targets,
+        strata=examples.strata,
+        names=examples.names,
         dense={**examples.dense, "base": base},
         fields=examples.fields,
     )

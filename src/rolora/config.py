@@ -11,6 +11,7 @@ import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     SerializeAsAny,
     ValidationError,
@@ -92,6 +93,21 @@ class DataConfig(Section):
         if self.path is not None and (self.text is None or self.label is None):
             raise ValueError("path needs text and label: the columns to read")
         return self
+
+
+class TaskConfig(Section):
+    """What is learned (:data:`rolora.tasks.TASKS`), and the options of that task beside its name,
+    which the task checks.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = "classification"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options as they were given."""
+        return dict(self.model_extra or {})
 
 
 class PartitionConfig(Section):
@@ -274,6 +290,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     lora: LoraSettings = LoraSettings()
     data: DataConfig = DataConfig(name="rotten_tomatoes")
+    task: TaskConfig = TaskConfig()
     partition: PartitionConfig = PartitionConfig()
     federation: FederationConfig = FederationConfig()
     method: MethodOptions = RoLoRAOptions()

@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 import rolora
@@ -32,7 +31,6 @@ from rolora.records.checkpoint import Checkpoint
 from rolora.records.lock import held
 from rolora.records.rundir import RunDirectory
 from rolora.records.schema import (
-    CLASSIFICATION,
     BestRecord,
     ClientRecord,
     DataRecord,
@@ -40,7 +38,6 @@ from rolora.records.schema import (
     MethodRecord,
     ModelRecord,
     RoundRecord,
-    Scores,
     Start,
     StrataRecord,
     Summary,
@@ -48,7 +45,8 @@ from rolora.records.schema import (
 )
 from rolora.records.wire import payload_bytes
 from rolora.server.ledger import Ledger, planned_layout
-from rolora.server.round import run_rounds, scores_of, written
+from rolora.server.round import run_rounds, scored, written
+from rolora.tasks import added
 
 
 class Display(Protocol):
@@ -197,32 +195,30 @@ def summarise(
     """What ``summary.json`` holds; `results` and `notes` are of the test examples."""
     facts, rounds = ready.facts(), record.rounds()
     start = start_of(ready, record, state, command)
-    constant, shares = guesses_of(results, facts)
+    sums = added(result.sums for result in results)
     return Summary(
         **dict(start),
         data=data_of(ready.config, facts),
-        strata=StrataRecord(
-            names=tuple(facts.label_names), table=tuple(map(tuple, facts.label_table))
-        ),
+        strata=StrataRecord(names=tuple(facts.strata), table=tuple(map(tuple, facts.strata_table))),
         clients=tuple(
             ClientRecord(
                 client=result.client,
                 examples=result.num_examples,
-                scores=scores_of([result]) or {},
+                scores=scored(ready.task, [result]),
             )
             for result in results
         ),
         final=FinalRecord(
             round=state.round,
             validation=rounds[-1].validation or {},
-            test=scores_of(results) or {},
+            test=scored(ready.task, results),
         ),
         best=best_of(rounds, start.task),
         test_examples=sum(result.num_examples for result in results),
         test_failures=written(notes.eval_failures),
         test_faults=tuple(notes.faults),
-        constant=constant,
-        prediction_shares=shares,
+        constant=dict(ready.task.constant(sums)) if sums else {},
+        prediction_shares=tuple(ready.task.prediction_shares(sums)) if sums else (),
         bytes_up=sum(r.bytes_up for r in rounds),
         bytes_down=sum(r.bytes_down for r in rounds),
         failures=sum(len(r.failures) for r in rounds),
@@ -241,24 +237,15 @@ def data_of(config: Config, facts: DataFacts) -> DataRecord:
         name=config.data.name or str(config.data.path or "the sites' own"),
         **facts.examples,
         test_from=facts.test_from,
-        label_names=tuple(facts.label_names),
+        label_names=tuple(facts.names),
         fingerprint=facts.fingerprint,
     )
 
 
 def task_of(ready: Ready) -> TaskRecord:
     """The task as it is written down."""
-    return CLASSIFICATION
-
-
-def guesses_of(results: Sequence[Evaluation], facts: DataFacts) -> tuple[Scores, tuple[float, ...]]:
-    """Scores of the best constant prediction, and the share of each label among predictions."""
-    labels = np.array(facts.test_labels)
-    constant: Scores = {"accuracy": float(labels.max() / labels.sum())}
-    if not results:
-        return constant, ()
-    predicted = np.sum([result.predicted for result in results], axis=0)
-    return constant, tuple((predicted / predicted.sum()).tolist())
+    task = ready.task
+    return TaskRecord(name=task.name, title=task.title, metrics=task.metrics)
 
 
 def best_of(rounds: Sequence[RoundRecord], task: TaskRecord) -> BestRecord | None:

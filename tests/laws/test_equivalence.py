@@ -101,7 +101,7 @@ def test_one_client_is_centralised_training_with_peft(model_dir, architecture, n
         for rows in batch_rows(torch.arange(24), plan, settings.optimizer, settings.seed):
             central.zero_grad()
             logits = central(**data.batch(rows)).logits
-            loss = nn.functional.cross_entropy(logits, data.labels[rows])
+            loss = nn.functional.cross_entropy(logits, data.targets[rows])
             loss.backward()
             optimizer.step()
             losses[-1] += float(loss.detach()) / 5
@@ -461,11 +461,11 @@ def test_what_is_local_never_leaves_and_is_used_in_evaluation(name):
         engine.model.mount({key: t[None] for key, t in own.items()}, [plan.scaling])
         with torch.no_grad():
             logits = engine.model.logits(held.examples.batch(rows))
-        labels = held.examples.labels[rows]
-        assert result.correct == int((logits.argmax(1) == labels).sum())
+        labels = held.examples.targets[rows]
+        assert result.sums["correct"] == (int((logits.argmax(1) == labels).sum()),)
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
-        assert result.loss == pytest.approx(float(loss), rel=1e-5)
-        assert sum(result.predicted) == result.num_examples == len(rows)
+        assert result.sums["loss"] == (pytest.approx(float(loss), rel=1e-5), len(rows))
+        assert sum(result.sums["predicted"]) == result.num_examples == len(rows)
 
 
 def test_a_frozen_head_is_the_models_own():
@@ -709,5 +709,6 @@ def test_single_jobs_need_no_engine():
     (expected,) = engine.train([plan])
     job = Job(plan, Replica().start(plan).parts, engine.splits["train"].shares[2])
     examples = engine.splits["train"].examples
-    (trained,) = local_update(engine.model, examples, [job], settings.optimizer, settings.seed)
+    given = (engine.task, engine.model, examples, [job], settings.optimizer, settings.seed)
+    (trained,) = local_update(*given)
     assert torch.equal(trained.update.parts.flat, expected.parts.flat)

@@ -59,14 +59,14 @@ def test_a_digit_has_one_client():
         shares = deal(run.config, examples)
         owners = Counter()
         for rows in shares["train"]:
-            digits = set(examples["train"].labels[rows].tolist())
+            digits = set(examples["train"].targets[rows].tolist())
             assert len(digits) == held
             owners.update(digits)
         assert owners == Counter(range(10))
         for name in ("validation", "test"):
             for trained, own in zip(shares["train"], shares[name], strict=True):
-                assert set(examples[name].labels[own].tolist()) == set(
-                    examples["train"].labels[trained].tolist()
+                assert set(examples[name].targets[own].tolist()) == set(
+                    examples["train"].targets[trained].tolist()
                 )
 
 

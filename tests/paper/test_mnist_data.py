@@ -235,7 +235,7 @@ def test_validation_is_split_off_the_training_digits():
     assert not rows(splits["test"]) & everything
     for part in splits.values():
         assert 0 <= part.dense["x"].min() <= part.dense["x"].max() <= 1
-        assert part.fields["digit"] == part.labels.tolist()
+        assert part.fields["digit"] == part.targets.tolist()
 
 
 def test_splits_are_a_function_of_the_seed():

@@ -8,7 +8,7 @@ from experiments.glue.config import GlueConfig
 from experiments.glue.stand_ins import STAND_INS, write_stand_in
 from experiments.glue.tasks import left_out, tasks_of
 from rolora.core.errors import BadInput
-from rolora.data import load_data
+from small import CLASSIFICATION
 
 
 def glue(**settings):
@@ -127,8 +127,8 @@ def test_stand_ins_are_loaded(tmp_path, task):
     directory = stand_ins_directory(tmp_path / "in")
     settings = glue(small=True, data=directory, tasks=(task,))
     (data,) = tasks_of(settings, tmp_path / "out", lambda _: None)
-    raw = load_data(data.data, 0)
-    assert len(raw.train.label_names) == (3 if task == "mnli" else 2)
+    raw = CLASSIFICATION.load(data.data, 0)
+    assert len(raw.train.names) == (3 if task == "mnli" else 2)
     assert raw.train.text_pair is not None
     assert raw.test_from == "test"
 

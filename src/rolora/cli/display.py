@@ -48,7 +48,7 @@ class RunDisplay:
     def begin(self, ready: Ready, finished: int) -> None:
         """Say what runs."""
         config, self.task = ready.config, task_of(ready)
-        sizes = sorted(map(sum, ready.facts().label_table))
+        sizes = sorted(map(sum, ready.facts().strata_table))
         source = config.data.name or config.data.path or "the sites' own data"
         self.console.print(
             f"[bold]{METHODS[config.method.name].title}[/] · {config.model.name} "

@@ -127,11 +127,11 @@ def export(
 ) -> None:
     """Merge a run's adapter into its base model, loadable by from_pretrained."""
     from rolora.config import parse_config
-    from rolora.model.loading import load_pretrained
     from rolora.model.peft_format import save_merged
     from rolora.records.files import read_json
     from rolora.records.rundir import read_run_config
     from rolora.records.schema import Summary
+    from rolora.tasks import make_task
 
     settings = parse_config(read_run_config(run), source=str(run / "config.yaml"))
     if not (run / "summary.json").is_file():
@@ -140,7 +140,8 @@ def export(
     if merge.exists() and any(merge.iterdir()):
         raise BadInput(f"--merge {merge}: is not empty; name a new directory")
     model = settings.model.model_copy(update={"device": "cpu", "dtype": "float32"})
-    save_merged(merge, run / "adapter", load_pretrained(model, names, settings.seed), _warn)
+    pretrained = make_task(settings.task).backbone(model, tuple(names), settings.seed)
+    save_merged(merge, run / "adapter", pretrained, _warn)
     Console().print(f"merged model: {merge}", soft_wrap=True)
 
 
@@ -168,7 +169,7 @@ def validate(config: ConfigPath, overrides: Overrides = None) -> None:
         "adapter": f"{len(prepared.model.layers)} modules, {factors.layout.size:,} parameters, "
         f"{state.parts.select(train).layout.size:,} trained in round 1",
         "data": ", ".join(f"{count} {name}" for name, count in splits.items())
-        + f", labels {', '.join(prepared.examples['train'].label_names)}",
+        + f", {settings.task.name} of {', '.join(prepared.examples['train'].names)}",
         "clients": f"{len(sizes)} of {sizes[0]} to {sizes[-1]} examples "
         f"(median {sizes[len(sizes) // 2]}), {settings.federation.cohort_size} a round",
         "round 1": f"{byte_size(up)} up, {byte_size(down)} down",

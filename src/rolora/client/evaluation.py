@@ -1,21 +1,20 @@
-"""Predictions on held-out examples, summed by client."""
+"""What a model says of held-out examples, summed by client."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rolora.core.types import Adapter, Evaluation, Plan
 from rolora.data import Examples
 from rolora.model.lora import LoraModel
+from rolora.tasks import Task
 
 Batch = tuple[Adapter, Tensor]
 """A model's tensors, and the numbers of the examples that it is to see."""
-Carry = Callable[[Callable[[LoraModel, Batch], None], Iterable[Batch]], Iterable[None]]
-"""Calls a function with a model that is free, once for each item."""
 
 
 @dataclass(frozen=True)
@@ -26,20 +25,23 @@ class Split:
     shares: Sequence[Tensor]
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """Per example of a split: its loss and its predicted label; 0 where it was not asked for."""
+Outcome = Mapping[str, Tensor]
+"""What a task keeps of each row, ``[rows, ...]`` by name."""
 
-    loss: Tensor
-    label: Tensor
+
+Piece = tuple[Tensor, Outcome]
+"""Row numbers, and what is to be known of these rows."""
+Carry = Callable[[Callable[[LoraModel, Batch], Piece], Iterable[Batch]], Iterable[Piece]]
+"""Calls a function with a model that is free, once for each item."""
 
 
 def evaluate(
-    plan: Plan, held: Split, models: Sequence[Batch], batch_size: int, carry: Carry
+    task: Task, plan: Plan, held: Split, models: Sequence[Batch], batch_size: int, carry: Carry
 ) -> list[Evaluation]:
     """Each model on its rows, in batches of similar length, summed by client.
 
     Args:
+        task: says what is to be known of each row.
         plan: whose scaling the models have.
         held: the examples, and who holds which.
         models: each model's tensors, and the rows that it is to see.
@@ -47,45 +49,45 @@ def evaluate(
         carry: has the batches computed.
     """
     examples = held.examples
-    result = Predictions(torch.zeros(len(examples)), torch.zeros(len(examples), dtype=torch.long))
 
-    def predict(model: LoraModel, item: Batch) -> None:
+    def predict(model: LoraModel, item: Batch) -> Piece:
         adapter, rows = item
         tensors = {key: tensor.to(model.device) for key, tensor in adapter.items()}
         stacked = {key: t if key[1] == "D" else t[None] for key, t in tensors.items()}
         model.mount(stacked, [plan.scaling])
         with torch.no_grad():
-            logits = model.logits(examples.batch(rows)).cpu()
-        labels = examples.labels[rows]
-        result.loss[rows] = nn.functional.cross_entropy(logits, labels, reduction="none")
-        result.label[rows] = logits.argmax(1)
+            outputs = task.outputs(model, examples, rows, again=False)
+            outcome = task.outcome(*outputs)
+        return rows, {name: values.cpu() for name, values in outcome.items()}
 
     batches = [
         (adapter, batch)
         for adapter, rows in models
+        if len(rows)
         for batch in rows[torch.argsort(examples.lengths[rows], stable=True)].split(batch_size)
     ]
-    for _ in carry(predict, batches):
-        pass
-    return tally(result, held)
+    return tally(task, gathered(carry(predict, batches), len(examples)), held)
 
 
-def tally(predictions: Predictions, split: Split) -> list[Evaluation]:
-    """Sum predictions by client; clients without held-out examples are left out."""
-    examples = split.examples
-    results = []
+def gathered(pieces: Iterable[Piece], n: int) -> Outcome:
+    """The outcomes of numbered rows, in the places of `n` rows; 0 where nothing was asked."""
+    found: dict[str, Tensor] = {}
+    for rows, outcome in pieces:
+        for name, values in outcome.items():
+            if name not in found:
+                found[name] = values.new_zeros(n, *values.shape[1:])
+            found[name][rows] = values
+    return found
+
+
+def tally(task: Task, outcome: Outcome, split: Split) -> list[Evaluation]:
+    """Sum an outcome by client; clients without held-out examples are left out, and so are
+    examples that no client holds.
+    """
+    examples, results = split.examples, []
     for client, rows in enumerate(split.shares):
-        if not len(rows):
-            continue
-        label = predictions.label[rows]
-        counts = torch.bincount(label, minlength=examples.num_labels)
-        results.append(
-            Evaluation(
-                client=client,
-                num_examples=len(rows),
-                loss=float(predictions.loss[rows].sum()),
-                correct=int((label == examples.labels[rows]).sum()),
-                predicted=tuple(counts.tolist()),
-            )
-        )
+        if len(rows):
+            own = {name: values[rows] for name, values in outcome.items()}
+            sums = task.sums(own, examples.targets[rows], examples.names)
+            results.append(Evaluation(client, len(rows), sums))
     return results

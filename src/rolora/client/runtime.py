@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from rolora.client.evaluation import Batch, Carry, Split, evaluate
 from rolora.client.kept import Kept
 from rolora.client.moments import MOMENTS
 from rolora.client.replica import Replica
 from rolora.client.update import local_update
 from rolora.config import Config
 from rolora.core.rules import ClientRule, Job, Trained
-from rolora.core.types import Adapter, Plan
+from rolora.core.types import Adapter, Evaluation, Plan
 from rolora.data import Examples
 from rolora.methods import Method
 from rolora.model.lora import LoraModel
 from rolora.stages import At, Stage, change, make_stage
+from rolora.tasks import Task, make_task
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,13 @@ class ClientRuntime:
 
     Args:
         config: the run's settings.
+        task: what is learned, and how it is scored.
         rules: what clients do beside plain training, in order.
         stages: what becomes of their updates before they travel, in order.
     """
 
     config: Config
+    task: Task
     rules: tuple[ClientRule, ...]
     stages: tuple[Stage, ...]
 
@@ -41,7 +45,8 @@ class ClientRuntime:
     def of(config: Config, method: Method) -> ClientRuntime:
         """For a run of `method`."""
         rules = (*method.rules(), *MOMENTS[config.optimizer.state])
-        return ClientRuntime(config, rules, tuple(map(make_stage, config.stages)))
+        stages = tuple(map(make_stage, config.stages))
+        return ClientRuntime(config, make_task(config.task), rules, stages)
 
     def begin(self, plan: Plan, replica: Replica, kept: Kept, rows: Tensor, own: Adapter) -> Job:
         """A client's work: what it holds and was sent, with what it keeps for itself over it.
@@ -70,7 +75,8 @@ class ClientRuntime:
     def train(self, model: LoraModel, data: Examples, jobs: Sequence[Job]) -> list[Trained]:
         """Train a stack of clients and make their updates ready to travel."""
         config = self.config
-        trained = local_update(model, data, jobs, config.optimizer, config.seed, self.rules)
+        settings, seed = config.optimizer, config.seed
+        trained = local_update(self.task, model, data, jobs, settings, seed, self.rules)
         if not self.stages:
             return trained
         return [self._staged(job, item) for job, item in zip(jobs, trained, strict=True)]
@@ -85,6 +91,12 @@ class ClientRuntime:
             update, own = stage.encode(update, job.kept, at)
             kept |= own
         return replace(trained, update=update, kept=kept)
+
+    def evaluate(
+        self, plan: Plan, held: Split, models: Sequence[Batch], carry: Carry
+    ) -> list[Evaluation]:
+        """Each model on its rows (:func:`rolora.client.evaluation.evaluate`)."""
+        return evaluate(self.task, plan, held, models, self.config.evaluation.batch_size, carry)
 
     def kept_after(self, job: Job, trained: Trained, before: Kept) -> Kept:
         """What the client keeps from now on; one that went astray keeps the old."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rolora.client.batches import Chunk, batch_rows, chunks
 from rolora.client.optimizer import build_optimizer
@@ -21,10 +21,11 @@ from rolora.core.types import Adapter
 from rolora.data import Examples
 from rolora.model.dropout import client_streams, row_streams
 from rolora.model.lora import LoraModel
-from rolora.model.prefix import Rows
+from rolora.tasks import Task
 
 
 def local_update(
+    task: Task,
     model: LoraModel,
     data: Examples,
     jobs: Sequence[Job],
@@ -40,6 +41,7 @@ def local_update(
     the largest are padded with zeros, which stay zero.
 
     Args:
+        task: what is learned.
         model: the shared frozen model.
         data: the training examples.
         jobs: the K clients' work, one group of every rule.
@@ -67,7 +69,7 @@ def local_update(
         current = [rows[step] if step < len(rows) else rows[-1] for rows in batches]
         streams = client_streams(seeds, step, model.device) if model.dropout_p > 0 else None
         for chunk in chunks(data, current, model.device.type):
-            loss = chunk_loss(model, data, chunk, streams)
+            loss = chunk_loss(task, model, data, chunk, streams)
             loss.sum().backward()
             losses += loss.detach()
         for steps in beside:
@@ -83,14 +85,11 @@ def local_update(
 
 
 def chunk_loss(
-    model: LoraModel, data: Examples, chunk: Chunk, streams: Tensor | None = None
+    task: Task, model: LoraModel, data: Examples, chunk: Chunk, streams: Tensor | None = None
 ) -> Tensor:
     """Each client's share of its mean loss in this chunk: ``[K]``; `streams` ``[K]`` are what its
     dropout is drawn from.
     """
-    rows = chunk.rows.reshape(-1)
     drawn = None if streams is None else row_streams(streams, chunk.places)
-    logits = model.logits(data.batch(rows), Rows(data.fingerprint, rows), drawn)
-    labels = data.labels[rows].to(logits.device)
-    loss = nn.functional.cross_entropy(logits, labels, reduction="none")
+    loss = task.loss(*task.outputs(model, data, chunk.rows.reshape(-1), again=True, streams=drawn))
     return (loss.view(chunk.rows.shape) * chunk.weights.to(loss.device)).sum(1)

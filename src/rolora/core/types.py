@@ -254,17 +254,19 @@ class Failure:
     detail: str = ""
 
 
+Sums = Mapping[str, tuple[float, ...]]
+"""Statistics by name of which the scores of a task are made; those of two groups of examples add
+number by number.
+"""
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """One client's held-out examples under a model: the sum of losses, the number right, and
-    how often each label was predicted.
-    """
+    """One client's held-out examples under a model, in sums over them."""
 
     client: int
     num_examples: int
-    loss: float
-    correct: int
-    predicted: tuple[int, ...]
+    sums: Sums
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,21 @@
 """Data as everybody else sees them: indices into examples that are held once."""
 
+from rolora.data.columns import Column, Reader
 from rolora.data.examples import Examples
-from rolora.data.loaders import (
-    RawSplit,
-    RawSplits,
-    check_known,
-    load_data,
-    pad_id,
-    tokenize,
-)
-from rolora.data.partition import assign_like, label_table, partition
+from rolora.data.loaders import RawSplit, RawSplits, check_known, load_data, pad_id, tokenize
+from rolora.data.partition import assign_like, partition, strata_table
 
 __all__ = [
+    "Column",
     "Examples",
     "RawSplit",
     "RawSplits",
+    "Reader",
     "assign_like",
     "check_known",
-    "label_table",
     "load_data",
     "pad_id",
     "partition",
+    "strata_table",
     "tokenize",
 ]

@@ -27,7 +27,7 @@ def deal(config: Config, examples: Mapping[str, Examples]) -> dict[str, list[tor
     field = train.values(by_field) if by_field else None
     shares = {
         "train": partition(
-            train.labels, config.partition, config.federation.clients, config.seed, field
+            train.strata, config.partition, config.federation.clients, config.seed, field
         )
     }
     for name in ("validation", "test"):
@@ -36,7 +36,7 @@ def deal(config: Config, examples: Mapping[str, Examples]) -> dict[str, list[tor
         if field is not None and held_field is not None:
             _check_owned(f"partition.field = {by_field!r}", name, field, held_field)
         shares[name] = assign_like(
-            shares["train"], train.labels, held.labels, config.seed, field, held_field
+            shares["train"], train.strata, held.strata, config.seed, field, held_field
         )
     return shares
 

@@ -16,14 +16,15 @@ from rolora.core.errors import BadInput, nearest
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """`n` labelled examples, from which padded batches are drawn by index.
+    """`n` examples with targets, from which padded batches are drawn by index.
 
     The token columns of all examples lie end to end, so a batch is one gather per column: no
     Python object per example, no padding in storage.
 
     Args:
-        labels: int64 ``[n]``, in ``0 .. len(label_names) - 1``.
-        label_names: the name of each label.
+        targets: ``[n, ...]``, what is to be learned, in the task's own form.
+        strata: int64 ``[n]``, the stratum of each, from 0, by which examples may be dealt.
+        names: what the model's outputs stand for, in order.
         tokens: ragged columns such as ``input_ids``, int32 ``[total + 1]``: all examples'
             tokens, and in the last place the column's padding value.
         offsets: int64 ``[n + 1]``; example ``i`` is ``tokens[name][offsets[i]:offsets[i + 1]]``.
@@ -35,8 +36,9 @@ class Examples:
         ValueError: columns disagree in length.
     """
 
-    labels: Tensor
-    label_names: tuple[str, ...]
+    targets: Tensor
+    strata: Tensor
+    names: tuple[str, ...]
     tokens: Mapping[str, Tensor] = field(default_factory=dict)
     offsets: Tensor | None = None
     dense: Mapping[str, Tensor] = field(default_factory=dict)
@@ -44,12 +46,13 @@ class Examples:
 
     def __post_init__(self) -> None:
         n = len(self)
-        rows = {name: len(column) for name, column in {**self.dense, **self.fields}.items()}
+        columns = {"strata": self.strata, **self.dense, **self.fields}
+        rows = {name: len(column) for name, column in columns.items()}
         if self.offsets is not None:
             rows["offsets"] = len(self.offsets) - 1
         for name, length in rows.items():
             if length != n:
-                raise ValueError(f"column {name} has {length} rows, labels have {n}")
+                raise ValueError(f"column {name} has {length} rows, targets have {n}")
         if self.tokens and self.offsets is None:
             raise ValueError("token columns need offsets")
         total = 0 if self.offsets is None else int(self.offsets[-1])
@@ -60,17 +63,12 @@ class Examples:
                 )
 
     def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def num_labels(self) -> int:
-        """Number of labels that the data know, whether or not these rows hold them all."""
-        return len(self.label_names)
+        return len(self.targets)
 
     @cached_property
     def lengths(self) -> Tensor:
         """Tokens of each example, int64 ``[n]``; ones where the data are not text."""
-        return torch.ones_like(self.labels) if self.offsets is None else self.offsets.diff()
+        return torch.ones_like(self.strata) if self.offsets is None else self.offsets.diff()
 
     def values(self, name: str) -> Sequence[object]:
         """The field `name`, to partition by.
@@ -93,7 +91,8 @@ class Examples:
 
         Returns:
             the token columns and ``attention_mask``, int64 ``[b, longest]``, and the dense
-            columns ``[b, ...]``. Labels are not among them: take ``labels[rows]``.
+            columns ``[b, ...]``. Targets are not among them: take
+            ``targets[rows]``.
         """
         batch = {name: column.index_select(0, rows) for name, column in self.dense.items()}
         if self.offsets is None:
@@ -119,8 +118,9 @@ class Examples:
             tokens = {name: flat[where] for name, flat in tokens.items()}
         chosen = rows.tolist()
         return Examples(
-            labels=self.labels[rows],
-            label_names=self.label_names,
+            targets=self.targets[rows],
+            strata=self.strata[rows],
+            names=self.names,
             tokens=tokens,
             offsets=offsets,
             dense={name: column[rows] for name, column in self.dense.items()},
@@ -131,12 +131,12 @@ class Examples:
     def fingerprint(self) -> str:
         """SHA-256 of the contents in hex; a run refuses to resume on other data."""
         digest = hashlib.sha256()
-        tensors = {"labels": self.labels, **self.tokens, **self.dense}
+        tensors = {"targets": self.targets, **self.tokens, **self.dense}
         if self.offsets is not None:
             tensors["offsets"] = self.offsets
         for name, tensor in sorted(tensors.items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
             digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
-        plain = [self.label_names, {name: list(column) for name, column in self.fields.items()}]
+        plain = [self.names, {name: list(column) for name, column in self.fields.items()}]
         digest.update(json.dumps(plain, sort_keys=True, default=str).encode())
         return digest.hexdigest()

@@ -5,7 +5,6 @@ Row numbers in messages count the rows of data from 1, without a header.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -17,8 +16,10 @@ import torch
 from rolora.config import DataConfig
 from rolora.core.errors import BadInput, nearest
 from rolora.core.seeds import numpy_generator
+from rolora.data.columns import Column, Reader, check_whole, missing
 from rolora.data.examples import Examples
-from rolora.data.sources import Splits, Table, Task, open_splits, task_of
+from rolora.data.sources import Splits, Table, open_splits, task_of
+from rolora.data.sources import Task as Source
 
 _TEST_NAMES = ("test", "validation", "validation_matched", "dev")
 """Splits that can serve as the test set, in order of preference."""
@@ -26,20 +27,22 @@ _TEST_NAMES = ("test", "validation", "validation_matched", "dev")
 
 @dataclass(frozen=True)
 class RawSplit:
-    """`n` labelled texts.
+    """`n` texts with targets.
 
     Args:
         text: `n` texts.
         text_pair: their second texts, where the task has pairs.
-        labels: int64 ``[n]``, indices into `label_names`.
-        label_names: the name of each label.
-        fields: every other column of plain values, and the label's own, by name.
+        targets: ``[n, ...]``, in the task's own form.
+        strata: int64 ``[n]``, the stratum of each.
+        names: what the model's outputs stand for, in order.
+        fields: every other column of plain values, and the target's own, by name.
     """
 
     text: list[str]
     text_pair: list[str] | None
-    labels: np.ndarray
-    label_names: tuple[str, ...]
+    targets: np.ndarray
+    strata: np.ndarray
+    names: tuple[str, ...]
     fields: Mapping[str, list[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -51,8 +54,9 @@ class RawSplit:
         return RawSplit(
             text=[self.text[i] for i in chosen],
             text_pair=None if self.text_pair is None else [self.text_pair[i] for i in chosen],
-            labels=self.labels[rows],
-            label_names=self.label_names,
+            targets=self.targets[rows],
+            strata=self.strata[rows],
+            names=self.names,
             fields={name: [column[i] for i in chosen] for name, column in self.fields.items()},
         )
 
@@ -67,7 +71,7 @@ class RawSplits:
     test_from: str
 
 
-def load_data(config: DataConfig, seed: int) -> RawSplits:
+def load_data(config: DataConfig, seed: int, task: Reader) -> RawSplits:
     """Read the data and split them.
 
     Sources: ``rotten_tomatoes`` and ``imdb`` (training sentences of Pang & Lee, 2005, and Maas et
@@ -75,13 +79,10 @@ def load_data(config: DataConfig, seed: int) -> RawSplits:
     ``qqp`` and ``rte``; any other hub name; a csv, tsv (unquoted), json, jsonl or parquet file; a
     directory written by ``datasets``, or one of files named after their splits.
 
-    Labels are whole numbers, words or booleans; they become ``0 .. n - 1`` in the order of their
-    class names where the data bring them, else sorted, as numbers where all are numbers.
-
     The test set is ``config.test_split``, or the first of the splits test, validation,
     validation_matched and dev that has labels, taken as it is (a GLUE task is tested on its
     validation split, as in the paper), or else ``config.test`` of the training data. Validation
-    is always split off the training data. Both are drawn per label from the seed. Examples of
+    is always split off the training data. Both are drawn per stratum from the seed. Examples of
     identical text (and pair) stay on one side, so that nothing held out has been trained on;
     Rotten Tomatoes has none, IMDB 96. Nothing is removed from, or compared with, a test split
     that the data bring themselves.
@@ -89,18 +90,20 @@ def load_data(config: DataConfig, seed: int) -> RawSplits:
     Args:
         config: the section ``data``.
         seed: the run's seed.
+        task: reads the column of what is to be learned.
 
     Raises:
-        BadInput: the source cannot be read, a column is missing, a text or label is missing or of
-            the wrong kind, there is a single label, or a label that training lacks.
+        BadInput: the source cannot be read, a column or a text is missing, or the task does not
+            take a target.
     """
-    task = task_of(config)
-    splits = open_splits(config, task)
-    train = _parse(_split(splits, config.train_split, "data.train_split"), task, config.labels)
-    found = _own_test(splits, config, task)
+    source = task_of(config)
+    splits = open_splits(config, source)
+    table = _split(splits, config.train_split, "data.train_split")
+    train = _parse(table, source, task, config.labels)
+    found = _own_test(splits, config, source)
     if found is not None:
         test_from, table = found
-        test = _parse(table, task, train.label_names)
+        test = _parse(table, source, task, train.names, train.targets)
     else:
         rest, held = _hold_out(train, config.test, seed, "test")
         train, test = train.select(rest), train.select(held)
@@ -108,7 +111,7 @@ def load_data(config: DataConfig, seed: int) -> RawSplits:
     rest, held = _hold_out(train, config.validation, seed, "validation")
     train, validation = train.select(rest), train.select(held)
     if config.limit is not None and config.limit < len(train):
-        train = train.select(_draw(train.labels, config.limit, seed))
+        train = train.select(_draw(train.strata, config.limit, seed))
     return RawSplits(train, validation, test, test_from)
 
 
@@ -145,8 +148,9 @@ def tokenize(raw: RawSplit, tokenizer: Any, max_length: int) -> Examples:
     if 0 in lengths:
         raise BadInput(f"data.text: example {lengths.index(0) + 1} has no tokens")
     return Examples(
-        labels=torch.from_numpy(raw.labels),
-        label_names=raw.label_names,
+        targets=torch.from_numpy(raw.targets),
+        strata=torch.from_numpy(raw.strata),
+        names=raw.names,
         tokens={
             name: torch.from_numpy(np.concatenate([*flats, np.array([padding[name]], np.int32)]))
             for name, flats in sorted(pieces.items())
@@ -206,7 +210,7 @@ def _check_length(tokenizer: Any, max_length: int, pair: bool) -> None:
         )
 
 
-# From columns to labelled texts ------------------------------------------------------------
+# From columns to texts with targets --------------------------------------------------------
 
 
 def _split(splits: Splits, name: str, key: str) -> Table:
@@ -215,55 +219,53 @@ def _split(splits: Splits, name: str, key: str) -> Table:
     return splits[name]()
 
 
-def _own_test(splits: Splits, config: DataConfig, task: Task) -> tuple[str, Table] | None:
+def _own_test(splits: Splits, config: DataConfig, source: Source) -> tuple[str, Table] | None:
     """The data's own test split and its name, or None where no split can serve."""
-    if task.test_split is not None:
-        if task.test_split == config.train_split:
-            raise BadInput(f"data.test_split = {task.test_split!r}: is the training split too")
-        table = _split(splits, task.test_split, "data.test_split")
-        if _unlabelled(table, task.label):
-            raise BadInput(f"data.test_split = {task.test_split!r}: its examples have no labels")
-        return task.test_split, table
+    if source.test_split is not None:
+        if source.test_split == config.train_split:
+            raise BadInput(f"data.test_split = {source.test_split!r}: is the training split too")
+        table = _split(splits, source.test_split, "data.test_split")
+        if _unlabelled(table, source.label):
+            raise BadInput(f"data.test_split = {source.test_split!r}: its examples have no labels")
+        return source.test_split, table
     for name in _TEST_NAMES:
         if name in splits and name != config.train_split:
             table = splits[name]()
-            if not _unlabelled(table, task.label):
+            if not _unlabelled(table, source.label):
                 return name, table
     return None
 
 
 def _unlabelled(table: Table, label: str) -> bool:
     """Benchmarks hide their test labels: as -1, or by leaving them out."""
-    return all(_missing(value) or value in (-1, "-1") for value in table.columns.get(label, []))
+    return all(missing(value) or value in (-1, "-1") for value in table.columns.get(label, []))
 
 
-def _parse(table: Table, task: Task, known: tuple[str, ...] | None = None) -> RawSplit:
-    """Check and convert one split; `known` are the labels of training."""
-    text = _texts(table, task.text, "data.text")
-    pair = None if task.text_pair is None else _texts(table, task.text_pair, "data.text_pair")
+def _parse(
+    table: Table,
+    source: Source,
+    task: Reader,
+    known: tuple[str, ...] | None,
+    train: np.ndarray | None = None,
+) -> RawSplit:
+    """Check and convert one split; `known` are the names, `train` the targets of training."""
+    text = _texts(table, source.text, "data.text")
+    pair = None if source.text_pair is None else _texts(table, source.text_pair, "data.text_pair")
     if not text:
         raise BadInput(f"{table.source}: holds no examples")
-    names = _class_names(table, task.label)
-    present = set(names)
-    label_names = known or table.classes.get(task.label) or tuple(sorted(present, key=_natural))
-    if known is None:
-        _check_labels(table, task.label, present, len(names))
-    index = {name: i for i, name in enumerate(label_names)}
-    for row, name in enumerate(names, 1):
-        if name not in index:
-            raise BadInput(
-                f"data.label = {task.label!r}: row {row} of {table.source} has the label {name!r}, "
-                f"which training does not know (known: {', '.join(label_names[:20])})"
-            )
+    values = _column(table, source.label, "data.label")
+    column = Column(source.label, values, table.classes.get(source.label), table.source)
+    targets, names = task.targets(column, known)
     return RawSplit(
         text=text,
         text_pair=pair,
-        labels=np.array([index[name] for name in names], dtype=np.int64),
-        label_names=label_names,
+        targets=targets,
+        strata=task.strata(targets, targets if train is None else train),
+        names=names,
         fields={
-            name: column
-            for name, column in table.columns.items()
-            if name not in (task.text, task.text_pair) and all(map(_plain, column))
+            name: values
+            for name, values in table.columns.items()
+            if name not in (source.text, source.text_pair) and all(map(_plain, values))
         },
     )
 
@@ -280,67 +282,10 @@ def _texts(table: Table, name: str, key: str) -> list[str]:
     column = _column(table, name, key)
     for row, value in enumerate(column, 1):
         if not isinstance(value, str):
-            found = "is missing" if _missing(value) else f"is {value!r:.60}, not text"
+            found = "is missing" if missing(value) else f"is {value!r:.60}, not text"
             raise BadInput(f"{key} = {name!r}: row {row} of {table.source} {found}")
-        _check_whole(value, f"{key} = {name!r}: row {row} of {table.source}")
+        check_whole(value, f"{key} = {name!r}: row {row} of {table.source}")
     return column
-
-
-def _check_whole(text: str, where: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise BadInput(
-            f"{where} holds half a character ({text[error.start]!r}, a lone surrogate), which is "
-            "no text; write the whole character"
-        ) from None
-
-
-def _class_names(table: Table, name: str) -> list[str]:
-    """The label of each row in words, by which files of different kinds agree."""
-    column = _column(table, name, "data.label")
-    classes = table.classes.get(name)
-    return [
-        _class_name(value, classes, f"data.label = {name!r}: row {row} of {table.source}")
-        for row, value in enumerate(column, 1)
-    ]
-
-
-def _class_name(value: Any, classes: tuple[str, ...] | None, where: str) -> str:
-    if _missing(value):
-        raise BadInput(f"{where} is missing")
-    if isinstance(value, str):
-        _check_whole(value, where)
-        return value
-    if isinstance(value, float) and not value.is_integer():
-        raise BadInput(f"{where} is {value}; a label is a whole number, a word, true or false")
-    if not isinstance(value, int | float):
-        raise BadInput(
-            f"{where} is {value!r:.60}; a label is a whole number, a word, true or false"
-        )
-    if classes is None:
-        return str(value if isinstance(value, bool) else int(value))
-    if not 0 <= int(value) < len(classes):
-        raise BadInput(f"{where} is {value}, which stands for no class (0 to {len(classes) - 1})")
-    return classes[int(value)]
-
-
-def _check_labels(table: Table, name: str, present: set[str], rows: int) -> None:
-    where = f"data.label = {name!r}: {table.source}"
-    if len(present) == 1:
-        raise BadInput(f"{where} has the one label {present.pop()!r}; two or more are needed")
-    if len(present) == rows > 2:
-        raise BadInput(f"{where} has another label in every row; name the column of classes")
-
-
-def _natural(name: str) -> tuple[bool, int, str]:
-    """Numbers in numerical order, then words."""
-    number = re.fullmatch(r"-?\d{1,18}", name) is not None
-    return (not number, int(name) if number else 0, name)
-
-
-def _missing(value: Any) -> bool:
-    return value is None or value != value
 
 
 def _plain(value: Any) -> bool:
@@ -353,20 +298,20 @@ def _plain(value: Any) -> bool:
 def _hold_out(
     data: RawSplit, fraction: float, seed: int, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The rows that stay and the rows held out: `fraction` of each label, at least one text.
+    """The rows that stay and the rows held out: `fraction` of each stratum, at least one text.
 
-    Rows of identical text (and pair) are one group, held out or not as a whole, under the label
-    of the first. No label loses its last group.
+    Rows of identical text (and pair) are one group, held out or not as a whole, in the stratum
+    of the first. No stratum loses its last group.
     """
     rng = numpy_generator(seed, name)
     ids: dict[tuple[str, ...], int] = {}
     keys = zip(data.text) if data.text_pair is None else zip(data.text, data.text_pair, strict=True)
     group = np.array([ids.setdefault(key, len(ids)) for key in keys])
     size = np.bincount(group)
-    label = data.labels[np.unique(group, return_index=True)[1]]
+    stratum = data.strata[np.unique(group, return_index=True)[1]]
     held = np.zeros(len(size), dtype=bool)
-    for c in np.unique(label):
-        groups = rng.permutation(np.flatnonzero(label == c))
+    for c in np.unique(stratum):
+        groups = rng.permutation(np.flatnonzero(stratum == c))
         before = size[groups].cumsum() - size[groups]
         target = max(1, round(fraction * size[groups].sum()))
         held[groups[:-1][before[:-1] < target]] = True
@@ -377,11 +322,11 @@ def _hold_out(
     return np.flatnonzero(~held[group]), np.flatnonzero(held[group])
 
 
-def _draw(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
-    """`limit` rows, each label's share kept to within one."""
+def _draw(strata: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    """`limit` rows, each stratum's share kept to within one."""
     rng = numpy_generator(seed, "limit")
-    exact = np.bincount(labels) * limit / len(labels)
+    exact = np.bincount(strata) * limit / len(strata)
     quota = np.floor(exact).astype(np.int64)
     quota[np.argsort(quota - exact, kind="stable")[: limit - quota.sum()]] += 1
-    drawn = [rng.permutation(np.flatnonzero(labels == c))[:q] for c, q in enumerate(quota)]
+    drawn = [rng.permutation(np.flatnonzero(strata == c))[:q] for c, q in enumerate(quota)]
     return np.sort(np.concatenate(drawn))

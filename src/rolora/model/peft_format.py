@@ -93,7 +93,7 @@ def adapter_config(
     body = f"{pretrained.module.base_model_prefix}."
     owners = [name.removeprefix(body).split(".")[0] for name in head]
     config = LoraConfig(
-        task_type=TaskType.SEQ_CLS,
+        task_type=TaskType(pretrained.kind.peft_type),
         r=rank,
         lora_alpha=alpha,
         lora_dropout=0.0,

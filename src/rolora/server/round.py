@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -33,6 +33,7 @@ from rolora.server.ledger import Ledger
 from rolora.server.optimizer import server_step
 from rolora.server.screen import Screen
 from rolora.stages import make_stage
+from rolora.tasks import Task, added, make_task
 
 ATTEMPTS = 3
 """How often a round is tried, each time with another cohort, before the run ends."""
@@ -116,7 +117,7 @@ def run_rounds(
     Whatever ends the run, an interrupt too, is passed on after the last finished round has been
     checkpointed; a round is finished once its metrics are written.
     """
-    saved, held = state.round, Ledger(ledger.held)
+    saved, held, task = state.round, Ledger(ledger.held), make_task(config.task)
     try:
         while state.round < config.rounds:
             clock = Clock()
@@ -124,7 +125,7 @@ def run_rounds(
             last, scores = new.round == config.rounds, None
             if last or new.round % config.evaluation.every == 0:
                 with clock("evaluate"):
-                    scores = evaluate(method, engine, new, "validation")
+                    scores = evaluate(task, method, engine, new, "validation")
             metrics = completed(metrics, scores, engine.take_notes(), clock)
             with shielded():
                 record.round_finished(metrics)
@@ -215,20 +216,17 @@ def sample_cohort(
     return [clients[i] for i in sorted(chosen.tolist())]
 
 
-def evaluate(method: Method, engine: Engine, state: ServerState, split: str) -> Scores | None:
-    """Scores over all clients' held-out examples; None where nobody has any."""
-    return scores_of(engine.evaluate(method.evaluation_plan(state), split))
+def evaluate(task: Task, method: Method, engine: Engine, state: ServerState, split: str) -> Scores:
+    """The task's scores over all clients' held-out examples; None where one is undefined."""
+    return scored(task, engine.evaluate(method.evaluation_plan(state), split))
 
 
-def scores_of(results: Sequence[Evaluation]) -> Scores | None:
-    """Scores of held-out examples, each counted once; None where there are none."""
-    total = sum(result.num_examples for result in results)
-    if total == 0:
-        return None
-    return {
-        "accuracy": sum(result.correct for result in results) / total,
-        "loss": sum(result.loss for result in results) / total,
-    }
+def scored(task: Task, results: Iterable[Evaluation]) -> Scores:
+    """The scores of evaluations put together."""
+    sums = added(result.sums for result in results)
+    if not sums:
+        return {metric.name: None for metric in task.metrics}
+    return dict(task.scores(sums))
 
 
 def completed(

@@ -1,6 +1,7 @@
 """Local training: K clients side by side are K clients alone."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,16 +11,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 import small
+from rolora.client import update
 from rolora.client.batches import CHUNK_OVERHEAD, batch_rows, chunks, cuts
 from rolora.client.moments import MOMENTS
 from rolora.client.optimizer import build_optimizer
 from rolora.client.stack import Stack, resized
-from rolora.client.update import local_update
 from rolora.config import OptimizerConfig
 from rolora.core.rules import Job
 from rolora.core.types import EMPTY, Adapter, Plan
 from rolora.methods.fedprox import FedProx
 
+local_update = partial(update.local_update, small.CLASSIFICATION)
 PARTS = ["A", "B", "head"]
 SIZES = (9, 5, 7, 4)
 
@@ -294,7 +296,7 @@ def plain_loop(job, data, chosen, seed, mu=0.0):
     starts, losses = [leaf.detach().clone() for leaf in trained], []
     for rows in batch_rows(job.rows, job.plan, chosen, seed):
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(logits(data.dense["x"][rows]), data.labels[rows])
+        loss = nn.functional.cross_entropy(logits(data.dense["x"][rows]), data.targets[rows])
         losses.append(float(loss.detach()))
         distance = sum((w - s).square().sum() for w, s in zip(trained, starts, strict=True))
         (loss + mu / 2 * distance).backward()

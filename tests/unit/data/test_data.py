@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+import small
 from rolora.config import DataConfig
 from rolora.core.errors import BadInput
-from rolora.data import Examples, RawSplit, check_known, load_data, pad_id, tokenize
+from rolora.data import Examples, RawSplit, check_known, pad_id, tokenize
 
+load_data = small.CLASSIFICATION.load
 TEXTS = [f"sentence number {i}" for i in range(60)]
 WORDS = [("good", "bad", "odd")[i % 3] for i in range(60)]
 
@@ -42,7 +44,7 @@ def config(path, **settings):
 
 
 def raw_split(texts, pairs=None):
-    return RawSplit(texts, pairs, np.arange(len(texts)) % 2, ("a", "b"))
+    return RawSplit(texts, pairs, *[np.arange(len(texts)) % 2] * 2, ("a", "b"))
 
 
 def parts_of(raw):
@@ -90,8 +92,9 @@ def test_a_batch_of_pairs_is_what_the_tokenizer_would_pad(tokenizer):
 def token_examples(rows, pad=9):
     flat = [token for row in rows for token in row]
     return Examples(
-        labels=torch.arange(len(rows)) % 2,
-        label_names=("a", "b"),
+        targets=torch.arange(len(rows)) % 2,
+        strata=torch.arange(len(rows)) % 2,
+        names=("a", "b"),
         tokens={"input_ids": torch.tensor([*flat, pad], dtype=torch.int32)},
         offsets=torch.tensor([0, *map(len, rows)]).cumsum(0),
         fields={"who": list(range(len(rows)))},
@@ -116,17 +119,17 @@ def test_any_rows_come_back_padded_and_selecting_them_first_changes_nothing(rows
     selected = examples.select(torch.tensor(chosen, dtype=torch.int64))
     again = selected.batch(torch.arange(len(chosen)))
     assert all(torch.equal(batch[name], again[name]) for name in batch)
-    assert selected.labels.tolist() == [i % 2 for i in chosen]
+    assert selected.targets.tolist() == selected.strata.tolist() == [i % 2 for i in chosen]
     assert selected.fields["who"] == chosen
 
 
 def test_dense_columns_are_drawn_by_row():
     x = torch.arange(12.0).view(4, 3)
-    examples = Examples(torch.tensor([0, 1, 2, 0]), ("0", "1", "2"), dense={"x": x})
+    examples = Examples(*[torch.tensor([0, 1, 2, 0])] * 2, ("0", "1", "2"), dense={"x": x})
     batch = examples.batch(torch.tensor([2, 0]))
     assert list(batch) == ["x"]
     assert torch.equal(batch["x"], x[[2, 0]])
-    assert (examples.num_labels, examples.lengths.tolist()) == (3, [1, 1, 1, 1])
+    assert examples.lengths.tolist() == [1, 1, 1, 1]
     assert torch.equal(examples.select(torch.tensor([3])).dense["x"], x[3:])
 
 
@@ -138,11 +141,11 @@ def test_a_field_that_is_not_there_is_answered_with_the_known_ones():
 
 
 def test_columns_of_different_lengths_are_refused():
-    with pytest.raises(ValueError, match="column x has 3 rows, labels have 2"):
-        Examples(torch.zeros(2, dtype=torch.int64), ("a",), dense={"x": torch.zeros(3, 1)})
+    with pytest.raises(ValueError, match="column x has 3 rows, targets have 2"):
+        Examples(*[torch.zeros(2, dtype=torch.int64)] * 2, ("a",), dense={"x": torch.zeros(3, 1)})
     with pytest.raises(ValueError, match="column input_ids has 4 tokens"):
         Examples(
-            torch.zeros(1, dtype=torch.int64),
+            *[torch.zeros(1, dtype=torch.int64)] * 2,
             ("a",),
             tokens={"input_ids": torch.zeros(4, dtype=torch.int32)},
             offsets=torch.tensor([0, 2]),
@@ -150,15 +153,15 @@ def test_columns_of_different_lengths_are_refused():
 
 
 def test_the_fingerprint_knows_every_change():
-    rows = [[1, 2], [3], []]
+    rows, half = [[1, 2], [3], []], torch.arange(3) % 2
     prints = {
         token_examples(rows).fingerprint,
         token_examples(rows, pad=0).fingerprint,
         token_examples([[1], [2, 3], []]).fingerprint,
         token_examples([[1, 2], [4], []]).fingerprint,
         token_examples(rows).select(torch.tensor([0, 2])).fingerprint,
-        Examples(torch.arange(3) % 2, ("a", "b"), dense={"x": torch.zeros(3, 2)}).fingerprint,
-        Examples(torch.arange(3) % 2, ("a", "c"), dense={"x": torch.zeros(3, 2)}).fingerprint,
+        Examples(half, half, ("a", "b"), dense={"x": torch.zeros(3, 2)}).fingerprint,
+        Examples(half, half, ("a", "c"), dense={"x": torch.zeros(3, 2)}).fingerprint,
     }
     assert len(prints) == 7
     assert token_examples(rows).fingerprint in prints
@@ -223,8 +226,8 @@ def test_rotten_tomatoes_is_whole_balanced_and_split_without_overlap(rotten_toma
     assert sum(map(len, texts)) == len(set().union(*texts)) == 8530
     assert [len(part) for part in texts] == [6910, 768, 852]
     for raw in parts_of(rotten_tomatoes):
-        assert np.bincount(raw.labels).tolist() == [len(raw) // 2] * 2
-        assert raw.label_names == ("negative", "positive")
+        assert np.bincount(raw.targets).tolist() == [len(raw) // 2] * 2
+        assert raw.names == ("negative", "positive")
         assert set(raw.fields["source"]) == {"rotten_tomatoes"}
     assert rotten_tomatoes.test_from == "10% of train"
 
@@ -282,10 +285,10 @@ def test_every_format_and_kind_of_label_reads_the_same(kind, labels, frame, tmp_
     }[labels]
     path = write(frame.assign(mood=mood), tmp_path / f"data.{kind}")
     raw = load_data(config(path), seed=1)
-    assert raw.train.label_names == raw.test.label_names == names
+    assert raw.train.names == raw.test.names == names
     label_of = dict(zip(TEXTS, map(str, mood), strict=True))
     for part in parts_of(raw):
-        assert [names[i] for i in part.labels] == [label_of[text] for text in part.text]
+        assert [names[i] for i in part.targets] == [label_of[text] for text in part.text]
     reference = load_data(config(write(frame.assign(mood=mood), tmp_path / "a.csv")), seed=1)
     assert [p.text for p in parts_of(raw)] == [p.text for p in parts_of(reference)]
 
@@ -322,7 +325,7 @@ def test_limit_keeps_that_many_training_examples_in_proportion(tmp_path):
     frame = pd.DataFrame({"text": [f"t{i}" for i in range(1000)], "mood": mood})
     path = write(frame, tmp_path / "d.csv")
     whole, limited = (load_data(config(path, limit=n), seed=0) for n in (None, 100))
-    assert Counter(limited.train.labels.tolist()) == {0: 60, 1: 30, 2: 10}
+    assert Counter(limited.train.targets.tolist()) == {0: 60, 1: 30, 2: 10}
     assert set(limited.train.text) < set(whole.train.text)
     assert limited.test.text == whole.test.text
     assert limited.validation.text == whole.validation.text
@@ -343,7 +346,7 @@ def test_every_label_keeps_training_examples_and_its_share(
     path = tmp_path_factory.getbasetemp() / "stratified.json"
     path.write_text(json.dumps({"text": [f"t{i}" for i in range(len(labels))], "mood": labels}))
     raw = load_data(config(path, validation=fraction, test=fraction), seed)
-    train, _, test = (np.bincount(p.labels, minlength=len(counts)) for p in parts_of(raw))
+    train, _, test = (np.bincount(p.targets, minlength=len(counts)) for p in parts_of(raw))
     assert sum(map(len, parts_of(raw))) == counts.sum()
     assert train.min() >= 1
     assert np.abs(test - counts * fraction).max() <= 1
@@ -474,9 +477,9 @@ def saved_dataset(frame):
 def test_a_saved_dataset_keeps_its_class_names(frame, tmp_path):
     saved_dataset(frame).save_to_disk(tmp_path / "one")
     raw = load_data(config(tmp_path / "one"), seed=0)
-    assert raw.train.label_names == ("good", "bad", "odd")
+    assert raw.train.names == ("good", "bad", "odd")
     assert [WORDS[TEXTS.index(t)] for t in raw.test.text] == [
-        raw.test.label_names[i] for i in raw.test.labels
+        raw.test.names[i] for i in raw.test.targets
     ]
     assert list(raw.train.fields) == ["mood"]
 
@@ -534,7 +537,7 @@ def test_a_glue_task_knows_its_columns_and_is_tested_on_validation(monkeypatch, 
     assert raw.test_from == "validation_matched"
     assert raw.test.text == TEXTS[20:40]
     assert raw.test.text_pair == TEXTS[39:19:-1]
-    assert raw.train.label_names == ("entailment", "neutral", "contradiction")
+    assert raw.train.names == ("entailment", "neutral", "contradiction")
     assert not datasets.are_progress_bars_disabled()
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rolora.config import PartitionConfig
 from rolora.core.errors import BadInput
-from rolora.data import assign_like, label_table, partition
+from rolora.data import assign_like, partition, strata_table
 
 KINDS = ("iid", "dirichlet", "shards")
 
@@ -93,7 +93,7 @@ def label_skew(alpha):
     """Mean total variation distance between a client's label mix and the whole's."""
     labels = some_labels(20_000, 4)
     config = PartitionConfig(dirichlet_alpha=alpha, min_examples=1)
-    table = label_table(partition(labels, config, 10, seed=0), labels, 4)
+    table = strata_table(partition(labels, config, 10, seed=0), labels, 4)
     mix = table / table.sum(1, keepdims=True)
     return np.abs(mix - table.sum(0) / table.sum()).sum(1).mean() / 2
 
@@ -107,7 +107,7 @@ def test_dirichlet_shares_have_the_distributions_mean_and_variance():
     clients, alpha = 4, 0.7
     labels = np.repeat(np.arange(2000), 100)
     config = PartitionConfig(dirichlet_alpha=alpha, min_examples=1)
-    share = label_table(partition(labels, config, clients, seed=0), labels, 2000) / 100
+    share = strata_table(partition(labels, config, clients, seed=0), labels, 2000) / 100
     mean = 1 / clients
     assert share.mean(1) == pytest.approx(mean, abs=0.02)
     variance = mean * (1 - mean) / (clients * alpha + 1)
@@ -129,7 +129,7 @@ def test_filling_up_takes_from_the_largest_alone_and_takes_no_more_than_needed()
 def test_shards_give_each_client_few_labels():
     labels = np.arange(10_000) % 10
     config = PartitionConfig(name="shards", shards_per_client=2)
-    table = label_table(partition(labels, config, 10, seed=0), labels, 10)
+    table = strata_table(partition(labels, config, 10, seed=0), labels, 10)
     assert (table.sum(1) == 1000).all()
     assert (table > 0).sum(1).max() <= 2
 
@@ -198,10 +198,10 @@ def test_held_out_examples_follow_each_clients_label_mix(clients, num_labels, al
     assert torch.equal(torch.cat(dealt).sort().values, torch.arange(150))
     assert all((rows.diff() > 0).all() for rows in dealt)
     assert same(dealt, assign_like(parts, labels, torch.from_numpy(held), seed))
-    train = label_table(parts, labels, num_labels)
+    train = strata_table(parts, labels, num_labels)
     count = np.bincount(held, minlength=num_labels)
     expected = train / np.maximum(train.sum(0), 1) * count
-    assert np.abs(label_table(dealt, held, num_labels) - expected).max() <= 1
+    assert np.abs(strata_table(dealt, held, num_labels) - expected).max() <= 1
 
 
 def test_each_held_out_example_goes_to_a_client_in_proportion():
@@ -226,7 +226,7 @@ def test_a_label_that_nobody_trains_on_is_dealt_by_size():
     assert sizes(dealt).tolist() == [25, 75]
 
 
-def test_label_table_counts():
+def test_strata_table_counts():
     labels = np.array([0, 1, 2, 1, 0, 1])
     parts = [torch.tensor([0, 1, 3]), torch.tensor([], dtype=torch.int64), torch.tensor([2, 5])]
-    assert label_table(parts, labels, 4).tolist() == [[1, 2, 0, 0], [0] * 4, [0, 1, 1, 0]]
+    assert strata_table(parts, labels, 4).tolist() == [[1, 2, 0, 0], [0] * 4, [0, 1, 1, 0]]

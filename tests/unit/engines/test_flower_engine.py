@@ -205,9 +205,9 @@ def test_sites_must_agree_on_the_labels(sites, run_yaml, tmp_path):
     handlers, _ = sites
     other = json.dumps(
         {
-            "protocol": 1,
-            "label_names": ["a", "b"],
-            "labels": {"train": [3, 3], "validation": [1, 1], "test": [1, 1]},
+            "protocol": 2,
+            "names": ["a", "b"],
+            "strata": {"train": [3, 3], "validation": [1, 1], "test": [1, 1]},
             "test_from": "",
             "fingerprint": "",
         }
@@ -234,8 +234,8 @@ def test_a_site_with_its_own_data(run_yaml, tmp_path):
     assert site.tls.node_key == tmp_path / "key"
     assert site.state == tmp_path / "state"
     loaded = load_site(site, load_config(run_yaml, ["data.labels=['no', 'yes']"]))
-    assert loaded.facts.label_names == ("no", "yes")
-    assert loaded.facts.labels["train"][0] == 0
+    assert loaded.facts.names == ("no", "yes")
+    assert loaded.facts.strata["train"][0] == 0
     assert sum(loaded.facts.examples(s) for s in ("train", "validation", "test")) == 30
     assert loaded.facts.examples("test") == 6
     assert loaded.config.data.max_length == 16

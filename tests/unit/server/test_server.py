@@ -55,7 +55,10 @@ class FakeEngine:
 
     def evaluate(self, plan, split):
         self.evaluated.append((plan.round - 1, split))
-        return [Evaluation(0, 10, 5.0, 6, (4, 6)), Evaluation(1, 30, 3.0, 24, (10, 20))]
+        return [
+            Evaluation(0, 10, classified(10, 5.0, 6, (4.0, 6.0))),
+            Evaluation(1, 30, classified(30, 3.0, 24, (10.0, 20.0))),
+        ]
 
     def take_notes(self):
         return self.notes
@@ -65,6 +68,11 @@ class FakeEngine:
 
     def restore(self, tensors, state):
         pass
+
+
+def classified(n, loss, correct, predicted):
+    counts = {"correct": (float(correct),), "predicted": predicted, "actual": predicted}
+    return {"loss": (loss, float(n)), **counts}
 
 
 def start():
@@ -109,8 +117,7 @@ def test_a_line_a_round():
     loss = sum(w * 0.5 * w for w in weights) / sum(weights)
     assert first.train_loss == pytest.approx(loss)
     assert first.validation is None
-    assert second.validation["loss"] == pytest.approx(8.0 / 40)
-    assert second.validation["accuracy"] == pytest.approx(30 / 40)
+    assert second.validation == pytest.approx({"loss": 8.0 / 40, "accuracy": 30 / 40})
     assert third.validation is not None  # always after the last
     assert engine.evaluated == [(2, "validation"), (3, "validation")]
     up = payload_bytes(engine.sound(engine.plans[0][0]).parts.layout)

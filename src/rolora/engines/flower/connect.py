@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,11 @@ from rolora.core.errors import BadInput, RunFailed
 from rolora.core.types import Layout
 from rolora.engines.preparation import DataFacts, Ready, TrainingEngine, checked_method
 from rolora.methods import Method
-from rolora.model.loading import build_lora_model, load_pretrained, resolve_device
+from rolora.model.loading import build_lora_model, resolve_device
 from rolora.model.lora import check_ranks
 from rolora.server.ledger import Ledger
 from rolora.server.round import needed
+from rolora.tasks import Task, make_task
 
 if TYPE_CHECKING:
     from rolora.engines.flower.messages import ClientFacts
@@ -51,6 +52,7 @@ def connected(config: Config, notice: Callable[[str], None]) -> Iterator[Ready]:
 
     engine = config.engine
     checked_method(config)
+    make_task(config.task)
     if engine.runtime == "simulation":
         from rolora.engines.flower.simulation import simulation
 
@@ -83,15 +85,16 @@ def joined(config: Config, transport: Transport, notice: Callable[[str], None]) 
         BadInput: the config does not fit, or the clients' labels do not agree.
         RunFailed: a quorum of the clients is not there.
     """
-    method = checked_method(config)
-    federation = Federation(config, transport, *_gather(config, transport, notice))
-    pretrained = load_pretrained(config.model, federation.label_names, config.seed)
+    method, task = checked_method(config), make_task(config.task)
+    federation = Federation(config, task, transport, *_gather(config, task, transport, notice))
+    pretrained = task.backbone(config.model, federation.names, config.seed)
     model = build_lora_model(pretrained, config)
     check_ranks(model, config.lora)
-    labels = json.dumps(federation.label_names)
+    labels = json.dumps(federation.names)
     return Ready(
         config=config,
         method=method,
+        task=task,
         pretrained=pretrained,
         model=model,
         data=f"labels {labels} of {config.federation.clients} sites, which check their own",
@@ -101,9 +104,9 @@ def joined(config: Config, transport: Transport, notice: Callable[[str], None]) 
 
 
 def _gather(
-    config: Config, transport: Transport, notice: Callable[[str], None]
+    config: Config, task: Task, transport: Transport, notice: Callable[[str], None]
 ) -> tuple[tuple[str, ...], dict[int, ClientFacts]]:
-    """Wait for the clients; the names of their labels, and what each says of its data."""
+    """Wait for the clients; the names of the model's outputs, and what each says of its data."""
     from rolora.engines.flower.engine import wrong_labels
     from rolora.engines.flower.messages import unpack_facts
 
@@ -112,7 +115,8 @@ def _gather(
     notice(f"waiting for {len(clients)} clients")
     enough = transport.wait_for(wanted, config.engine.patience, clients)
     transport.wait_for(len(clients), _STRAGGLERS_S, clients)
-    seen = {c: unpack_facts(frames) for c, frames in transport.clients.items() if c in clients}
+    joined = {c: frames for c, frames in transport.clients.items() if c in clients}
+    seen = {client: unpack_facts(frames, task) for client, frames in joined.items()}
     for node, why in transport.refusals.items():
         notice(f"node {node} does not join: {why}")
     if not enough:
@@ -120,9 +124,9 @@ def _gather(
             f"{len(seen)} of {len(clients)} clients have joined at {config.engine.superlink} "
             f"within {config.engine.patience:g} s; federation.quorum needs {wanted}"
         )
-    names = seen[min(seen)].label_names
+    names = seen[min(seen)].names
     for client, facts in seen.items():
-        if facts.label_names != names:
+        if facts.names != names:
             raise BadInput(f"client {client}: {wrong_labels(facts, names)}")
     notice(f"{len(seen)} of {len(clients)} clients have joined")
     return names, seen
@@ -133,8 +137,9 @@ class Federation:
     """The clients of a run, and what they said of their data."""
 
     config: Config
+    task: Task
     transport: Transport
-    label_names: tuple[str, ...]
+    names: tuple[str, ...]
     seen: dict[int, ClientFacts]
 
     def engine(
@@ -143,26 +148,23 @@ class Federation:
         """The engine of one run."""
         from rolora.engines.flower.engine import FlowerEngine, RunFacts
 
-        facts = RunFacts(run, self.label_names, layout, method.rules())
+        facts = RunFacts(run, self.names, layout, method.rules())
         return FlowerEngine(self.transport, self.config, facts, ledger, self.seen)
 
     def facts(self) -> DataFacts:
         """What the clients that ever joined said of their data, put together."""
-        clients = range(self.config.federation.clients)
-        none = [0] * len(self.label_names)
-        test = [sum(n) for n in zip(*self._counts("test").values(), strict=True)]
+        strata = self.task.strata_names(self.names)
+        none = [0] * len(strata)
+        train = {client: list(facts.strata["train"]) for client, facts in self.seen.items()}
         prints = "".join(self.seen[c].fingerprint for c in sorted(self.seen))
         return DataFacts(
-            label_names=self.label_names,
+            names=self.names,
             examples={
                 split: sum(facts.examples(split) for facts in self.seen.values())
                 for split in ("train", "validation", "test")
             },
-            label_table=[self._counts("train").get(client, none) for client in clients],
-            test_labels=test,
+            strata=strata,
+            strata_table=[train.get(c, none) for c in range(self.config.federation.clients)],
             test_from="; ".join(sorted({facts.test_from for facts in self.seen.values()})),
             fingerprint=hashlib.sha256(prints.encode()).hexdigest(),
         )
-
-    def _counts(self, split: str) -> Mapping[int, list[int]]:
-        return {client: list(facts.labels[split]) for client, facts in self.seen.items()}

@@ -41,9 +41,12 @@ from rolora.engines.flower.worker import Frames
 from rolora.records.wire import WireError, payload_bytes
 from rolora.server.ledger import Ledger
 from rolora.server.round import needed
+from rolora.tasks import make_task
 
 _A_WEEK_S = 7 * 24 * 3600.0
 _HEADERS_BYTES = 2**16
+_NUMBER_BYTES = 32
+"""At most, of a number of an evaluation, as text."""
 
 log = logging.getLogger(__name__)
 
@@ -54,13 +57,13 @@ class RunFacts:
 
     Args:
         run: the same after a restart of the server, another for every run.
-        label_names: that every site must have.
+        names: of the model's outputs, that every site must have.
         layout: the layout of an adapter of a given rank.
         rules: what clients do beside plain training.
     """
 
     run: str
-    label_names: tuple[str, ...]
+    names: tuple[str, ...]
     layout: Callable[[int], Layout]
     rules: tuple[ClientRule, ...]
 
@@ -91,6 +94,7 @@ class FlowerEngine:
     ):
         self.transport, self.config, self.facts, self.ledger = transport, config, facts, ledger
         self.seen = seen
+        self.task = make_task(config.task)
         self.mirrors: dict[int, Replica] = {}
         self._apart = Ledger()  # of evaluations at another rank than the client's own
         self._checkpointed: list[int] = []
@@ -118,7 +122,8 @@ class FlowerEngine:
             yield answer if isinstance(answer, Failure) else _update(plan, answer)
 
     def evaluate(self, plan: Plan, split: str) -> list[Evaluation]:
-        """Evaluate on every connected client; one that gives no answer is left out and noted.
+        """Evaluate on every connected client; one that gives no usable answer is left out and
+        noted.
 
         Raises:
             RunFailed: no client answered.
@@ -130,9 +135,11 @@ class FlowerEngine:
             for client in range(self.config.federation.clients)
         ]
         found: dict[int, list[Evaluation]] = {}
+        silent = True
         for narrowed, answer in self._exchange(plans, "evaluate", split):
             client, ledger = narrowed.client, self._ledger(narrowed.client, plan.rank)
-            evaluated = self._evaluated(client, answer)
+            silent &= isinstance(answer, Failure)
+            evaluated = self._evaluated(client, split, answer)
             if isinstance(evaluated, Failure):
                 ledger.failed(client)
                 self._eval_failures.append(evaluated)
@@ -140,18 +147,25 @@ class FlowerEngine:
             else:
                 ledger.replied(narrowed)
                 found[client] = evaluated
-        if not found:
+        if silent:
             raise RunFailed(f"no client answered when asked to evaluate on its {split} examples")
         return [evaluation for client in sorted(found) for evaluation in found[client]]
 
-    def _evaluated(self, client: int, answer: list[bytes] | Failure) -> list[Evaluation] | Failure:
+    def _evaluated(
+        self, client: int, split: str, answer: list[bytes] | Failure
+    ) -> list[Evaluation] | Failure:
         """The evaluations in an answer, or what is wrong with it."""
         if isinstance(answer, Failure):
             return answer
         try:
-            return unpack_evaluations(answer, client, len(self.facts.label_names))
+            found = unpack_evaluations(answer, client, self.task, self.facts.names)
         except WireError as error:
             return Failure(client, "malformed", str(error))
+        examples, held = sum(each.num_examples for each in found), self.seen[client].examples(split)
+        if examples > held:
+            detail = f"it evaluated {examples} {split} examples and joined with {held}"
+            return Failure(client, "num_examples", detail)
+        return found
 
     def take_notes(self) -> RoundNotes:
         """Clients that were not evaluated, outages, waits for a quorum, a restart; bytes."""
@@ -191,7 +205,8 @@ class FlowerEngine:
         exchange = _Exchange(self, {plan.client: plan for plan in sendable}, do, split)
         # An update of the right form is about as large as the factors that it is made of.
         largest = max((self._answer_bytes(plan) for plan in sendable), default=0)
-        self.transport.max_bytes = _HEADERS_BYTES + 2 * largest
+        numbers = sum(self.task.sizes(self.facts.names).values())
+        self.transport.max_bytes = _HEADERS_BYTES + 2 * largest + _NUMBER_BYTES * numbers
         deadline = self.config.federation.deadline or _A_WEEK_S
         for result in self.transport.send_and_receive(
             exchange.requests(), deadline, exchange.complete
@@ -214,15 +229,15 @@ class FlowerEngine:
         """Why a connected client is not asked."""
         self._meet()
         facts = self.seen.get(client)
-        if facts is None or facts.label_names == self.facts.label_names:
+        if facts is None or facts.names == self.facts.names:
             return None
-        return Failure(client, "other_labels", wrong_labels(facts, self.facts.label_names))
+        return Failure(client, "other_labels", wrong_labels(facts, self.facts.names))
 
     def _meet(self) -> None:
         """Read what newly connected clients say of their data."""
         for client, frames in self.transport.clients.items():
             try:
-                self.seen[client] = unpack_facts(frames)
+                self.seen[client] = unpack_facts(frames, self.task)
             except WireError as error:
                 log.warning("client %s: %s", client, error)
 
@@ -313,6 +328,6 @@ def _update(plan: Plan, frames: list[bytes]) -> Update | Failure:
 def wrong_labels(facts: ClientFacts, expected: Sequence[str]) -> str:
     """What to do where a client's labels are not those of the others."""
     return (
-        f"its labels are {', '.join(facts.label_names)}, the others' {', '.join(expected)}; "
+        f"its labels are {', '.join(facts.names)}, the others' {', '.join(expected)}; "
         "name them all, in one order, in data.labels of the run's config"
     )

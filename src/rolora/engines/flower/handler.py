@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rolora.client.evaluation import Batch, Split, evaluate
+from rolora.client.evaluation import Batch, Piece, Split
 from rolora.client.kept import Kept
 from rolora.client.replica import MissingPart, Replica
 from rolora.client.runtime import ClientRuntime, first_head, with_own
@@ -78,16 +78,13 @@ class SiteModel:
         if not len(rows):
             return []
         own = with_own(plan.send, plan, kept, first_head(self.model))
-        size = self.config.evaluation.batch_size
-        found = evaluate(plan, held, [(own, rows)], size, self._alone)
+        found = self.runtime.evaluate(plan, held, [(own, rows)], self._alone)
         return [replace(evaluation, client=plan.client) for evaluation in found]
 
     def _alone(
-        self, function: Callable[[LoraModel, Batch], None], items: Iterable[Batch]
-    ) -> Iterator[None]:
-        for item in items:
-            function(self.model, item)
-            yield
+        self, function: Callable[[LoraModel, Batch], Piece], items: Iterable[Batch]
+    ) -> Iterator[Piece]:
+        return (function(self.model, item) for item in items)
 
 
 class SiteHandler:
@@ -137,7 +134,7 @@ class SiteHandler:
                     f"numbered from 0"
                 )
             self._site, self._settings = self._load(config), hello["config"]
-            counts = {name: sum(labels) for name, labels in self._site.facts.labels.items()}
+            counts = {name: sum(each) for name, each in self._site.facts.strata.items()}
             log.info("client %s joins with %s", self.client, counts)
         return pack_facts(self._site.facts)
 

@@ -15,8 +15,9 @@ from rolora.core.types import EMPTY, Adapter, Evaluation, Part, Plan, Update
 from rolora.engines.flower.worker import Frames
 from rolora.records import wire
 from rolora.records.wire import WireError
+from rolora.tasks import Task
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised whenever a server and a site of different versions could misunderstand each other."""
 
 
@@ -46,20 +47,20 @@ class ClientFacts:
     """What a site tells of its data when it joins: counts and names, no example.
 
     Args:
-        label_names: in order.
-        labels: per split, the number of examples of each label.
+        names: what the model's outputs stand for, in order.
+        strata: per split, the number of examples of each stratum.
         test_from: where its test examples come from.
         fingerprint: a digest of its examples.
     """
 
-    label_names: tuple[str, ...]
-    labels: Mapping[str, Sequence[int]]
+    names: tuple[str, ...]
+    strata: Mapping[str, Sequence[int]]
     test_from: str
     fingerprint: str
 
     def examples(self, split: str) -> int:
         """Number of examples of a split."""
-        return sum(self.labels[split])
+        return sum(self.strata[split])
 
 
 @dataclass
@@ -112,21 +113,26 @@ def pack_facts(facts: ClientFacts) -> list[bytes]:
     return [json.dumps({"protocol": PROTOCOL, **vars(facts)}).encode()]
 
 
-def unpack_facts(frames: Frames) -> ClientFacts:
+def unpack_facts(frames: Frames, task: Task) -> ClientFacts:
     """The inverse of :func:`pack_facts`.
+
+    Args:
+        frames: what a site sent.
+        task: of the run, which says how many strata there are.
 
     Raises:
         WireError: not an answer to a hello.
     """
     fields = _header(frames)
     try:
-        labels = {str(name): [int(n) for n in counts] for name, counts in fields["labels"].items()}
-        names = tuple(str(name) for name in fields["label_names"])
-        if {"train", "validation", "test"} - labels.keys():
+        strata = {str(name): [int(n) for n in counts] for name, counts in fields["strata"].items()}
+        names = tuple(str(name) for name in fields["names"])
+        wanted = len(task.strata_names(names))
+        if {"train", "validation", "test"} - strata.keys():
             raise WireError("not an answer to a hello (a split is missing)")
-        if any(len(counts) != len(names) or min(counts) < 0 for counts in labels.values()):
-            raise WireError("not an answer to a hello (label counts)")
-        return ClientFacts(names, labels, str(fields["test_from"]), str(fields["fingerprint"]))
+        if any(len(counts) != wanted or min(counts) < 0 for counts in strata.values()):
+            raise WireError("not an answer to a hello (counts by stratum)")
+        return ClientFacts(names, strata, str(fields["test_from"]), str(fields["fingerprint"]))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise WireError(f"not an answer to a hello ({error})") from None
 
@@ -169,27 +175,34 @@ def unpack_update(frames: Frames) -> Update:
     return wire.unpack_update(frames[1])
 
 
-def unpack_evaluations(frames: Frames, client: int, num_labels: int) -> list[Evaluation]:
-    """The evaluations in an answer of `client`.
+def unpack_evaluations(
+    frames: Frames, client: int, task: Task, names: tuple[str, ...]
+) -> list[Evaluation]:
+    """The evaluation in an answer of `client`, or none where it has no held-out examples.
 
     Raises:
         WireError: not evaluations, or numbers that cannot be.
     """
     try:
-        return [
-            _evaluation(fields, client, num_labels) for fields in _header(frames)["evaluations"]
-        ]
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        found = [_evaluation(fields, client) for fields in _header(frames)["evaluations"]]
+        if len(found) > 1:
+            raise WireError(f"{len(found)} evaluations of one client")
+        for evaluation in found:
+            task.check(evaluation.sums, evaluation.num_examples, names)
+        return found
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise WireError(f"not evaluations ({error})") from None
 
 
-def _evaluation(fields: Mapping[str, Any], client: int, num_labels: int) -> Evaluation:
-    predicted = tuple(int(n) for n in fields["predicted"])
-    n, correct = int(fields["num_examples"]), int(fields["correct"])
-    sound = n > 0 and 0 <= correct <= n and len(predicted) == num_labels and sum(predicted) == n
-    if not sound or min(predicted) < 0:
-        raise WireError(f"counts that do not fit: {n} examples, {correct} right, {predicted}")
-    return Evaluation(client, n, float(fields["loss"]), correct, predicted)
+def _evaluation(fields: Mapping[str, Any], client: int) -> Evaluation:
+    sums = {str(name): tuple(map(_number, values)) for name, values in fields["sums"].items()}
+    return Evaluation(client, int(fields["num_examples"]), sums)
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float):
+        raise WireError(f"{value!r:.60} is no number")
+    return value
 
 
 def _header(frames: Frames) -> dict[str, Any]:

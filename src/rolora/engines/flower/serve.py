@@ -20,11 +20,11 @@ from rolora.config import (
     parse_config,
 )
 from rolora.core.errors import RunFailed
-from rolora.data import load_data
 from rolora.data.deal import deal
-from rolora.engines.preparation import checked_method, tokenized
-from rolora.model.loading import build_lora_model, load_pretrained, resolve_device
+from rolora.engines.preparation import checked_method, encoded
+from rolora.model.loading import build_lora_model, resolve_device
 from rolora.records.atomic import write_atomic
+from rolora.tasks import Task, make_task
 
 if TYPE_CHECKING:
     from rolora.engines.flower.handler import SiteModel
@@ -80,9 +80,10 @@ def load_site(site: SiteConfig, run: Config) -> SiteModel:
     from rolora.engines.flower.handler import SiteModel
 
     config = of_site(site, run)
-    raw = load_data(config.data, config.seed)
-    pretrained = load_pretrained(config.model, raw.train.label_names, config.seed)
-    examples = tokenized(raw, pretrained, config, log.warning)
+    task = make_task(config.task)
+    raw = task.load(config.data, config.seed)
+    pretrained = task.backbone(config.model, raw.train.names, config.seed)
+    examples = encoded(task, raw, pretrained, config, log.warning)
     if site.dealt:
         shares = deal(config, examples)
         examples = {name: own.select(shares[name][site.client]) for name, own in examples.items()}
@@ -95,19 +96,21 @@ def load_site(site: SiteConfig, run: Config) -> SiteModel:
         model=build_lora_model(pretrained, config),
         runtime=ClientRuntime.of(config, checked_method(config)),
         splits=splits,
-        facts=client_facts(splits, raw.test_from),
+        facts=client_facts(task, splits, raw.test_from),
     )
 
 
-def client_facts(splits: Mapping[str, Split], test_from: str) -> ClientFacts:
+def client_facts(task: Task, splits: Mapping[str, Split], test_from: str) -> ClientFacts:
     """What a client tells of its own examples, the one share of each split."""
     from rolora.engines.flower.messages import ClientFacts
 
     own = {name: split.examples.select(split.shares[0]) for name, split in splits.items()}
+    names = own["train"].names
+    strata = len(task.strata_names(names))
     return ClientFacts(
-        label_names=own["train"].label_names,
-        labels={
-            name: torch.bincount(part.labels, minlength=part.num_labels).tolist()
+        names=names,
+        strata={
+            name: torch.bincount(part.strata, minlength=strata).tolist()
             for name, part in own.items()
         },
         test_from=test_from,

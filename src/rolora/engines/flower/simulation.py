@@ -144,6 +144,6 @@ def _site(loaded: Prepared, client: int) -> SiteModel:
         model=loaded.model,
         runtime=ClientRuntime.of(loaded.config, loaded.method),
         splits=splits,
-        facts=client_facts(splits, loaded.test_from),
+        facts=client_facts(loaded.task, splits, loaded.test_from),
         replicas=_replicas(),
     )

@@ -1,0 +1,32 @@
+"""The tasks by name. To add one: one file beside these, one line in `TASKS`."""
+
+from __future__ import annotations
+
+from rolora.config import TaskConfig, parse_section
+from rolora.core.errors import BadInput, nearest
+from rolora.records.schema import Metric
+from rolora.tasks.base import Task, added
+from rolora.tasks.classification import Classification
+from rolora.tasks.multilabel import MultiLabel
+from rolora.tasks.regression import Regression
+
+TASKS: dict[str, type[Task]] = {
+    "classification": Classification,
+    "regression": Regression,
+    "multilabel": MultiLabel,
+}
+
+
+def make_task(config: TaskConfig) -> Task:
+    """The task of a run.
+
+    Raises:
+        BadInput: no such task (the known ones are listed), or an option that it does not take.
+    """
+    if config.name not in TASKS:
+        raise BadInput(f"task.name = {config.name!r}: unknown task{nearest(config.name, TASKS)}")
+    kind = TASKS[config.name]
+    return kind(parse_section(kind.Options, config.options, source="task"))
+
+
+__all__ = ["TASKS", "Metric", "Task", "added", "make_task"]

@@ -1,0 +1,210 @@
+"""What every task is made of: what is learned, and how it is scored."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from rolora.config import DataConfig, ModelConfig, Section
+from rolora.core.types import Sums
+from rolora.data import Column, Examples, RawSplit, RawSplits, load_data, tokenize
+from rolora.model.loading import Kind, Pretrained, load_pretrained
+from rolora.model.lora import LoraModel
+from rolora.model.prefix import Rows
+from rolora.records.schema import Metric
+
+
+class Task(ABC):
+    """What is learned, and how it is scored. It knows no client, no round and no file.
+
+    Everything that belongs to a task alone stands in one class: how targets are read, which model
+    is loaded, the loss of a row, and the scores. Scores are made of sums over rows
+    (:data:`rolora.core.types.Sums`), which add over batches, clients and machines; an example
+    never leaves its site. A task is a function of its options: what the data add, the `names` of
+    the model's outputs, it is handed.
+
+    Class attributes: `name`; `title`, for people; `metrics`, the scores, of which the first
+    chooses between rounds and compares runs; `kind`, which model of Transformers is loaded and
+    what PEFT calls it; `Options`, the keys that the section ``task`` may have beside ``name``.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    metrics: ClassVar[tuple[Metric, ...]]
+    kind: ClassVar[Kind]
+    Options: ClassVar[type[Section]] = Section
+
+    def __init__(self, options: Section):
+        self.options = options
+
+    # What is learned ----------------------------------------------------------------------
+
+    def load(self, config: DataConfig, seed: int) -> RawSplits:
+        """Training, validation and test examples (:func:`rolora.data.load_data`).
+
+        Raises:
+            BadInput: they cannot be had or do not fit.
+        """
+        return load_data(config, seed, self)
+
+    def encode(self, raw: RawSplit, tokenizer: Any, max_length: int) -> Examples:
+        """Tokenised examples (:func:`rolora.data.tokenize`).
+
+        Raises:
+            BadInput: `max_length` or a text does not fit.
+        """
+        return tokenize(raw, tokenizer, max_length)
+
+    @abstractmethod
+    def targets(
+        self, column: Column, known: tuple[str, ...] | None
+    ) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Read the column of what is to be learned.
+
+        Args:
+            column: as it lies in the data.
+            known: the names of training, or ``data.labels``; None: take them from the column.
+
+        Returns:
+            the targets ``[n, ...]``, and the names of the model's outputs.
+
+        Raises:
+            BadInput: a value is missing, of the wrong kind, or unknown.
+        """
+
+    @abstractmethod
+    def strata(self, targets: np.ndarray, train: np.ndarray) -> np.ndarray:
+        """The stratum of each row, by which splits and clients are dealt, int64 ``[n]`` from 0.
+
+        Args:
+            targets: ``[n, ...]``.
+            train: the targets of training, by which strata may be drawn up.
+        """
+
+    @abstractmethod
+    def strata_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The name of each stratum."""
+
+    # The model ----------------------------------------------------------------------------
+
+    def backbone(self, config: ModelConfig, names: tuple[str, ...], seed: int) -> Pretrained:
+        """The pretrained model with an output for each of `names`.
+
+        Raises:
+            BadInput: it cannot be loaded.
+        """
+        return load_pretrained(config, names, seed, self.kind)
+
+    def outputs(
+        self,
+        model: LoraModel,
+        data: Examples,
+        rows: Tensor,
+        again: bool,
+        streams: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What the model says of `rows`, and their targets on its device.
+
+        The one place where a model is asked, in training and in evaluation.
+
+        Args:
+            model: with its adapters mounted.
+            data: the examples.
+            rows: int64 ``[b]``.
+            again: these rows come again in later rounds, as those of training do, so that what
+                frozen layers make of them is worth keeping.
+            streams: int64 ``[b]``, what each row's dropout is drawn from; None drops nothing.
+        """
+        kept = Rows(data.fingerprint, rows) if again else None
+        output = model.logits(data.batch(rows), kept, streams)
+        return output, data.targets[rows].to(output.device)
+
+    @abstractmethod
+    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
+        """The loss of each row, ``[b]``, to be trained on; a client's loss is their mean."""
+
+    # Scores -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def outcome(self, output: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """All that scores need to know of each row: columns ``[b, ...]`` by name."""
+
+    @abstractmethod
+    def sums(
+        self, outcome: Mapping[str, Tensor], targets: Tensor, names: tuple[str, ...]
+    ) -> dict[str, tuple[float, ...]]:
+        """The statistics of a group of rows, ``loss`` (sum and weight) among them.
+
+        Args:
+            outcome: of the rows, on the CPU.
+            targets: ``[n, ...]``.
+            names: of the model's outputs.
+        """
+
+    @abstractmethod
+    def scores(self, sums: Sums) -> dict[str, float]:
+        """The scores of added-up sums, one for each of `metrics`; nan where one is undefined."""
+
+    @abstractmethod
+    def constant(self, sums: Sums) -> dict[str, float]:
+        """What the best prediction that ignores the text would score, where that is defined; each
+        score by the constant that is best for it.
+        """
+
+    def prediction_shares(self, sums: Sums) -> tuple[float, ...]:
+        """The share of predictions that fall into each stratum; empty where none do."""
+        return ()
+
+    # Sums from elsewhere ------------------------------------------------------------------
+
+    @abstractmethod
+    def sizes(self, names: tuple[str, ...]) -> dict[str, int]:
+        """How many numbers each of the sums has."""
+
+    @abstractmethod
+    def possible(self, sums: Sums, n: int) -> bool:
+        """Whether sums of the right form can be those of `n` rows."""
+
+    def check(self, sums: Sums, n: int, names: tuple[str, ...]) -> None:
+        """See whether sums that somebody sent can be those of `n` rows.
+
+        Raises:
+            ValueError: they cannot.
+        """
+        sizes = self.sizes(names)
+        found = {name: len(values) for name, values in sums.items()}
+        if found != sizes:
+            raise ValueError(f"{self.title} has the sums {sizes}, not {found}"[:500])
+        if not all(math.isfinite(value) for values in sums.values() for value in values):
+            raise ValueError("sums that are not finite")
+        if n < 1 or not self.possible(sums, n):
+            raise ValueError(f"sums that cannot be those of {n} examples")
+
+
+def added(groups: Iterable[Sums]) -> dict[str, tuple[float, ...]]:
+    """The sums of all groups together; of none: empty."""
+    total: dict[str, tuple[float, ...]] = {}
+    for sums in groups:
+        if not total:
+            total = dict(sums)
+        else:
+            total = {
+                name: tuple(a + b for a, b in zip(total[name], values, strict=True))
+                for name, values in sums.items()
+            }
+    return total
+
+
+def counts(values: Iterable[float], most: float) -> bool:
+    """Whether all `values` are whole numbers from 0 to `most`."""
+    return all(0 <= value <= most and value == int(value) for value in values)
+
+
+def ratio(part: float, whole: float) -> float:
+    """`part` of `whole`; nan of nothing."""
+    return part / whole if whole else math.nan
