@@ -13,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    JsonValue,
     SerializeAsAny,
     ValidationError,
     field_validator,
@@ -101,6 +102,7 @@ class TaskConfig(Section):
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, JsonValue]
 
     name: str = "classification"
 

@@ -208,8 +208,8 @@ def test_a_run_with_stacked_clients_equals_one_with_single_ones(name, option):
     stacked, other, lines = run_net(name, 3, options=OPTIONS[option])
     assert_same_models(name, state, other)
     for a, b in zip(without_seconds(record), without_seconds(lines), strict=True):
-        assert a["train_loss"] == pytest.approx(b["train_loss"], abs=1e-4)
-        assert (a["bytes_up"], a["bytes_down"]) == (b["bytes_up"], b["bytes_down"])
+        assert a.train_loss == pytest.approx(b.train_loss, abs=1e-4)
+        assert (a.bytes_up, a.bytes_down) == (b.bytes_up, b.bytes_down)
     kept, others = all_tensors(engine.own), all_tensors(stacked.own)
     assert kept.keys() == others.keys()
     for key, tensor in kept.items():

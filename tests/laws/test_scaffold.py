@@ -104,8 +104,8 @@ def test_twice_rolora_travels():
     _, _, record = run(rounds=6)
     _, _, other = run("rolora", rounds=6)
     for line, plain in zip(record.metrics[2:], other.metrics[2:], strict=True):
-        assert line["bytes_up"] == pytest.approx(2 * plain["bytes_up"], rel=0.05)
-        assert line["bytes_down"] == pytest.approx(2 * plain["bytes_down"], rel=0.05)
+        assert line.bytes_up == pytest.approx(2 * plain.bytes_up, rel=0.05)
+        assert line.bytes_down == pytest.approx(2 * plain.bytes_down, rel=0.05)
 
 
 def test_a_shared_head_is_corrected_too_and_a_local_one_is_not():
@@ -121,9 +121,9 @@ def test_it_ends_where_all_clients_gradients_cancel_and_rolora_does_not():
     point is one of the mean loss (its Theorem III needs no bound on how far the clients differ).
     """
     data = small.pixel_examples(24, num_labels=2)
-    order = data.labels.argsort(stable=True)
+    order = data.targets.argsort(stable=True)
     data = data.select(order)
-    first = int((data.labels == 0).sum())
+    first = int((data.targets == 0).sum())
     sizes = (first, 24 - first)
     norms = {}
     for name in ("rolora", "scaffold"):
@@ -145,7 +145,7 @@ def pooled_gradient(parts, data):
     tensors = {key: tensor[None].clone() for key, tensor in parts.select({"A", "B"}).items()}
     leaves = {key: t.requires_grad_() for key, t in tensors.items() if key[1] == "B"}
     model.mount(tensors | leaves, [4.0])
-    loss = nn.functional.cross_entropy(model.logits(data.dense), data.labels)
+    loss = nn.functional.cross_entropy(model.logits(data.dense), data.targets)
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(leaves.values()))])
 
 

@@ -171,7 +171,7 @@ def test_a_run_with_int8_ends_near_the_one_without_at_a_quarter_of_the_bytes_up(
         settings = small.config(**sections, stages=stages)
         engine = small.engine(settings, sizes=(9, 5, 7, 4, 6))
         state, record = small.run(settings, engine)
-        ends[name], sent[name] = state.parts.flat, sum(x["bytes_up"] for x in record.metrics)
+        ends[name], sent[name] = state.parts.flat, sum(x.bytes_up for x in record.metrics)
     moved = (ends["plain"] - engine.model.initial_adapter(2, 0).select({"A", "B"}).flat).norm()
     assert (ends["plain"] - ends["int8"]).norm() < 0.1 * moved
     assert sent["int8"] < sent["plain"]

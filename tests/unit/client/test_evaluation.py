@@ -41,4 +41,4 @@ def test_a_split_that_nobody_holds_has_no_scores(bert, local):
     nobody = Split(engine.splits["validation"].examples, [torch.arange(0)] * 3)
     engine.splits = {**engine.splits, "validation": nobody}
     _, record = small.run(settings, engine)
-    assert record.metrics[0]["validation"] == {"accuracy": None, "loss": None}
+    assert record.metrics[0].validation == {"accuracy": None, "loss": None}

@@ -418,15 +418,15 @@ def test_parquet_keeps_the_names_of_classes_that_datasets_wrote(tmp_path):
     written.to_parquet(tmp_path / "train.parquet")
     for path in (tmp_path / "train.parquet", tmp_path):
         raw = load_data(config(path), seed=0)
-        assert raw.train.label_names == ("bad", "good", "odd")
+        assert raw.train.names == ("bad", "good", "odd")
         numbers = [TEXTS.index(text) % 3 for text in raw.test.text]
-        assert raw.test.labels.tolist() == numbers
+        assert raw.test.targets.tolist() == numbers
 
 
 def test_categories_and_missing_numbers_of_pandas_are_read(frame, tmp_path):
     frame = frame.assign(mood=frame.mood.astype("category"), age=[None, *range(59)])
     raw = load_data(config(write(frame, tmp_path / "d.parquet")), seed=0)
-    assert raw.train.label_names == ("bad", "good", "odd")
+    assert raw.train.names == ("bad", "good", "odd")
     assert set(raw.train.fields) == {"mood", "who", "age"}
 
 

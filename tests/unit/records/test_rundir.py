@@ -27,14 +27,16 @@ def played(path, rounds, saved=None):
     record = opened(path)
     record.begin(None, "data")
     for number in range(1, rounds + 1):
-        record.round_finished({"round": number, "text": f"line {number}\u2028"})
+        record.round_finished(line_of(number))
         if number <= (saved or rounds):
             record.checkpoint(ServerState(number, EMPTY, {}), Ledger(), KEEPS_NOTHING)
     return record
 
 
 def lines(path):
-    return [json.loads(line)["round"] for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)["round"] for line in (path / "metrics.jsonl").read_text().split("\n")[:-1]
+    ]
 
 
 def resealed(path, change):
@@ -80,7 +82,7 @@ def test_lines_after_the_checkpoint_are_dropped(tmp_path):
     checkpoint = again.newest(said.append)
     again.begin(checkpoint, "data")
     assert lines(tmp_path / "a") == [1, 2, 3]
-    assert [line["text"] for line in again.lines()] == [f"line {n}\u2028" for n in (1, 2, 3)]
+    assert [line.phase for line in again.rounds()] == [f"line {n}\u2028" for n in (1, 2, 3)]
     assert said == []
 
 
@@ -97,9 +99,7 @@ def test_a_checkpoint_of_schema_1_goes_on_under_the_name_that_sites_know(tmp_pat
     again.checkpoint(checkpoint.state, Ledger(), KEEPS_NOTHING)
     shutil.move(tmp_path / "a", tmp_path / "b")
     moved = opened(tmp_path / "b")
-    assert list(moved.newest(said.append).metrics) == [
-        json.dumps({"round": n, "text": f"line {n}\u2028"}) for n in (1, 2)
-    ]
+    assert list(moved.newest(said.append).metrics) == [line_of(n).model_dump_json() for n in (1, 2)]
     assert moved.id == again.id
     assert said == []
 

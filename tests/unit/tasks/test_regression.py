@@ -15,6 +15,7 @@ from rolora.config import ModelConfig, TaskConfig
 from rolora.core.errors import BadInput
 from rolora.tasks import added, make_task
 from rolora.tasks.regression import GRID
+from small import tokenizer
 from task_cases import column, sums_of, task
 
 NAMES = ("score",)
@@ -92,6 +93,7 @@ def test_a_drawn_head_starts_at_the_middle_in_units_of_half_the_range(model_dir,
 def test_a_trained_head_stays_as_it_is(model_dir, tmp_path):
     trained = AutoModelForSequenceClassification.from_pretrained(model_dir("bert"), num_labels=1)
     trained.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
     loaded = task("regression").backbone(ModelConfig(name=str(tmp_path), device="cpu"), NAMES, 0)
     assert not loaded.drawn
     torch.testing.assert_close(loaded.module.classifier.weight, trained.classifier.weight)
