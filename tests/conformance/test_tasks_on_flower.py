@@ -102,7 +102,7 @@ def test_what_a_site_cannot_know_is_not_counted(sites, task_yaml, tmp_path, lie)
     federate(task_yaml, tmp_path / "run", "rounds=1")
     assert reasons(tmp_path / "run", "eval_failures") == [[(1, reason)]]
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert [row["client"] for row in summary["client_accuracy"]] == [0, 2]
+    assert [row["client"] for row in summary["clients"]] == [0, 2]
 
 
 def test_a_model_that_nobody_can_evaluate_does_not_end_the_run(sites, task_yaml, tmp_path):

@@ -81,7 +81,7 @@ def test_a_run_learns_and_its_export_answers(project, task, method):
     summary = json.loads((run / "summary.json").read_text())
     assert list(summary["final"]["test"]) == names
     assert summary["final"]["test"]["loss"] < summary["constant"]["loss"]
-    assert summary["test_examples"] == sum(row["examples"] for row in summary["client_accuracy"])
+    assert summary["test_examples"] == sum(row["examples"] for row in summary["clients"])
 
     assert rolora("export", "r", "--merge", "merged") == 0
     merged = AutoModelForSequenceClassification.from_pretrained(directory / "merged").eval()

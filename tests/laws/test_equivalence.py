@@ -609,7 +609,7 @@ def test_a_run_interrupted_in_a_round_goes_on_as_if_it_had_not_been(name, where)
 
     method, engine, record = small.method(settings), small.engine(settings, sizes=SIZES), Saving()
     if where == "evaluation":
-        engine = Slow(settings, engine.model, engine.splits)
+        engine = Slow(settings, method, engine.model, engine.splits)
     state = method.init(engine.model.initial_adapter(2, 0))
     with pytest.raises(KeyboardInterrupt):
         run_rounds(settings, method, engine, state, Ledger(), record, interrupt)
@@ -709,6 +709,6 @@ def test_single_jobs_need_no_engine():
     (expected,) = engine.train([plan])
     job = Job(plan, Replica().start(plan).parts, engine.splits["train"].shares[2])
     examples = engine.splits["train"].examples
-    given = (engine.task, engine.model, examples, [job], settings.optimizer, settings.seed)
+    given = (engine.runtime.task, engine.model, examples, [job], settings.optimizer, settings.seed)
     (trained,) = local_update(*given)
     assert torch.equal(trained.update.parts.flat, expected.parts.flat)

@@ -73,6 +73,10 @@ class InProcess:
         self.workers = Workers(model, count, threads)
         self.stack = config.engine.stack or self._choose_stack(splits["train"].examples)
 
+    def registered(self, client: int) -> int:
+        """The number of the client's training examples."""
+        return self.clients[client].num_examples
+
     def train(self, plans: Sequence[Plan]) -> Iterator[Update | Failure]:
         """Train the planned clients, a stack at a time; answers come in the order of the plans."""
         data = self.splits["train"].examples

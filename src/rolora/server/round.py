@@ -46,6 +46,9 @@ class Engine(Protocol):
     def clients(self) -> Sequence[ClientInfo]:
         """All clients, by id."""
 
+    def registered(self, client: int) -> int:
+        """The number of training examples that the client has said it holds; 0: not known."""
+
     def train(self, plans: Sequence[Plan]) -> Iterator[Update | Failure]:
         """Carry out the plans; one answer for each, as they come."""
 
@@ -158,7 +161,7 @@ def one_round(
         with clock("plan"):
             cohort = sample_cohort(config, engine.clients, state.round + 1, attempt)
             plans = [ledger.narrow(method.plan(state, client)) for client in cohort]
-        screen = Screen(cohort, plans, start, config.server.weighting, stages, answered)
+        screen = Screen(engine.registered, plans, start, config.server.weighting, stages, answered)
         with clock("aggregate"):
             reducer = reducer_of(config, method)
             for update in screen.sound(engine.train(plans)):

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from rolora.core.types import ClientInfo, Failure, Layout, Part, Plan, ServerState, Update
+from rolora.core.types import Failure, Layout, Part, Plan, ServerState, Update
 from rolora.records.wire import update_bytes
 from rolora.server.ledger import planned_layout
 from rolora.stages import BadMessage, Stage, changed
@@ -27,7 +27,7 @@ class Screen:
 
     def __init__(
         self,
-        cohort: Sequence[ClientInfo],
+        registered: Callable[[int], int],
         plans: Sequence[Plan],
         start: ServerState,
         weighting: str,
@@ -35,7 +35,7 @@ class Screen:
         answered: Callable[[Update | Failure], None],
     ):
         self.plans = {plan.client: plan for plan in plans}
-        self.registered = {client.id: client.num_examples for client in cohort}
+        self.registered = registered  # asked when an answer comes: a client may join meanwhile
         self.start, self.weighting, self.stages = start, weighting, stages
         self.answered = answered
         self.losses: dict[int, tuple[float, int]] = {}
@@ -70,7 +70,7 @@ class Screen:
             return Failure(client, "foreign_client", "it was not asked")
         if client in self.losses:
             return Failure(client, "repeated", "it has answered this round already")
-        registered = self.registered[client]
+        registered = self.registered(client)
         if not 1 <= update.num_examples <= registered:
             detail = f"{update.num_examples}, must be 1 to the {registered} that it registered"
             return Failure(client, "num_examples", detail)

@@ -117,7 +117,7 @@ def test_a_run_whose_directory_was_moved_finds_what_its_clients_keep(sites, run_
         pass
 
     def cut(metrics):
-        if metrics["round"] == 3:
+        if metrics.round == 3:
             raise PowerCut
 
     options = ["method.name=fedsa_lora", "model.head=local", "optimizer.state=persist", "rounds=4"]

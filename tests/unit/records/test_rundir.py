@@ -12,6 +12,7 @@ from rolora.core.errors import BadInput
 from rolora.core.types import EMPTY, ServerState
 from rolora.records.checkpoint import checkpoints
 from rolora.records.rundir import RunDirectory
+from rolora.records.schema import RoundRecord
 from rolora.server.ledger import Ledger
 
 KEEPS_NOTHING = SimpleNamespace(tensors=lambda round_number: {})
@@ -31,6 +32,19 @@ def played(path, rounds, saved=None):
         if number <= (saved or rounds):
             record.checkpoint(ServerState(number, EMPTY, {}), Ledger(), KEEPS_NOTHING)
     return record
+
+
+def line_of(number):
+    """A round's record, with a character at which other tools than ours break lines."""
+    return RoundRecord(
+        round=number,
+        phase=f"line {number}\u2028",
+        train_loss=0.5,
+        clients=1,
+        cohort=1,
+        bytes_up=1,
+        bytes_down=1,
+    )
 
 
 def lines(path):

@@ -40,6 +40,9 @@ class FakeEngine:
     def clients(self):
         return [ClientInfo(i, 2, 10 * (i + 1)) for i in range(self.count)]
 
+    def registered(self, client):
+        return 10 * (client + 1)
+
     def train(self, plans):
         self.plans.append(list(plans))
         for plan in plans:

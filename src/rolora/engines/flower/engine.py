@@ -107,11 +107,17 @@ class FlowerEngine:
         """All clients, by id; of one that never joined the number of examples is not known."""
         self._meet()
         return [
-            self.config.client(
-                client, self.seen[client].examples("train") if client in self.seen else 0
-            )
+            self.config.client(client, self._examples(client))
             for client in range(self.config.federation.clients)
         ]
+
+    def registered(self, client: int) -> int:
+        """The number of training examples that the client gave when it joined."""
+        self._meet()
+        return self._examples(client)
+
+    def _examples(self, client: int) -> int:
+        return self.seen[client].examples("train") if client in self.seen else 0
 
     def train(self, plans: Sequence[Plan]) -> Iterator[Update | Failure]:
         """Have the plans carried out; answers come as they arrive, one for each."""
