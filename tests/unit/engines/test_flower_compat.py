@@ -114,6 +114,14 @@ def test_a_superlink_says_so(tmp_path):
     assert f"rolora works with flwr{WORKS_WITH}" in said
 
 
+def test_a_run_says_so_before_it_begins(run_yaml, tmp_path):
+    options = ["engine.name=flower", "--out", str(tmp_path / "run")]
+    code, said = without("flwr.superlink.grid", "rolora", "run", str(run_yaml), *options)
+    assert code == 2
+    assert f"rolora works with flwr{WORKS_WITH}" in " ".join(said.split())
+    assert "Traceback" not in said
+
+
 def test_the_extras_ask_for_what_works():
     project = Path(__file__).parents[3] / "pyproject.toml"
     extras = tomllib.loads(project.read_text())["project"]["optional-dependencies"]

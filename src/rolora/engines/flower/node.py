@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from rolora.engines.flower.compat.node import Keys, NodeConnection, Server
 
 MIN_POLL_S, MAX_POLL_S = 0.1, 3.0
-_BACKOFF_S = 0.05
 
 log = logging.getLogger("rolora.node")  # the module is run as __main__
 
