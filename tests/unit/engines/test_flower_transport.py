@@ -118,7 +118,7 @@ def test_payload_that_is_damaged_is_refused(damage):
         payload.unpack(content)
 
 
-@pytest.mark.parametrize("module", ["client_app", "node"])
+@pytest.mark.parametrize("module", ["client_app", "node", "compat.node"])
 def test_a_forwarder_imports_no_torch(module):
     code = f"import sys, rolora.engines.flower.{module}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

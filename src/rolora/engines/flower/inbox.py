@@ -7,17 +7,9 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from flwr.app import Message
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
-from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.serverapp import Grid
-from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
-from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
-from flwr.supercore.inflatable.inflatable_utils import (
-    ObjectPullError,
-    ObjectUnavailableError,
-    inflate_object_from_contents,
-)
-from flwr.superlink.grid import HttpGrid
+
+from rolora.engines.flower.compat import answers
 
 
 @dataclass(frozen=True)
@@ -62,51 +54,40 @@ class Inbox:
 
     def take(self, sent: Collection[str]) -> Iterator[tuple[str, Answer]]:
         """What has come since the last look: the id of the message sent, and its answer."""
-        if not isinstance(self._grid, HttpGrid):
+        if not answers.is_networked(self._grid):
             for message in self._grid.pull_messages(list(sent)) if sent else ():
                 yield message.metadata.reply_to_message_id, message
             return
         arriving = [answer for answer in self._arriving if answer.sent in sent]
-        arriving += self._announced(self._grid, set(sent) - {answer.sent for answer in arriving})
+        arriving += self._announced(set(sent) - {answer.sent for answer in arriving})
         self._arriving = []
         for answer in arriving:
-            finished = self._fetch(self._grid, answer)
+            finished = self._fetch(answer)
             if finished is None:
                 self._arriving.append(answer)
             else:
                 yield answer.sent, finished
 
-    def _announced(self, grid: HttpGrid, sent: Collection[str]) -> list[_Arriving]:
-        if not sent:
-            return []
-        found = grid._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=sent))
-        answers = []
-        for header, tree in zip(found.messages_list, found.message_object_trees, strict=True):
-            objects = list(dict.fromkeys(node.object_id for node in iterate_object_tree(tree)))
-            sent_id = header.metadata.reply_to_message_id
-            answers.append(_Arriving(sent_id, tree.object_id, objects))
-        return answers
+    def _announced(self, sent: Collection[str]) -> list[_Arriving]:
+        found = answers.announced(self._grid, sent) if sent else []
+        return [_Arriving(one.sent, one.head, one.objects) for one in found]
 
-    def _fetch(self, grid: HttpGrid, answer: _Arriving) -> Answer | None:
+    def _fetch(self, answer: _Arriving) -> Answer | None:
         """The finished answer, or None while a part of it is not there yet."""
-        client, run = grid._runtime_client, grid.run.run_id
-        pull = make_pull_object_fn_protobuf(client.PullObject, grid.node, run)
         while answer.missing:
             try:
-                content = pull(answer.missing[-1])
-            except ObjectUnavailableError:
-                return None
-            except ObjectPullError as error:
+                content = answers.fetch(self._grid, answer.missing[-1])
+            except answers.Lost as error:
                 return Unreadable("incomplete", str(error))
+            if content is None:
+                return None
             answer.contents[answer.missing.pop()] = content
             answer.size += len(content)
             if answer.size > self.max_bytes:
                 return Unreadable("too_large", f"more than {self.max_bytes} bytes")
-        client.ConfirmMessageReceived(
-            ConfirmMessageReceivedRequest(node=grid.node, run_id=run, message_object_id=answer.head)
-        )
+        answers.confirm(self._grid, answer.head)
         try:
-            message = inflate_object_from_contents(answer.head, answer.contents)
+            message = answers.assembled(answer.head, answer.contents)
         except Exception as error:  # whatever a node makes up must not end the round
             return Unreadable("malformed", f"{type(error).__name__}: {error}")
         return message if isinstance(message, Message) else Unreadable("malformed", "no message")

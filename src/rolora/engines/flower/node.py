@@ -16,58 +16,40 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import httpx
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-from flwr.app import Error, Message
-from flwr.common.constant import ErrorCode
-from flwr.proto.fleet_pb2 import DeactivateNodeRequest
-from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    get_object_tree,
-    no_object_id_recompute,
-)
-from flwr.supercore.inflatable.inflatable_utils import (
-    pull_and_inflate_object_from_tree,
-    push_objects,
-)
-from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
-from flwr.supercore.run import RunNotRunningException
-from flwr.supernode.fleet_http_client import FleetHttpClient
-from flwr.supernode.fleet_http_connection import http_request_response
-from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from rolora.core.errors import BadInput
 from rolora.engines.flower import payload
 from rolora.engines.flower.bound import end_with_parent
+from rolora.engines.flower.compat import UNKNOWN_FLOWER
 from rolora.engines.flower.worker import WorkerError, ask
 
+if TYPE_CHECKING:
+    from flwr.app import Message, RecordDict
+
+    from rolora.engines.flower.compat.node import Keys, NodeConnection, Server
+
 MIN_POLL_S, MAX_POLL_S = 0.1, 3.0
-_BACKOFF_S = 0.05
 
 log = logging.getLogger("rolora.node")  # the module is run as __main__
 
 
 class Node:
-    """Connected to a SuperLink as `client`; `connection` is what Flower's connection yields."""
+    """Answers what comes over `connection` as `client`, with the help of the worker there."""
 
-    def __init__(self, connection: tuple[Any, ...], client: int, worker: Path):
-        self.id, self._receive, self._send, _, _, self._pull, self._push, self._confirm = connection
-        self._client, self._worker = client, worker
+    def __init__(self, connection: NodeConnection, client: int, worker: Path):
+        self._connection, self._client, self._worker = connection, client, worker
 
     def serve(self) -> None:
         """Answer messages until the process is ended."""
         idle_since = time.monotonic()
         while True:
             asked = time.monotonic()
-            try:
-                worked = self._answer_one()
-            except RunNotRunningException:  # the run ended meanwhile: nobody waits for the answer
-                worked = True
+            worked = self._connection.answer_one(self._carry_out)
             now = time.monotonic()
             if worked:
                 idle_since = now
@@ -77,40 +59,13 @@ class Node:
                 pause = max(0.1 * (now - idle_since), 10 * (now - asked))
                 time.sleep(min(max(pause, MIN_POLL_S), MAX_POLL_S))
 
-    def _answer_one(self) -> bool:
-        received = self._receive()
-        if received is None:
-            return False
-        header, tree = received
-        run = header.metadata.run_id
-        message = pull_and_inflate_object_from_tree(
-            tree,
-            partial(self._pull, run),
-            partial(self._confirm, run),
-            return_type=Message,
-            initial_backoff=_BACKOFF_S,
-        )
-        message.metadata.__dict__["_message_id"] = tree.object_id
-        start = time.monotonic()
-        self._reply(self._carry_out(message), time.monotonic() - start)
-        return True
-
-    def _carry_out(self, message: Message) -> Message:
+    def _carry_out(self, message: Message) -> RecordDict | str:
         try:
             answer = ask(self._worker, payload.unpack(message.content))
         except (WorkerError, ValueError) as error:
             log.warning("message %s: %s", message.metadata.message_id[:8], error)
-            code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
-            return Message(Error(code=code, reason=str(error)), reply_to=message)
-        return Message(payload.pack(answer, client=self._client), reply_to=message)
-
-    def _reply(self, reply: Message, seconds: float) -> None:
-        reply.metadata.__dict__["_message_id"] = reply.object_id
-        with no_object_id_recompute():
-            objects = get_all_nested_objects(reply)
-            wanted, session = self._send(reply, get_object_tree(reply), seconds)
-            push: Callable[[str, bytes], None] = partial(self._push, reply.metadata.run_id, session)
-            push_objects(objects, push, object_ids_to_push=wanted)
+            return str(error)
+        return payload.pack(answer, client=self._client)
 
 
 def main() -> None:
@@ -121,22 +76,21 @@ def main() -> None:
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: sys.exit(0))  # unwinds, so that the node signs off
     end_with_parent()
+    try:
+        from rolora.engines.flower.compat.node import Server, node_connection
+    except BadInput as error:
+        sys.exit(f"Exit Code: {UNKNOWN_FLOWER}\n{error}")
     keys = _keys(arguments.node_key)
-    if keys is not None and arguments.session.exists():
-        _end_session(arguments, keys)
-    with http_request_response(
-        arguments.superlink,
-        insecure=arguments.insecure,
-        root_certificates=arguments.root_certificates,
-        authentication_keys=keys,
-    ) as connection:
-        node = Node(connection, arguments.client, arguments.worker)
-        log.info("node %s serves client %s", node.id, arguments.client)
-        arguments.session.write_text(str(node.id))
-        node.serve()
+    server = Server(arguments.superlink, arguments.insecure, arguments.root_certificates, keys)
+    if arguments.session.exists():
+        _end_session(arguments.session, server)
+    with node_connection(server) as connection:
+        log.info("node %s serves client %s", connection.node, arguments.client)
+        arguments.session.write_text(str(connection.node))
+        Node(connection, arguments.client, arguments.worker).serve()
 
 
-def _keys(path: Path | None) -> Any:
+def _keys(path: Path | None) -> Keys | None:
     if path is None:
         return None
     try:
@@ -146,24 +100,14 @@ def _keys(path: Path | None) -> Any:
     return private, private.public_key()
 
 
-def _end_session(arguments: argparse.Namespace, keys: Any) -> None:
+def _end_session(session: Path, server: Server) -> None:
     """Sign off the node that last used this key and died, or the SuperLink, which takes it for
     alive until a minute has passed without heartbeat, would refuse a second one.
     """
-    with (
-        contextlib.suppress(httpx.HTTPError, ValueError),
-        FleetHttpClient.from_server_address(
-            arguments.superlink,
-            arguments.insecure,
-            arguments.root_certificates,
-            interceptors=[
-                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-                NodeAuthHttpInterceptor(*keys),
-            ],
-        ) as client,
-    ):
-        node = int(arguments.session.read_text())
-        client.DeactivateNode(DeactivateNodeRequest(node_id=node))
+    from rolora.engines.flower.compat.node import sign_off
+
+    with contextlib.suppress(ValueError):
+        sign_off(int(session.read_text()), server)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,25 +11,12 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
-from flwr.common.constant import SubStatus
-from flwr.common.serde import run_from_proto
-from flwr.proto.runtime_pb2 import (
-    AcquireTaskRequest,
-    PullTaskInputRequest,
-    PushTaskOutputRequest,
-)
 from flwr.serverapp import Grid
-from flwr.supercore.constant import TaskType
-from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
-from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
-from flwr.supercore.runtime import RuntimeHttpClient
-from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink.grid import HttpGrid
 
 from rolora.core.errors import RunFailed
+from rolora.engines.flower.compat.run import driven_run, waiting_runs
 from rolora.engines.flower.launch import submit_run
 
 _ACQUIRE_TIMEOUT_S = 30.0
@@ -57,58 +44,25 @@ def flower_run(
     """
     certificate = authority.read_bytes() if authority else None
     token = _acquire(submit_run(home), address, certificate)
-    grid = HttpGrid(address, certificate is None, certificate, token=token)
-    grid._retry_invoker.max_time = patience_s
-    grid._retry_invoker.on_success = _noted(grid._retry_invoker.on_success, outage)
-    client = grid._runtime_client
-    heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
-    heartbeat.start()
-    outcome = SubStatus.FAILED
+
+    def noted(seconds: float) -> None:
+        outage(f"the server did not answer for {seconds:.1f} s")
+
     try:
-        task = client.PullTaskInput(PullTaskInputRequest())
-        TaskIdentity.task_id, TaskIdentity.run_id = task.task_id, task.run.run_id
-        TaskIdentity.node_id = task.context.node_id
-        grid.set_run(run_from_proto(task.run))
-        yield grid
-        outcome = SubStatus.COMPLETED
-    except KeyboardInterrupt:
-        outcome = SubStatus.STOPPED
-        raise
+        with driven_run(address, certificate, token, patience_s, noted) as grid:
+            yield grid
     except httpx.TransportError as error:
         detail = f"has not answered for {patience_s:g} s ({error})"
         raise RunFailed(f"the SuperLink at {address} {detail}") from None
-    finally:
-        grid._retry_invoker.max_tries = 1
-        with contextlib.suppress(httpx.HTTPError):
-            client.PushTaskOutput(PushTaskOutputRequest(sub_status=outcome, details=""))
-            heartbeat.stop()
-            grid.close()
-
-
-def _noted(then: Callable[[Any], None], outage: Callable[[str], None]) -> Callable[[Any], None]:
-    """What the retry invoker is to do after a request that came through, perhaps at last."""
-
-    def on_success(state: Any) -> None:
-        if state.tries > 1:
-            outage(f"the server did not answer for {state.elapsed_time:.1f} s")
-        then(state)
-
-    return on_success
 
 
 def _acquire(run: int, address: str, certificate: bytes | None) -> str:
-    """Take up the run's task and return the token that stands for it."""
-    with RuntimeHttpClient.from_server_address(
-        server_address=address,
-        insecure=certificate is None,
-        root_certificates=certificate,
-        interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperExec")],
-    ) as client:
-        request = AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
+    """Take up the run and return the token that stands for it."""
+    with waiting_runs(address, certificate) as take_up:
         end = time.monotonic() + _ACQUIRE_TIMEOUT_S
         while time.monotonic() < end:
-            acquired = client.AcquireTask(request)
-            if acquired.HasField("task") and acquired.task.run_id == run:
-                return str(acquired.token)
+            taken = take_up()
+            if taken is not None and taken[0] == run:
+                return taken[1]
             time.sleep(0.05)
     raise RunFailed(f"the SuperLink did not hand out run {run}; is another process driving runs?")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rolora.core.errors import RunFailed
+from rolora.engines.flower.compat import UNKNOWN_FLOWER
 from rolora.engines.flower.launch import Service
 from rolora.engines.flower.worker import Handler, Worker
 
@@ -104,4 +105,7 @@ def _refusal(said: str) -> str:
     if code is None:
         return ""
     known = [meaning for sign, meaning in _REFUSALS.items() if sign in said]
-    return known[0] if known else f"{code[2]} (Flower's exit code {code[1]})"
+    if known:
+        return known[0]
+    theirs = "" if int(code[1]) == UNKNOWN_FLOWER else f" (Flower's exit code {code[1]})"
+    return code[2] + theirs

@@ -11,18 +11,13 @@ Run as a program; it takes the options of ``flower-superlink``.
 from __future__ import annotations
 
 import ipaddress
+import sys
 
 import uvicorn
-from flwr.supercore.http_logging import get_uvicorn_log_config
-from flwr.supercore.logger import console_handler
-from flwr.superlink.cli.flower_superlink import (
-    SuperLinkLifespan,
-    _parse_superlink_lifespan_config,
-)
-from flwr.superlink.main import create_app
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from rolora.core.errors import BadInput
 from rolora.engines.flower.bound import end_with_parent
 
 _OPEN_TO_ALL = ("/v1/fleet/", "/health")
@@ -54,17 +49,13 @@ class Gate:
 def main() -> None:
     """Serve until SIGINT or SIGTERM."""
     end_with_parent()
-    config = _parse_superlink_lifespan_config()
-    uvicorn.run(
-        Gate(create_app(config, SuperLinkLifespan)),
-        host=config.host,
-        port=config.port,
-        log_config=get_uvicorn_log_config(console_handler.level),
-        ssl_keyfile=config.ssl_keyfile,
-        ssl_certfile=config.ssl_certfile,
-        # Behind a proxy on this machine every request would seem to come from here.
-        proxy_headers=True,
-    )
+    try:
+        from rolora.engines.flower.compat.superlink import superlink_of_command_line
+    except BadInput as error:
+        sys.exit(str(error))
+    app, serving = superlink_of_command_line()
+    # Behind a proxy on this machine every request would seem to come from here.
+    uvicorn.run(Gate(app), proxy_headers=True, **serving)
 
 
 if __name__ == "__main__":

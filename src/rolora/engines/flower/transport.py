@@ -12,18 +12,12 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from rolora.engines.flower import payload
+from rolora.engines.flower.compat.answers import failure_reason
 from rolora.engines.flower.inbox import Answer, Inbox, Unreadable
 from rolora.engines.flower.launch import node_name
 from rolora.engines.flower.results import NodeError, Reply
 from rolora.engines.flower.worker import Frames
 
-_REASONS = {
-    2: "client_error",  # CLIENT_APP_RAISED_EXCEPTION
-    3: "expired",  # MESSAGE_UNAVAILABLE
-    4: "expired",  # REPLY_MESSAGE_UNAVAILABLE
-    5: "node_lost",  # NODE_UNAVAILABLE
-    8: "client_crashed",  # CLIENT_APP_CRASHED
-}
 _HELLO_TTL_S = 600.0  # in which a site loads the model
 _GREET_AGAIN_S = 5.0
 _MOMENT_S = 2.0
@@ -230,8 +224,8 @@ class FlowerTransport:
         if isinstance(answer, Unreadable):
             return NodeError(client, node, answer.reason, answer.detail, seconds)
         if answer.has_error():
-            reason = _REASONS.get(answer.error.code, "flower")
-            return NodeError(client, node, reason, answer.error.reason or "", seconds)
+            reason, detail = failure_reason(answer.error), answer.error.reason or ""
+            return NodeError(client, node, reason, detail, seconds)
         try:
             if (claimed := payload.sender(answer.content)) != client:
                 raise ValueError(f"client {claimed} answered in place of {client}")
