@@ -110,8 +110,9 @@ def assert_same_run(federated, simulated):
     assert summary["task"] == other["task"]
     assert summary["strata"] == other["strata"]
     first = summary["task"]["metrics"][0]["name"]
-    assert summary["final"]["test"][first] == other["final"]["test"][first]
-    assert summary["constant"] == other["constant"]
+    exact = pytest.approx(other["final"]["test"][first], abs=1e-6)
+    assert summary["final"]["test"][first] == exact
+    assert summary["constant"] == pytest.approx(other["constant"], abs=1e-6)
 
 
 def assert_same_adapter(ours, theirs):
