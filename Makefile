@@ -7,7 +7,7 @@ run: .venv/demo
 	$(BIN)/rolora run $(CONFIG)
 
 test: .venv/dev
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest -m "not faults"
 
 test-fast: .venv/dev
@@ -17,7 +17,7 @@ test-faults: .venv/dev
 	$(BIN)/python -m pytest -m faults
 
 lint: .venv/dev
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from experiments.report import Findings, Made, write_report
 from experiments.workspace import Workspace
-from rolora.config import Section, parse_overrides
+from rolora.core.parsing import parse_overrides
+from rolora.core.section import Section
 
 C = TypeVar("C", bound=Section)
 O = TypeVar("O")  # noqa: E741

@@ -11,7 +11,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from rolora.config import load_config, parse_section
+from rolora.config import load_config
+from rolora.core.parsing import parse_section
 from rolora.core.types import Adapter
 from rolora.engines.flower import connect, messages
 from rolora.engines.flower.handler import SiteHandler

@@ -11,7 +11,7 @@ from experiments.beyond.variants import Variant, variants
 from experiments.glue.config import GlueConfig
 from experiments.methods import ROLORA
 from experiments.mnist.runs import MnistConfig
-from rolora.config import Positive, Rate, Section
+from rolora.core.section import Positive, Rate, Section
 
 SMALL_GLUE: Mapping[str, Any] = {
     "small": True,

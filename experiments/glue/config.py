@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from experiments.methods import FFA, FLEXLORA, LORA, PAPER_METHODS, ROLORA
 from experiments.tuning import check_budget, check_different
-from rolora.config import Positive, Rate, Section, Seed
+from rolora.core.section import Positive, Rate, Section, Seed
 from rolora.methods import METHODS
 
 PresetName = Literal[

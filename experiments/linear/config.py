@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from experiments.linear.theory import Setting
-from rolora.config import NonNegative, Positive, Section, Seed
+from rolora.core.section import NonNegative, Positive, Section, Seed
 
 RESOLVED = 5.0
 """Standard errors ``1 / sqrt(N m)`` between a start and the plane orthogonal to ``a*``."""

@@ -30,11 +30,8 @@ from rolora.config import (
     LoraSettings,
     OptimizerConfig,
     PartitionConfig,
-    Positive,
-    Rate,
-    Section,
-    Seed,
 )
+from rolora.core.section import Positive, Rate, Section, Seed
 from rolora.methods import Options, options_of
 
 Share = Annotated[float, Field(gt=0.0, lt=0.9)]

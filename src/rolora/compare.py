@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from rolora.cli.display import RunDisplay
 from rolora.config import Config, dump_config, parse_config
 from rolora.core.errors import BadInput
 from rolora.engines.preparation import checked_method
 from rolora.methods import method_named
 from rolora.records.files import read_json
 from rolora.records.schema import Summary
-from rolora.report.compare_report import ComparedRun, comparison_table, write_comparison
+from rolora.report.compare_report import ComparedRun, write_comparison
 from rolora.report.run_report import write_report
-from rolora.run import execute
+from rolora.run import Display, execute
 
 
 def variant(config: Config, method: str, seed: int) -> Config:
@@ -40,14 +37,22 @@ def compare_methods(
     methods: Sequence[str],
     seeds: Sequence[int],
     directory: Path,
-    console: Console,
+    watched: Callable[[str], AbstractContextManager[Display]],
     command: str,
-) -> Table:
+) -> None:
     """Run every method under every seed into ``directory/METHOD/seed-N``, then compare.
 
     Partition, cohorts, batches and initial factors are functions of the seed, so they are the
     same for every method. A cell that has finished is not run again; one that was interrupted
     goes on.
+
+    Args:
+        config: of all runs but for method and seed.
+        methods: by name; the others are compared with the first.
+        seeds: of the runs.
+        directory: to write.
+        watched: what a person sees of a run, told which one it is.
+        command: noted in the summaries.
 
     Raises:
         BadInput: an unknown method, or `directory` holds cells of another config.
@@ -60,13 +65,10 @@ def compare_methods(
         runs.append(ComparedRun(method, seed, path))
         if is_finished(path, settings):
             continue
-        console.rule(f"{number} of {len(cells)}: {method}, seed {seed}", align="left")
-        display = RunDisplay(console)
-        with display.live():
+        with watched(f"{number} of {len(cells)}: {method}, seed {seed}") as display:
             execute(settings, path, resume=True, display=display, command=command)
         write_report(path)
     write_comparison(directory, runs)
-    return comparison_table(directory)
 
 
 def is_finished(path: Path, config: Config) -> bool:

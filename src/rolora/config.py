@@ -4,33 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
     SerializeAsAny,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from rolora.core.errors import BadInput, nearest
+from rolora.core.errors import nearest
+from rolora.core.parsing import apply_override, chosen, parse_section, shown
 from rolora.core.section import NonNegative, Positive, Rate, Section, Seed
 from rolora.core.types import ClientInfo
-from rolora.core.yaml_text import YamlError, parse_yaml, read_mapping
+from rolora.core.yaml_text import read_mapping
 from rolora.methods import METHODS, Options
 from rolora.methods.rolora import RoLoRAOptions
 from rolora.reducers import REDUCERS
 from rolora.stages import STAGES, StageOptions
-
-S = TypeVar("S", bound=Section)
-Chosen = TypeVar("Chosen", bound=Section)
 
 
 class ModelConfig(Section):
@@ -248,8 +243,8 @@ def _method(raw: Any) -> Options:
     given = {"name": "rolora", **raw} if isinstance(raw, Mapping) else {"name": raw}
     name = given["name"]
     if not isinstance(name, str) or name not in METHODS:
-        raise ValueError(f"name = {_shown(name)}: unknown method{nearest(str(name), METHODS)}")
-    return _chosen(METHODS[name].Options, given)
+        raise ValueError(f"name = {shown(name)}: unknown method{nearest(str(name), METHODS)}")
+    return chosen(METHODS[name].Options, given)
 
 
 def _stage(raw: Any) -> StageOptions:
@@ -259,23 +254,8 @@ def _stage(raw: Any) -> StageOptions:
     given = dict(raw) if isinstance(raw, Mapping) else {"name": raw}
     name = given.get("name")
     if not isinstance(name, str) or name not in STAGES:
-        raise ValueError(f"name = {_shown(name)}: unknown stage{nearest(str(name), STAGES)}")
-    return _chosen(STAGES[name].Options, given)
-
-
-class _Within(ValueError):  # noqa: N818
-    """What is wrong in a section that another value chose."""
-
-    def __init__(self, section: type[Section], error: ValidationError):
-        super().__init__(str(error))
-        self.section, self.error = section, error
-
-
-def _chosen(section: type[Chosen], given: Mapping[str, Any]) -> Chosen:
-    try:
-        return section.model_validate(given)
-    except ValidationError as error:
-        raise _Within(section, error) from None
+        raise ValueError(f"name = {shown(name)}: unknown stage{nearest(str(name), STAGES)}")
+    return chosen(STAGES[name].Options, given)
 
 
 MethodOptions = Annotated[SerializeAsAny[Options], BeforeValidator(_method)]
@@ -316,7 +296,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     """
     raw = read_mapping(path, f"config {path}")
     for override in overrides:
-        _apply_override(raw, override)
+        apply_override(raw, override)
     return parse_config(raw, source=str(path))
 
 
@@ -325,116 +305,6 @@ def parse_config(raw: Mapping[Any, Any], source: str = "config") -> Config:
     return parse_section(Config, raw, source)
 
 
-def parse_section(section: type[S], raw: Mapping[Any, Any], source: str) -> S:
-    """Validate a mapping as a `section`.
-
-    Raises:
-        BadInput: with one line a wrong field: its name, its value, and what would be right.
-    """
-    try:
-        return section.model_validate(_numbers(raw))
-    except ValidationError as error:
-        lines = _lines(error, section)
-        head = f"{source}: " if len(lines) == 1 else f"{source}:\n  "
-        raise BadInput(head + "\n  ".join(lines)) from None
-    except RecursionError:
-        raise BadInput(f"{source}: nested too deeply") from None
-
-
-def parse_overrides(section: type[S], overrides: Iterable[str], source: str) -> S:
-    """A `section` of defaults and ``key.path=value`` overrides.
-
-    Raises:
-        BadInput: as :func:`parse_section`, or an override has another form.
-    """
-    raw: dict[Any, Any] = {}
-    for override in overrides:
-        _apply_override(raw, override)
-    return parse_section(section, raw, source)
-
-
 def dump_config(config: Config) -> str:
     """The resolved config as YAML, every key written out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def _numbers(value: Any) -> Any:
-    """YAML 1.1 reads ``2e-3`` (no dot) as text; take it as the number that was meant."""
-    if isinstance(value, Mapping):
-        return {key: _numbers(item) for key, item in value.items()}
-    if isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower():
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _apply_override(raw: dict[Any, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise BadInput(f"override {override!r}: must have the form key.path=value")
-    try:
-        value = parse_yaml(text) if text.strip() else None
-    except YamlError as error:
-        raise BadInput(f"override {override!r}: not a YAML value ({error})") from None
-    *parents, last = path.split(".")
-    node = raw
-    for parent in parents:
-        child = node.get(parent)
-        if child is None:
-            child = node[parent] = {}
-        if not isinstance(child, dict):
-            raise BadInput(f"override {override!r}: {parent} is {child!r}, which has no keys")
-        node = child
-    node[last] = value
-
-
-def _lines(error: ValidationError, root: type[Section], within: tuple[Any, ...] = ()) -> list[str]:
-    """A line an error, those of a chosen section in its place."""
-    lines = []
-    for item in error.errors():
-        cause = item.get("ctx", {}).get("error")
-        if isinstance(cause, _Within):
-            lines += _lines(cause.error, cause.section, (*within, *item["loc"]))
-        else:
-            lines.append(_explain(item, root, within))
-    return lines
-
-
-def _explain(item: Any, root: type[Section], within: tuple[Any, ...]) -> str:
-    """One error of pydantic's in our words: the field, the value, what would be right."""
-    where = ".".join(str(part) for part in (*within, *item["loc"])) or "config"
-    if item["type"] == "extra_forbidden":
-        *parents, last = item["loc"]
-        return f"{where}: unknown key{nearest(str(last), _keys_at(root, parents))}"
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "value_error":
-        return f"{where}.{message}" if message.startswith("name = ") else f"{where}: {message}"
-    shown = _shown(item["input"])
-    if item["type"] == "literal_error":
-        expected = item["ctx"]["expected"]
-        names = [name.strip("' ") for name in expected.replace(" or ", ", ").split(",")]
-        hint = nearest(str(item["input"]), names, listing=False)
-        return f"{where} = {shown}: must be {expected}{hint}"
-    return f"{where} = {shown}: {message[:1].lower()}{message[1:]}"
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # Python prints no integer of more than 4,300 digits
-        return "a value too long to show"
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _keys_at(root: type[Section], parents: Iterable[Any]) -> list[str]:
-    section: type[BaseModel] = root
-    for parent in parents:
-        annotation = section.model_fields[str(parent)].annotation
-        if get_origin(annotation) in (Union, UnionType):
-            annotation = get_args(annotation)[0]
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        section = annotation
-    return list(section.model_fields)

@@ -24,8 +24,9 @@ from experiments.mnist.runs import MnistConfig
 from experiments.short_runs import Ending
 from experiments.workspace import Workspace
 from made_up import MNIST, digits_directory, run, says_all, settings
-from rolora.config import Config, EvaluationConfig, OptimizerConfig, parse_overrides
+from rolora.config import Config, EvaluationConfig, OptimizerConfig
 from rolora.core.errors import BadInput
+from rolora.core.parsing import parse_overrides
 from rolora.engines.preparation import checked_method
 from rolora.methods import options_of
 from rolora.records.wire import payload_bytes

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import experiments.experiment
 from experiments import EXPERIMENTS
 from experiments.__main__ import app
-from rolora.config import parse_overrides
+from rolora.core.parsing import parse_overrides
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "experiments/README.md", "docs/paper.md", "docs/beyond.md", "docs/theory.md")

@@ -13,8 +13,8 @@ from experiments import EXPERIMENTS
 from experiments.__main__ import app, experiments_table
 from experiments.experiment import Experiment, command_line, run_experiment
 from experiments.report import Findings
-from rolora.config import Positive, Section
 from rolora.core.errors import BadInput
+from rolora.core.section import Positive, Section
 
 
 def test_the_list_names_every_experiment():

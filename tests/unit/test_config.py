@@ -8,16 +8,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from rolora.config import (
-    Config,
-    EngineConfig,
-    LoraSettings,
-    dump_config,
-    load_config,
-    parse_config,
-    parse_overrides,
-)
+from rolora.config import Config, EngineConfig, LoraSettings, dump_config, load_config, parse_config
 from rolora.core.errors import BadInput
+from rolora.core.parsing import parse_overrides
 from rolora.engines.flower.settings import SiteConfig, load_settings
 from rolora.records.rundir import read_run_config
 

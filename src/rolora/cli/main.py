@@ -91,16 +91,25 @@ def compare(
 
     Run again with the same --out, it goes on where it was.
     """
+    from rolora.cli.display import RunDisplay
     from rolora.compare import compare_methods
     from rolora.config import load_config
+    from rolora.report.compare_report import comparison_table
 
     console = Console()
     settings = load_config(config, overrides or ())
     names = [name.strip() for name in methods.split(",") if name.strip()]
     directory = out or Path("runs") / f"{config.stem}-compare"
+
+    @contextmanager
+    def watched(which: str) -> Iterator[RunDisplay]:
+        console.rule(which, align="left")
+        with RunDisplay(console).live() as display:
+            yield display
+
     with ending_on_signals(console, "Run the same command again to go on."):
-        table = compare_methods(settings, names, seed_list(seeds), directory, console, command())
-    console.print(table)
+        compare_methods(settings, names, seed_list(seeds), directory, watched, command())
+    console.print(comparison_table(directory))
     console.print(f"table, numbers and curves: {directory}/comparison.md, .json, .png")
 
 

@@ -37,8 +37,8 @@ def local_update(
 
     The loss is the sum over clients of each client's mean, so no client's gradient depends on
     another's. A client that has made its last step is harvested and what happens to its place
-    in the stack afterwards is of no account. All clients need the same trained parts; ranks below
-    the largest are padded with zeros, which stay zero.
+    in the stack afterwards is of no account. All need the same trained parts; ranks below the
+    largest are padded with zeros, which stay zero.
 
     Args:
         task: what is learned.
@@ -68,10 +68,7 @@ def local_update(
         stack.gradients.zero_()
         current = [rows[step] if step < len(rows) else rows[-1] for rows in batches]
         streams = client_streams(seeds, step, model.device) if model.dropout_p > 0 else None
-        for chunk in chunks(data, current, model.device.type):
-            loss = chunk_loss(task, model, data, chunk, streams)
-            loss.sum().backward()
-            losses += loss.detach()
+        add_gradients(task, model, data, current, streams, losses)
         for steps in beside:
             steps.gradient()
         stack.clip(settings.max_grad_norm)
@@ -82,6 +79,23 @@ def local_update(
                 item = steps.finish(k, item)
             trained[k] = item
     return [trained[k] for k in range(len(jobs))]
+
+
+def add_gradients(
+    task: Task,
+    model: LoraModel,
+    data: Examples,
+    current: Sequence[Tensor],
+    streams: Tensor | None,
+    losses: Tensor,
+) -> None:
+    """One step's batches through the model: each client's gradient is added to its leaves', and its
+    mean loss to `losses` ``[K]``.
+    """
+    for chunk in chunks(data, current, model.device.type):
+        loss = chunk_loss(task, model, data, chunk, streams)
+        loss.sum().backward()
+        losses += loss.detach()
 
 
 def chunk_loss(

@@ -59,12 +59,7 @@ def partition(
             value of the field is missing.
     """
     classes = np.asarray(strata, dtype=np.int64)
-    if len(classes) < clients * config.min_examples:
-        raise BadInput(
-            f"federation.clients = {clients}: needs {clients * config.min_examples} training "
-            f"examples (partition.min_examples = {config.min_examples} each), the data have "
-            f"{len(classes)}; take fewer clients or more data"
-        )
+    _check_enough(len(classes), clients, config.min_examples)
     rng = numpy_generator(seed, "partition")
     if config.name == "field":
         return _parts(_field_owner(field, config, len(classes), clients), clients)
@@ -75,6 +70,15 @@ def partition(
     else:
         owner = _dirichlet_owner(classes, clients, config.dirichlet_alpha, rng)
     return _parts(_fill_up(owner, clients, config.min_examples, rng), clients)
+
+
+def _check_enough(n: int, clients: int, least: int) -> None:
+    if n < clients * least:
+        raise BadInput(
+            f"federation.clients = {clients}: needs {clients * least} training examples "
+            f"(partition.min_examples = {least} each), the data have {n}; take fewer clients or "
+            "more data"
+        )
 
 
 def assign_like(

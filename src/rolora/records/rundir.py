@@ -10,7 +10,9 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from rolora.config import Config, dump_config
 from rolora.core.errors import BadInput
@@ -20,13 +22,26 @@ from rolora.records.atomic import write_atomic
 from rolora.records.checkpoint import SCHEMA, Checkpoint, load_newest, save_checkpoint
 from rolora.records.files import read_metrics
 from rolora.records.schema import RoundRecord, Start, Summary
-from rolora.server.ledger import Ledger
-from rolora.server.round import Engine
 
 MAY_CHANGE = {"rounds", "checkpoint", "engine"}
 """Sections of the config that may differ when a run goes on."""
 RESULTS = ("summary.json", "report.html", "adapter", "metrics.jsonl", "checkpoint")
 """What a run leaves, beside its config and its id; in the order in which a new run drops it."""
+
+
+class Holdings(Protocol):
+    """Which versions clients hold (:class:`rolora.server.ledger.Ledger`)."""
+
+    @property
+    def held(self) -> Mapping[int, Mapping[str, int]]:
+        """Per client, the version of each part."""
+
+
+class Keeper(Protocol):
+    """Whatever has clients that keep something (:class:`rolora.server.round.Engine`)."""
+
+    def tensors(self, round_number: int) -> Mapping[str, Tensor]:
+        """What clients kept after a round."""
 
 
 class RunDirectory:
@@ -129,7 +144,7 @@ class RunDirectory:
             os.fsync(file.fileno())
         self._lines[metrics.round] = line
 
-    def checkpoint(self, state: ServerState, ledger: Ledger, engine: Engine) -> None:
+    def checkpoint(self, state: ServerState, ledger: Holdings, engine: Keeper) -> None:
         """Make `state` the one that ``--resume`` goes on from."""
         kept = engine.tensors(state.round)
         lines = [line for number, line in self._lines.items() if number <= state.round]

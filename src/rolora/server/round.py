@@ -190,8 +190,13 @@ def one_round(
             bytes_up=up,
             bytes_down=down,
         )
-    raise RunFailed(
-        f"round {state.round + 1}: the quorum of {config.federation.quorum:.0%} of "
+    raise quorum_lost(config, state.round + 1, failures)
+
+
+def quorum_lost(config: Config, number: int, failures: Sequence[Failure]) -> RunFailed:
+    """What is said of a round that nobody could finish."""
+    return RunFailed(
+        f"round {number}: the quorum of {config.federation.quorum:.0%} of "
         f"{config.federation.cohort_size} clients was lost {ATTEMPTS} times; last failures: "
         + "; ".join(f"client {f.client}: {f.reason} {f.detail}".strip() for f in failures[-3:])
     )

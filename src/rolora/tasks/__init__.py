@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from rolora.config import TaskConfig, parse_section
+from rolora.config import TaskConfig
 from rolora.core.errors import BadInput, nearest
+from rolora.core.parsing import parse_section
 from rolora.records.schema import Metric
 from rolora.tasks.base import Task, added
 from rolora.tasks.classification import Classification

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from rolora.config import DataConfig, ModelConfig, Section
+from rolora.config import DataConfig, ModelConfig
+from rolora.core.section import Section
 from rolora.core.types import Sums
 from rolora.data import Column, Examples, RawSplit, RawSplits, load_data, tokenize
 from rolora.model.loading import Kind, Pretrained, load_pretrained

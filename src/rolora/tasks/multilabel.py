@@ -69,7 +69,8 @@ class MultiLabel(Task):
         place = np.empty(n_labels, dtype=np.int64)
         place[np.argsort(train.sum(0), kind="stable")] = np.arange(n_labels)
         rarest = np.where(targets, place, n_labels).argmin(1).astype(np.int64)
-        return np.where(targets.any(1), rarest, n_labels)
+        found: np.ndarray = np.where(targets.any(1), rarest, n_labels)
+        return found
 
     def strata_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The labels, and none."""

@@ -12,8 +12,9 @@ import torch
 from pydantic import field_validator
 from torch import Tensor, nn
 
-from rolora.config import ModelConfig, Section
+from rolora.config import ModelConfig
 from rolora.core.errors import BadInput
+from rolora.core.section import Section
 from rolora.core.types import Sums
 from rolora.data import Column
 from rolora.data.columns import missing

@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from rolora.config import Config, load_config, parse_section
+from rolora.config import Config, load_config
 from rolora.core.errors import BadInput
+from rolora.core.parsing import parse_section
 from rolora.engines.flower.settings import (
     SOURCE,
     ServerConfig,
@@ -122,7 +123,7 @@ def write_project(
 
 
 def _default_config(overrides: list[str]) -> Config:
-    from rolora.config import parse_overrides
+    from rolora.core.parsing import parse_overrides
 
     return parse_overrides(Config, overrides, "--sites")
 

@@ -10,13 +10,10 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from pydantic import Field
 
-from rolora.config import (
-    DataConfig,
-    Positive,
-    Section,
-    parse_section,
-)
+from rolora.config import DataConfig
 from rolora.core.errors import BadInput
+from rolora.core.parsing import parse_section
+from rolora.core.section import Positive, Section
 from rolora.core.yaml_text import read_mapping
 
 if TYPE_CHECKING:
