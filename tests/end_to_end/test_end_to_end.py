@@ -305,7 +305,7 @@ WRONG = {
     "data.text=sentense": ["sentense", "did you mean sentence?"],
     "federation.clients=1000": ["federation.clients = 1000"],
     "method.name=fedit method.gauge=orthonormal": ["method.gauge: unknown key", "prox_mu"],
-    "lora.client_ranks=[2,4]": ["lora.client_ranks", "flexlora"],
+    "lora.client_ranks=[2,4]": ["lora.client_ranks", "rolora methods"],
     "optimizer.state=persist method.gauge=orthonormal": [
         "optimizer.state = 'persist'",
         "transport",

@@ -618,7 +618,7 @@ def test_mixed_ranks_are_refused_where_factors_are_averaged(name):
     if METHODS[name].mixed_ranks:
         make(name, mixed_ranks=True)
     else:
-        with pytest.raises(BadInput, match=r"client_ranks.*flexlora and flora"):
+        with pytest.raises(BadInput, match=r"client_ranks.*rolora methods"):
             make(name, mixed_ranks=True)
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from invented import MNIST, digits_directory, run, says_all, settings
 from rich.console import Console
 
 import small
@@ -23,7 +24,6 @@ from experiments.mnist.net import TwoLayerNet, two_layer_model
 from experiments.mnist.runs import MnistConfig
 from experiments.short_runs import Ending
 from experiments.workspace import Workspace
-from made_up import MNIST, digits_directory, run, says_all, settings
 from rolora.config import Config, EvaluationConfig, OptimizerConfig
 from rolora.core.errors import BadInput
 from rolora.core.parsing import parse_overrides

@@ -1,6 +1,7 @@
 """The GLUE experiment: its settings, its runs, what it decides from them, what it leaves behind."""
 
 import pytest
+from invented import glue_directory, run, says_all, settings
 from rich.console import Console
 
 from experiments import short_runs, trials
@@ -19,7 +20,6 @@ from experiments.glue.tasks import tasks_of
 from experiments.methods import PAPER_METHODS, title_of
 from experiments.trials import Trial, TrialWorker, run_trials
 from experiments.workspace import Workspace
-from made_up import glue_directory, run, says_all, settings
 from rolora.core.errors import BadInput
 from rolora.engines.in_process import InProcess
 from rolora.engines.preparation import checked_method

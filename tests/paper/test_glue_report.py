@@ -1,6 +1,7 @@
 """What the GLUE experiment decides from its runs, and says."""
 
 import pytest
+from invented import SPREAD
 
 from experiments.glue.config import GlueConfig
 from experiments.glue.presets import lines_of, settings_of
@@ -8,7 +9,6 @@ from experiments.glue.report import Outcome, claims, tables
 from experiments.glue.runs import Case, Runs
 from experiments.glue.tasks import tasks_of
 from experiments.short_runs import TrialResult
-from made_up import SPREAD
 
 
 def glue(**settings):

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from invented import run, says_all
 
 from experiments.linear import measure as measuring
 from experiments.linear import report
 from experiments.linear.config import LinearConfig
 from experiments.linear.measure import FFA, ROLORA, worst_ratio
-from made_up import run, says_all
 from rolora.core.errors import BadInput
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"

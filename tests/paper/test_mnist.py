@@ -10,6 +10,7 @@ from collections import Counter
 import psutil
 import pytest
 import torch
+from invented import MNIST, digits_directory, run, says_all, settings
 from rich.console import Console
 
 from experiments.mnist import train as mnist_train
@@ -31,7 +32,6 @@ from experiments.mnist.train import Worker, initial_adapter, train
 from experiments.pool import run_jobs
 from experiments.short_runs import Ending
 from experiments.workspace import Workspace
-from made_up import MNIST, digits_directory, run, says_all, settings
 from rolora.core.errors import BadInput
 from rolora.data.deal import deal
 from rolora.engines.in_process import InProcess

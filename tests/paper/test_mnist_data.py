@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from invented import idx
 
 from experiments.mnist.data import Digits, Mnist, load_mnist, mnist_examples, read_idx
-from made_up import idx
 from rolora.core.errors import BadInput
 
 IMAGE = (28, 28)

@@ -1,6 +1,7 @@
 """What the MNIST experiment decides from its runs, and says."""
 
 import pytest
+from invented import SPREAD
 
 from experiments.mnist.report import claims, good_rates, tables
 from experiments.mnist.runs import (
@@ -16,7 +17,6 @@ from experiments.mnist.runs import (
     Runs,
 )
 from experiments.short_runs import Ending
-from made_up import SPREAD
 
 FIVE, TEN = SPLITS
 

@@ -102,8 +102,8 @@ class Method(ABC):
         """
         if self.setting.mixed_ranks and not self.mixed_ranks:
             raise BadInput(
-                f"lora.client_ranks: {self.title} needs one rank for all clients; "
-                "flexlora and flora take different ranks"
+                f"lora.client_ranks: {self.title} needs one rank for all clients; rolora methods "
+                "shows which take different ranks"
             )
         reducer, stages = self.setting.reducer, list(self.setting.stages)
         if self.reduction in WHY and reducer != "mean":

@@ -25,6 +25,7 @@ from rolora.core.types import (
     RoundNotes,
     ServerState,
     Update,
+    base_part,
 )
 from rolora.engines.flower.messages import (
     ClientFacts,
@@ -229,7 +230,9 @@ class FlowerEngine:
         return kept[0] if len(kept) == self.config.checkpoint.keep else 0
 
     def _answer_bytes(self, plan: Plan) -> int:
-        return payload_bytes(self.facts.layout(plan.rank).select(plan.upload))
+        """Of an update of the planned form: side parts have the shape of what they are beside."""
+        layout = self.facts.layout(plan.rank)
+        return sum(payload_bytes(layout.select({base_part(part)})) for part in plan.upload)
 
     def _refusal(self, client: int) -> Failure | None:
         """Why a connected client is not asked."""
