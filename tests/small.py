@@ -178,7 +178,7 @@ class Memory:
 
 def run(settings, engine, state=None, ledger=None):
     """Run all rounds; returns the final state and the record."""
-    chosen, record = method(settings), Memory()
+    chosen, record = engine.method, Memory()
     if state is None:
         initial = engine.model.initial_adapter(settings.lora.max_rank, settings.seed)
         state = chosen.init(initial)

@@ -17,7 +17,7 @@ import torch
 import rolora
 from rolora.config import Config, dump_config
 from rolora.core.errors import BadInput, RunFailed
-from rolora.core.types import Adapter, Evaluation, Failure, RoundNotes, ServerState, Update
+from rolora.core.types import Adapter, Evaluation, Failure, Layout, RoundNotes, ServerState, Update
 from rolora.engines.preparation import (
     DataFacts,
     Prepared,
@@ -43,9 +43,10 @@ from rolora.records.schema import (
     Summary,
     TaskRecord,
 )
-from rolora.records.wire import payload_bytes
+from rolora.records.wire import payload_bytes, update_bytes
 from rolora.server.ledger import Ledger, planned_layout
 from rolora.server.round import run_rounds, scored, written
+from rolora.stages import At, make_stage
 from rolora.tasks import added
 
 
@@ -275,8 +276,16 @@ def round_bytes(prepared: Prepared, state: ServerState) -> tuple[int, int]:
     """Bytes up and down of the next round with a full cohort of clients that hold nothing."""
     cohort = map(prepared.client, range(prepared.config.federation.cohort_size))
     plans = [Ledger().narrow(prepared.method.plan(state, client)) for client in cohort]
-    up = sum(payload_bytes(planned_layout(state.parts, plan)) for plan in plans)
+    up = sum(encoded_bytes(prepared.config, planned_layout(state.parts, plan)) for plan in plans)
     return up, sum(payload_bytes(plan.send.layout) for plan in plans)
+
+
+def encoded_bytes(config: Config, layout: Layout) -> int:
+    """Bytes of an update of this layout after the run's stages."""
+    update = Update(client=0, num_examples=1, parts=Adapter(layout, torch.zeros(layout.size)))
+    for options in config.stages:
+        update, _ = make_stage(options).encode(update, {}, At(config.seed, round=1, client=0))
+    return update_bytes(update)
 
 
 def versions() -> dict[str, str]:

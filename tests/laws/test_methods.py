@@ -13,6 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
+import small
 from rolora.client.replica import Replica
 from rolora.client.stack import resized
 from rolora.config import ServerConfig, parse_config
@@ -20,7 +21,7 @@ from rolora.core.errors import BadInput
 from rolora.core.rules import Job
 from rolora.core.seeds import derive
 from rolora.core.types import Adapter, ClientInfo, Update, base_part, is_side
-from rolora.methods import METHODS, Options, Setting, make_method
+from rolora.methods import METHODS, Options, Setting, gauge, make_method
 from rolora.records.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rolora.records.wire import (
     pack_plan,
@@ -641,3 +642,17 @@ def test_every_method_says_what_it_is(name):
     assert "arXiv" in chosen.citation
     assert chosen.__doc__
     assert "Source:" in chosen.__doc__
+
+
+def test_the_gauge_decomposes_once_for_a_switch(monkeypatch):
+    """The server and all clients of a process start from one and the same decomposition."""
+    done, plain = [], gauge.orthonormalise
+
+    def counted(adapter, frozen):
+        done.append(frozen)
+        return plain(adapter, frozen)
+
+    monkeypatch.setattr(gauge, "orthonormalise", counted)
+    settings = small.config(method={"gauge": "orthonormal"}, rounds=5)
+    small.run(settings, small.engine(settings))
+    assert done == ["A", "B", "A", "B", "A"]
