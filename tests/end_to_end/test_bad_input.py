@@ -3,24 +3,11 @@
 import json
 import shutil
 import subprocess
-import sys
 
 import pytest
 import yaml
 
-from rolora.cli import main as cli
-
-
-def rolora(*arguments):
-    """The command line in this process; returns its exit code."""
-    argv, sys.argv = sys.argv, ["rolora", *map(str, arguments)]
-    try:
-        cli.main()
-    except SystemExit as exit_:
-        return 0 if exit_.code is None else exit_.code
-    finally:
-        sys.argv = argv
-    return 0
+from shell import rolora
 
 
 def refused(capsys, tmp_path, *arguments):

@@ -15,10 +15,10 @@ import torch
 import yaml
 
 import small
-from rolora.cli import main as cli
 from rolora.config import load_config
 from rolora.engines.preparation import build_engine, prepare
 from rolora.methods import METHODS
+from shell import rolora
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -54,18 +54,6 @@ def project(tmp_path, sentences, bert, monkeypatch):
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
     return tmp_path
-
-
-def rolora(*arguments):
-    """The command line in this process; returns its exit code."""
-    argv, sys.argv = sys.argv, ["rolora", *map(str, arguments)]
-    try:
-        cli.main()
-    except SystemExit as exit_:
-        return 0 if exit_.code is None else exit_.code
-    finally:
-        sys.argv = argv
-    return 0
 
 
 def metrics(run):

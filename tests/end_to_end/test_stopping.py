@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rolora.cli import main as cli
 from rolora.core.errors import RunFailed
 from rolora.engines.in_process import InProcess
 from rolora.server.screen import Screen
+from shell import rolora
 
 
 @pytest.fixture
@@ -38,18 +38,6 @@ def project(tmp_path, bert, monkeypatch):
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
     return tmp_path
-
-
-def rolora(*arguments):
-    """The command line in this process; returns its exit code."""
-    argv, sys.argv = sys.argv, ["rolora", *map(str, arguments)]
-    try:
-        cli.main()
-    except SystemExit as exit_:
-        return 0 if exit_.code is None else exit_.code
-    finally:
-        sys.argv = argv
-    return 0
 
 
 @contextmanager
