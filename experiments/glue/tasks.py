@@ -11,7 +11,7 @@ import numpy as np
 from experiments.glue.config import GlueConfig
 from experiments.glue.stand_ins import STAND_INS, write_stand_in
 from rolora.config import DataConfig, TaskConfig
-from rolora.data.sources import task_of
+from rolora.data.sources import source_of
 from rolora.tasks import make_task
 
 TITLES = {"sst2": "SST-2", "qnli": "QNLI", "mnli": "MNLI", "qqp": "QQP", "rte": "RTE"}
@@ -126,7 +126,7 @@ def _glue(config: GlueConfig, name: str) -> TaskData:
     if config.data is None:
         data = DataConfig(name=name, **settings)  # type: ignore[arg-type]
         return TaskData(name, TITLES[name], data, f"GLUE's {TITLES[name]} from the hub")
-    columns = task_of(DataConfig(name=name))
+    columns = source_of(DataConfig(name=name))
     data = DataConfig(
         path=config.data / name,
         text=columns.text,

@@ -18,8 +18,7 @@ from rolora.core.errors import BadInput, nearest
 from rolora.core.seeds import numpy_generator
 from rolora.data.columns import Column, Reader, check_whole, missing
 from rolora.data.examples import Examples
-from rolora.data.sources import Splits, Table, open_splits, task_of
-from rolora.data.sources import Task as Source
+from rolora.data.sources import Source, Splits, Table, open_splits, source_of
 
 _TEST_NAMES = ("test", "validation", "validation_matched", "dev")
 """Splits that can serve as the test set, in order of preference."""
@@ -96,7 +95,7 @@ def load_data(config: DataConfig, seed: int, task: Reader) -> RawSplits:
         BadInput: the source cannot be read, a column or a text is missing, or the task does not
             take a target.
     """
-    source = task_of(config)
+    source = source_of(config)
     splits = open_splits(config, source)
     table = _split(splits, config.train_split, "data.train_split")
     train = _parse(table, source, task, config.labels)

@@ -24,8 +24,8 @@ _SHARD = re.compile(r"-\d+-of-\d+$")
 
 
 @dataclass(frozen=True)
-class Task:
-    """The columns of a task, and for a known one where it lies and which split tests it."""
+class Source:
+    """The columns to read, and for a known name where it lies and which split tests it."""
 
     text: str = "text"
     text_pair: str | None = None
@@ -35,13 +35,13 @@ class Task:
     test_split: str | None = None
 
 
-def _glue(subset: str, text: str, text_pair: str | None, test_split: str = "validation") -> Task:
-    return Task(text, text_pair, "label", "nyu-mll/glue", subset, test_split)
+def _glue(subset: str, text: str, text_pair: str | None, test_split: str = "validation") -> Source:
+    return Source(text, text_pair, "label", "nyu-mll/glue", subset, test_split)
 
 
-_KNOWN: Mapping[str, Task] = {
-    "rotten_tomatoes": Task(),
-    "imdb": Task(),
+_KNOWN: Mapping[str, Source] = {
+    "rotten_tomatoes": Source(),
+    "imdb": Source(),
     "sst2": _glue("sst2", "sentence", None),
     "qnli": _glue("qnli", "question", "sentence"),
     "mnli": _glue("mnli", "premise", "hypothesis", "validation_matched"),
@@ -64,10 +64,10 @@ Splits = Mapping[str, Callable[[], Table]]
 """What reads each split; a split that nobody asks for is never read."""
 
 
-def task_of(config: DataConfig) -> Task:
-    """The columns to read; what the config does not say, a known name's task does."""
-    known = _KNOWN.get(config.name or "", Task())
-    return Task(
+def source_of(config: DataConfig) -> Source:
+    """The columns to read; what the config does not say, a known name does."""
+    known = _KNOWN.get(config.name or "", Source())
+    return Source(
         text=config.text or known.text,
         text_pair=config.text_pair or known.text_pair,
         label=config.label or known.label,
@@ -77,7 +77,7 @@ def task_of(config: DataConfig) -> Task:
     )
 
 
-def open_splits(config: DataConfig, task: Task) -> Splits:
+def open_splits(config: DataConfig, source: Source) -> Splits:
     """The splits of the data that `config` names, each read when it is asked for.
 
     Raises:
@@ -90,7 +90,7 @@ def open_splits(config: DataConfig, task: Task) -> Splits:
         return {"train": partial(_movie_reviews, config.name)}
     if config.name is None:
         raise BadInput(f"data: give name or path{nearest('', _KNOWN)}")
-    return _hub(config.name, task)
+    return _hub(config.name, source)
 
 
 def _movie_reviews(source: str) -> Table:
@@ -109,17 +109,17 @@ def _movie_reviews(source: str) -> Table:
     return Table(f"data.name = {source!r}", chosen, {"label": ("negative", "positive")})
 
 
-def _hub(name: str, task: Task) -> Splits:
+def _hub(name: str, source: Source) -> Splits:
     import datasets
 
-    at = f"{task.hub} ({task.subset})" if task.subset else task.hub
+    at = f"{source.hub} ({source.subset})" if source.subset else source.hub
     failed = f"data.name = {name!r}: {at} could not be loaded from the hub"
     advice = (
         f"{nearest(name, _KNOWN)}; without a connection give data.path, a file or directory, with "
         f"data.text and data.label"
     )
     with _bad_input(failed, advice), _no_progress_bars():
-        found = datasets.load_dataset(task.hub, task.subset)
+        found = datasets.load_dataset(source.hub, source.subset)
     return _dataset_splits(found, f"data.name = {name!r}")
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rolora.config import Config
 from rolora.core.errors import BadInput
-from rolora.core.types import Adapter, Key
+from rolora.core.types import Adapter, Key, scaling_of
 from rolora.model.loading import Pretrained
 from rolora.model.lora import LoraModel
 from rolora.records.atomic import write_atomic
@@ -70,7 +70,7 @@ def plain_factors(parts: Adapter, config: Config) -> tuple[Mapping[Key, Tensor],
     rank = config.lora.max_rank
     if "D" not in parts.parts:
         return parts.select({"A", "B"}), rank, config.lora.lora_alpha
-    scaling, whole = config.lora.lora_alpha / rank, {}
+    scaling, whole = scaling_of(config.lora.lora_alpha, rank), {}
     for module in parts.select({"D"}).modules:
         product = parts[module, "D"] + scaling * parts[module, "B"] @ parts[module, "A"]
         left, values, right = torch.linalg.svd(product.double(), full_matrices=False)
