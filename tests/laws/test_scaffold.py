@@ -1,5 +1,7 @@
 """SCAFFOLD on the active factor: its control variates, and what they are for."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -117,26 +119,26 @@ def test_a_shared_head_is_corrected_too_and_a_local_one_is_not():
 
 
 def test_it_ends_where_all_clients_gradients_cancel_and_rolora_does_not():
-    """Two clients with one label each, many local steps: plain averaging drifts, SCAFFOLD's fixed
-    point is one of the mean loss (its Theorem III needs no bound on how far the clients differ).
+    """Two clients that give the same points different labels, many local steps: plain averaging
+    ends where their drifts cancel, SCAFFOLD at a fixed point of the mean loss (its Theorem III needs
+    no bound on how far the clients differ).
     """
-    data = small.pixel_examples(24, num_labels=2)
-    order = data.targets.argsort(stable=True)
-    data = data.select(order)
-    first = int((data.targets == 0).sum())
-    sizes = (first, 24 - first)
+    sizes = (12, 6)
+    data = small.pixel_examples(12).select(torch.cat([torch.arange(n) for n in sizes]))
+    labels = torch.cat([torch.full((n,), label) for label, n in enumerate(sizes)])
+    data = replace(data, targets=labels, strata=labels)
     norms = {}
     for name in ("rolora", "scaffold"):
         _, state, _ = run(
             name,
             sizes=sizes,
             examples=data,
-            rounds=120,
+            rounds=100,
             method={"schedule": "B"},
             optimizer={"name": "sgd", "lr": 0.05, "local_steps": 20, "batch_size": 99},
         )
         norms[name] = pooled_gradient(state.parts, data).norm()
-    assert norms["scaffold"] < 0.2 * norms["rolora"]
+    assert norms["scaffold"] < 0.1 * norms["rolora"]
 
 
 def pooled_gradient(parts, data):

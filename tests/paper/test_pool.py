@@ -39,6 +39,7 @@ class Waiter:
     def work(self, job):
         (self.begun / job.name).touch()
         if job.seconds < 0:
+            time.sleep(-job.seconds)
             os._exit(9)
         if job.seconds == 0:
             raise BadInput("wait: nothing")
@@ -97,7 +98,7 @@ def test_each_process_has_one_thread_and_a_worker_of_its_own(tmp_path, monkeypat
 @pytest.mark.slow
 def test_a_dead_worker_is_one_message_and_what_is_finished_is_kept(tmp_path):
     with pytest.raises(RunFailed) as raised:
-        pooled(tmp_path, waits(0.1, -1, 0.1, 0.1, 0.1), 2)
+        pooled(tmp_path, waits(0.1, -3, 0.1, 0.1, 0.1), 2)
     assert str(raised.value).count("\n") == 0
     assert "a worker process died" in str(raised.value)
     assert "job0" in kept(tmp_path)
