@@ -120,8 +120,8 @@ def test_a_shared_head_is_corrected_too_and_a_local_one_is_not():
 
 def test_it_ends_where_all_clients_gradients_cancel_and_rolora_does_not():
     """Two clients that give the same points different labels, many local steps: plain averaging
-    ends where their drifts cancel, SCAFFOLD at a fixed point of the mean loss (its Theorem III needs
-    no bound on how far the clients differ).
+    ends where their drifts cancel, SCAFFOLD at a fixed point of the mean loss (its Theorem III
+    needs no bound on how far the clients differ).
     """
     sizes = (12, 6)
     data = small.pixel_examples(12).select(torch.cat([torch.arange(n) for n in sizes]))
