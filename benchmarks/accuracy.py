@@ -49,7 +49,8 @@ def test_accuracy(config: Config) -> float:
     """Of the model after all rounds."""
     prepared = prepare(config)
     engine, initial = build_engine(prepared), prepared.initial()
-    state = run_rounds(config, prepared.method, engine, initial, Ledger(), Curve())
+    run = (config, prepared.method, prepared.task, engine)
+    state = run_rounds(*run, initial, Ledger(), Curve())
     return float(evaluate(prepared.task, prepared.method, engine, state, "test")["accuracy"] or 0.0)
 
 

@@ -16,7 +16,7 @@ from benchmarks.simulation import Simulation
 from rolora.client.evaluation import Split
 from rolora.config import Config, ModelConfig, parse_config
 from rolora.core.types import Adapter
-from rolora.data import Examples, partition
+from rolora.data import Examples, partition, tokenize
 from rolora.engines.in_process import InProcess
 from rolora.engines.preparation import checked_method
 from rolora.model.loading import (
@@ -102,7 +102,8 @@ def simulation(config: Config, load: Load, **changes: Any) -> Simulation:
     config = config.model_copy(update={"model": config.model.model_copy(update=changes)})
     pretrained, train, shares = loaded(config, load)
     model = build_lora_model(pretrained, config)
-    engine = InProcess(config, checked_method(config), model, {"train": Split(train, shares)})
+    run = (config, checked_method(config), make_task(config.task))
+    engine = InProcess(*run, model, {"train": Split(train, shares)})
     return Simulation(engine, model.initial_adapter(config.lora.r, config.seed))
 
 
@@ -129,10 +130,9 @@ def start_state(loop: PlainLoop, initial: Adapter) -> StateDict:
 
 def loaded(config: Config, load: Load) -> tuple[Pretrained, Examples, list[Tensor]]:
     """The model, the tokenised training examples, and each client's share of them."""
-    task = make_task(config.task)
-    raw = task.load(config.data, config.seed).train
+    raw = make_task(config.task).load(config.data, config.seed).train
     pretrained = load(config.model, raw.names, config.seed)
-    train = task.encode(raw, pretrained.tokenizer, config.data.max_length)
+    train = tokenize(raw, pretrained.tokenizer, config.data.max_length)
     shares = partition(train.strata, config.partition, config.federation.clients, config.seed)
     return pretrained, train, shares
 

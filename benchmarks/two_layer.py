@@ -17,6 +17,7 @@ from rolora.core.seeds import torch_generator
 from rolora.data import Examples, partition
 from rolora.engines.in_process import InProcess
 from rolora.engines.preparation import checked_method
+from rolora.tasks import make_task
 
 PIXELS, WIDTH, LABELS = 784, 200, 10
 
@@ -53,10 +54,12 @@ def digits(config: Config) -> tuple[Examples, list[Tensor]]:
 def simulation(config: Config) -> Simulation:
     """Rolora's rounds."""
     examples, shares = digits(config)
-    model = two_layer_model(TwoLayerNet(PIXELS, WIDTH, LABELS, config.seed))
+    net = TwoLayerNet(PIXELS, WIDTH, LABELS, config.seed)
+    split = Split(with_base_product(examples, net.hidden), shares)
+    model = two_layer_model(net)
     initial = model.initial_adapter(config.lora.r, config.seed)
-    split = Split(with_base_product(examples, model), shares)
-    return Simulation(InProcess(config, checked_method(config), model, {"train": split}), initial)
+    run = (config, checked_method(config), make_task(config.task))
+    return Simulation(InProcess(*run, model, {"train": split}), initial)
 
 
 class PlainNet(nn.Module):

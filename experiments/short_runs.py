@@ -83,15 +83,16 @@ def run_short(prepared: Prepared, state: ServerState, test: bool) -> TrialResult
         state: before round 1.
         test: whether the final model is judged on the test examples.
     """
-    config, method, engine = prepared.config, prepared.method, build_engine(prepared)
+    config, method, task = prepared.config, prepared.method, prepared.task
+    engine = build_engine(prepared)
     curve, judged, begin = Curve(), None, time.perf_counter()
     with suppress(RunFailed):
-        state = run_rounds(config, method, engine, state, Ledger(), curve)
+        state = run_rounds(config, method, task, engine, state, Ledger(), curve)
         if test:
             judged = engine.evaluate(method.evaluation_plan(state), "test")
 
     def accuracy(*results: Evaluation) -> float:
-        return scored(prepared.task, results)[ACCURACY] or 0.0
+        return scored(task, results)[ACCURACY] or 0.0
 
     chance = 1.0 / len(prepared.examples["train"].names)
     seen, sent = curve.evaluated(), curve.sent_up()

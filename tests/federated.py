@@ -20,6 +20,7 @@ from rolora.engines.flower.results import NodeError, Reply
 from rolora.engines.flower.serve import load_site
 from rolora.engines.flower.settings import SiteConfig
 from rolora.run import execute
+from rolora.tasks import make_task
 
 
 def write_run(directory, model):
@@ -190,7 +191,7 @@ def connect_locally(monkeypatch, handlers, answers):
     def connected(config, notice):
         transport = LocalTransport(handlers, connect.hello(config), answers["answered"])
         answers["transport"] = transport
-        yield connect.joined(config, transport, notice)
+        yield connect.joined(config, make_task(config.task), transport, notice)
 
     monkeypatch.setattr(connect, "connected", connected)
     monkeypatch.setattr(connect, "_STRAGGLERS_S", 0.0)

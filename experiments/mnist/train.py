@@ -5,31 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from experiments.mnist.data import CLASSES, PIXELS, Mnist, mnist_examples
-from experiments.mnist.net import TwoLayerNet, two_layer_model, with_base_product
+from experiments.mnist.data import Mnist
+from experiments.mnist.task import Init, WhichDigit
 from experiments.short_runs import Ending, ending, run_short
-from rolora.config import Config, DataConfig
+from rolora.config import Config
 from rolora.core.seeds import torch_generator
 from rolora.core.types import Adapter, Key
-from rolora.engines.preparation import Loaded, Prepared, prepare
-from rolora.model.loading import Pretrained
+from rolora.engines.preparation import Loaded, Prepared, load, prepare
 from rolora.model.lora import LoraModel
-
-Init = Literal["base", "both", "zero"]
-"""What the paper leaves open: where the hidden units' first activity comes from.
-
-- ``base``: a random frozen weight ``W_0`` under the adapter and ``B = 0``, as LoRA is used: the
-  net starts as the random features ``ReLU(W_0 x)``, the same for all clients.
-- ``both``: no base weight; A and B both random, of such a size that ``s B A`` has the variance of
-  ``W_0``. Closest to the paper's formula, but the first B, or in FFA-LoRA the frozen A, holds all
-  that reaches the hidden units: 16 directions of the image.
-- ``zero``: no base weight and ``B = 0``. Every hidden unit is at 0, where ReLU's gradient is 0 as
-  well; no factor gets a gradient and nothing ever trains, with any method.
-"""
 
 
 @dataclass(frozen=True)
@@ -85,26 +72,16 @@ def prepared(job: Job, mnist: Mnist) -> Prepared:
     Raises:
         BadInput: too few digits.
     """
-    config = job.config
-    return prepare(config, _loaded(job.width, job.init, config.seed, config.data, mnist))
+    # All of the config that the digits and the net depend on.
+    common = Config(seed=job.config.seed, data=job.config.data)
+    return prepare(job.config, _loaded(mnist, job.width, job.init, common))
 
 
 # A process runs one seed's jobs one after the other; only the last seed's pixels are kept.
 @lru_cache(maxsize=1)
-def _loaded(width: int, init: Init, seed: int, data: DataConfig, mnist: Mnist) -> Loaded:
+def _loaded(mnist: Mnist, width: int, init: Init, config: Config) -> Loaded:
     """The net of a seed, and the examples with what ``W_0`` makes of them."""
-    net = TwoLayerNet(PIXELS, width, CLASSES, seed)
-    if init != "base":
-        with torch.no_grad():
-            net.hidden.get_parameter("weight").zero_()
-    model = two_layer_model(net)
-    examples = mnist_examples(mnist, data.validation, seed, data.limit)
-    return Loaded(
-        pretrained=Pretrained(net, tokenizer=None, head=(), source="two-layer net"),
-        model=model,
-        examples={name: with_base_product(part, model) for name, part in examples.items()},
-        test_from="test",
-    )
+    return load(config, task=WhichDigit(mnist, width, init))
 
 
 def initial_adapter(model: LoraModel, config: Config, init: Init) -> Adapter:

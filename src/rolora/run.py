@@ -123,7 +123,8 @@ def _carry_out(
     record.start(start_of(ready, record, state, command))
     display.begin(ready, state.round)
     watched = _Watched(record, display)
-    state = run_rounds(ready.config, ready.method, engine, state, ledger, watched, display.answered)
+    run = (ready.config, ready.method, ready.task, engine)
+    state = run_rounds(*run, state, ledger, watched, display.answered)
     save_adapters(record.path, ready, engine, state)  # whatever happens in the test
     results = engine.evaluate(ready.method.evaluation_plan(state), "test")
     summary = summarise(ready, record, state, results, engine.take_notes(), command)

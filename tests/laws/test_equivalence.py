@@ -339,7 +339,9 @@ def test_one_shared_replica_is_as_good_as_one_a_client_and_as_full_plans(name, o
     assert_same_states(state, on_machines)
     assert without_seconds(record) == without_seconds(lines)
 
-    full = InProcess(settings, small.method(settings), shared.model, shared.splits)
+    full = InProcess(
+        settings, small.method(settings), small.CLASSIFICATION, shared.model, shared.splits
+    )
     generous, _ = small.run(settings, full, ledger=Generous())
     assert_same_states(state, generous)
 
@@ -540,7 +542,7 @@ def test_kept_state_of_the_inactive_factor_waits_for_its_turn():
 
     method = small.method(settings)
     state = method.init(engine.model.initial_adapter(2, 0))
-    run_rounds(settings, method, engine, state, Ledger(), Watching())
+    run_rounds(settings, method, small.CLASSIFICATION, engine, state, Ledger(), Watching())
     assert steps == [[0, 3], [3, 3], [3, 6], [6, 6]]
 
 
@@ -564,7 +566,7 @@ def test_a_client_that_went_astray_keeps_what_it_had():
 
     method, record = small.method(settings), Spoiling()
     state = method.init(engine.model.initial_adapter(2, 0))
-    run_rounds(settings, method, engine, state, Ledger(), record)
+    run_rounds(settings, method, small.CLASSIFICATION, engine, state, Ledger(), record)
     failures = [[(f.client, f.reason) for f in m.failures] for m in record.metrics]
     assert failures == [[], [(2, "nan")], []]
     assert all(tensor.isfinite().all() for tensor in all_tensors(engine.own).values())
@@ -612,7 +614,9 @@ def test_a_run_interrupted_in_a_round_goes_on_as_if_it_had_not_been(name, where)
         engine = Slow(settings, method, engine.model, engine.splits)
     state = method.init(engine.model.initial_adapter(2, 0))
     with pytest.raises(KeyboardInterrupt):
-        run_rounds(settings, method, engine, state, Ledger(), record, interrupt)
+        run_rounds(
+            settings, method, small.CLASSIFICATION, engine, state, Ledger(), record, interrupt
+        )
     ((state, held),) = record.states
     assert state.round == 2
     engine = small.engine(settings, sizes=SIZES)
@@ -669,7 +673,12 @@ def test_lost_answers_and_lost_rounds_leave_every_client_with_the_right_tensors(
     assert any(line.attempts == 1 and line.failures for line in record.metrics)
     assert_same_states(state, on_machines)
     assert without_seconds(record) == without_seconds(lines)
-    full = losing(InProcess(settings, small.method(settings), shared.model, shared.splits), lost)
+    full = losing(
+        InProcess(
+            settings, small.method(settings), small.CLASSIFICATION, shared.model, shared.splits
+        ),
+        lost,
+    )
     generous, _ = small.run(settings, full, ledger=Generous())
     assert_same_states(state, generous)
 

@@ -19,7 +19,7 @@ from rolora.data import Examples
 from rolora.methods import Method
 from rolora.model.lora import LoraModel
 from rolora.stages import At, Stage, change, make_stage
-from rolora.tasks import Task, make_task
+from rolora.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class ClientRuntime:
     stages: tuple[Stage, ...]
 
     @staticmethod
-    def of(config: Config, method: Method) -> ClientRuntime:
-        """For a run of `method`."""
+    def of(config: Config, method: Method, task: Task) -> ClientRuntime:
+        """For a run of `method` on `task`."""
         rules = (*method.rules(), *MOMENTS[config.optimizer.state])
         stages = tuple(map(make_stage, config.stages))
-        return ClientRuntime(config, make_task(config.task), rules, stages)
+        return ClientRuntime(config, task, rules, stages)
 
     def begin(self, plan: Plan, replica: Replica, kept: Kept, rows: Tensor, own: Adapter) -> Job:
         """A client's work: what it holds and was sent, with what it keeps for itself over it.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from rolora.core.seeds import numpy_generator
 from rolora.data.columns import Column, Reader, check_whole, missing
 from rolora.data.examples import Examples
 from rolora.data.sources import Source, Splits, Table, open_splits, source_of
+
+Split = TypeVar("Split")
 
 _TEST_NAMES = ("test", "validation", "validation_matched", "dev")
 """Splits that can serve as the test set, in order of preference."""
@@ -61,16 +63,23 @@ class RawSplit:
 
 
 @dataclass(frozen=True)
-class RawSplits:
-    """Training, validation and test texts; `test_from` says where the last come from."""
+class RawSplits(Generic[Split]):
+    """Training, validation and test examples as they were read, :class:`RawSplit` where they are
+    texts; `test_from` says where the last come from.
+    """
 
-    train: RawSplit
-    validation: RawSplit
-    test: RawSplit
+    train: Split
+    validation: Split
+    test: Split
     test_from: str
 
+    @property
+    def by_name(self) -> dict[str, Split]:
+        """The three splits by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
-def load_data(config: DataConfig, seed: int, task: Reader) -> RawSplits:
+
+def load_data(config: DataConfig, seed: int, task: Reader) -> RawSplits[RawSplit]:
     """Read the data and split them.
 
     Sources: ``rotten_tomatoes`` and ``imdb`` (training sentences of Pang & Lee, 2005, and Maas et

@@ -30,6 +30,7 @@ from rolora.core.types import (
 from rolora.data import Examples
 from rolora.methods import Method
 from rolora.model.lora import LoraModel
+from rolora.tasks import Task
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,6 +48,7 @@ class InProcess:
     Args:
         config: the run's settings.
         method: whose rules the clients follow.
+        task: what they learn.
         model: the shared frozen model with its LoRA layers.
         splits: ``train``, ``validation`` and ``test``.
         threads: that each worker's tensor operations are split between, on a CPU.
@@ -56,12 +58,13 @@ class InProcess:
         self,
         config: Config,
         method: Method,
+        task: Task,
         model: LoraModel,
         splits: Mapping[str, Split],
         threads: int = 1,
     ):
         self.config, self.method, self.model, self.splits = config, method, model, splits
-        self.runtime = ClientRuntime.of(config, method)
+        self.runtime = ClientRuntime.of(config, method, task)
         self.clients = [
             config.client(i, len(rows)) for i, rows in enumerate(splits["train"].shares)
         ]

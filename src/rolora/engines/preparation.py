@@ -14,12 +14,11 @@ import torch
 from rolora.client.evaluation import Split
 from rolora.config import Config
 from rolora.core.types import Adapter, ClientInfo, ServerState
-from rolora.data import Examples, RawSplits, check_known, strata_table
+from rolora.data import Examples, strata_table
 from rolora.data.deal import deal
 from rolora.engines.in_process import InProcess
 from rolora.methods import Method, Setting, make_method
-from rolora.model.checks import check_positions
-from rolora.model.loading import Pretrained, build_lora_model, resolve_device
+from rolora.model.loading import Pretrained, resolve_device
 from rolora.model.lora import LoraModel, check_ranks
 from rolora.server.ledger import Ledger
 from rolora.server.round import Engine
@@ -177,12 +176,14 @@ class Loaded:
     """What takes long to load, for one run or for several that agree in :func:`loaded_from`.
 
     Args:
+        task: what is learned, and how it is scored.
         pretrained: the model as loaded; its layers have been replaced.
         model: the same with LoRA layers, and the activations that its frozen layers gave.
         examples: the tokenised splits by name.
         test_from: where the test examples come from.
     """
 
+    task: Task
     pretrained: Pretrained
     model: LoraModel
     examples: Mapping[str, Examples]
@@ -201,18 +202,25 @@ def loaded_from(config: Config) -> dict[str, Any]:
     }
 
 
-def load(config: Config, notice: Callable[[str], None] = warnings.warn) -> Loaded:
+def load(
+    config: Config, notice: Callable[[str], None] = warnings.warn, task: Task | None = None
+) -> Loaded:
     """Load data and model; give notice of what is doubtful in them.
+
+    Args:
+        config: of the run.
+        notice: told what is doubtful in the data.
+        task: one that no config names, in place of the config's.
 
     Raises:
         BadInput: they cannot be had or do not fit.
     """
     resolve_device(config.model.device)
-    task = make_task(config.task)
+    task = task or make_task(config.task)
     raw = task.load(config.data, config.seed)
     pretrained = task.backbone(config.model, raw.train.names, config.seed)
-    examples = encoded(task, raw, pretrained, config, notice)
-    return Loaded(pretrained, build_lora_model(pretrained, config), examples, raw.test_from)
+    examples = task.encode(raw, pretrained, config.data, notice)
+    return Loaded(task, pretrained, task.adapted(pretrained, config), examples, raw.test_from)
 
 
 def prepare(
@@ -222,7 +230,8 @@ def prepare(
 
     Args:
         config: of the run.
-        loaded: what was loaded for a config with the same :func:`loaded_from`.
+        loaded: what was loaded for a config with the same :func:`loaded_from`; its task is the
+            run's.
         notice: told what is doubtful in the data.
 
     Raises:
@@ -239,7 +248,7 @@ def prepare(
         shares=deal(config, loaded.examples),
         test_from=loaded.test_from,
         method=method,
-        task=make_task(config.task),
+        task=loaded.task,
     )
 
 
@@ -255,34 +264,12 @@ def checked_method(config: Config) -> Method:
     return method
 
 
-def encoded(
-    task: Task,
-    raw: RawSplits,
-    pretrained: Pretrained,
-    config: Config,
-    notice: Callable[[str], None],
-) -> dict[str, Examples]:
-    """The splits by name.
-
-    Raises:
-        BadInput: texts may be longer than the model takes, or it knows nothing of them.
-    """
-    check_positions(pretrained.module, config.data.max_length)
-    splits = {"train": raw.train, "validation": raw.validation, "test": raw.test}
-    examples = {
-        name: task.encode(split, pretrained.tokenizer, config.data.max_length)
-        for name, split in splits.items()
-    }
-    check_known(examples["train"], pretrained.tokenizer, notice)
-    return examples
-
-
 def build_engine(prepared: Prepared) -> InProcess:
     """The simulator over the prepared data and model."""
     splits = {
         name: Split(examples, prepared.shares[name]) for name, examples in prepared.examples.items()
     }
-    return InProcess(prepared.config, prepared.method, prepared.model, splits)
+    return InProcess(prepared.config, prepared.method, prepared.task, prepared.model, splits)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from rolora.server.ledger import Ledger
 from rolora.server.optimizer import server_step
 from rolora.server.screen import Screen
 from rolora.stages import make_stage
-from rolora.tasks import Task, added, make_task
+from rolora.tasks import Task, added
 
 ATTEMPTS = 3
 """How often a round is tried, each time with another cohort, before the run ends."""
@@ -97,6 +97,7 @@ class Clock:
 def run_rounds(
     config: Config,
     method: Method,
+    task: Task,
     engine: Engine,
     state: ServerState,
     ledger: Ledger,
@@ -108,6 +109,7 @@ def run_rounds(
     Args:
         config: the run's settings.
         method: plans and aggregates.
+        task: how a round's model is scored.
         engine: where clients run.
         state: the state to go on from; ``method.init(...)`` for a new run.
         ledger: what clients hold.
@@ -120,7 +122,7 @@ def run_rounds(
     Whatever ends the run, an interrupt too, is passed on after the last finished round has been
     checkpointed; a round is finished once its metrics are written.
     """
-    saved, held, task = state.round, Ledger(ledger.held), make_task(config.task)
+    saved, held = state.round, Ledger(ledger.held)
     try:
         while state.round < config.rounds:
             clock = Clock()

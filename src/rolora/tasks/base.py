@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from rolora.config import DataConfig, ModelConfig
+from rolora.config import Config, DataConfig, ModelConfig
 from rolora.core.section import Section
 from rolora.core.types import Sums
-from rolora.data import Column, Examples, RawSplit, RawSplits, load_data, tokenize
-from rolora.model.loading import Kind, Pretrained, load_pretrained
+from rolora.data import Column, Examples, RawSplits, check_known, load_data, tokenize
+from rolora.model.checks import check_positions
+from rolora.model.loading import Kind, Pretrained, build_lora_model, load_pretrained
 from rolora.model.lora import LoraModel
 from rolora.model.prefix import Rows
 from rolora.records.schema import Metric
@@ -24,10 +25,12 @@ class Task(ABC):
     """What is learned, and how it is scored. It knows no client, no round and no file.
 
     Everything that belongs to a task alone stands in one class: how targets are read, which model
-    is loaded, the loss of a row, and the scores. Scores are made of sums over rows
-    (:data:`rolora.core.types.Sums`), which add over batches, clients and machines; an example
-    never leaves its site. A task is a function of its options: what the data add, the `names` of
-    the model's outputs, it is handed.
+    is loaded and where LoRA goes in it, the loss of a row, and the scores. What is said of data and
+    model here holds for texts and a model of Transformers; a task of another kind brings its own.
+
+    Scores are made of sums over rows (:data:`rolora.core.types.Sums`), which add over batches,
+    clients and machines; an example never leaves its site. A task is a function of its options:
+    what the data add, the `names` of the model's outputs, it is handed.
 
     Class attributes: `name`; `title`, for people; `metrics`, the scores, of which the first
     chooses between rounds and compares runs; `kind`, which model of Transformers is loaded and
@@ -45,7 +48,7 @@ class Task(ABC):
 
     # What is learned ----------------------------------------------------------------------
 
-    def load(self, config: DataConfig, seed: int) -> RawSplits:
+    def load(self, config: DataConfig, seed: int) -> RawSplits[Any]:
         """Training, validation and test examples (:func:`rolora.data.load_data`).
 
         Raises:
@@ -53,13 +56,31 @@ class Task(ABC):
         """
         return load_data(config, seed, self)
 
-    def encode(self, raw: RawSplit, tokenizer: Any, max_length: int) -> Examples:
-        """Tokenised examples (:func:`rolora.data.tokenize`).
+    def encode(
+        self,
+        raw: RawSplits[Any],
+        pretrained: Pretrained,
+        config: DataConfig,
+        notice: Callable[[str], None],
+    ) -> dict[str, Examples]:
+        """The splits by name, as the model takes them (:func:`rolora.data.tokenize`).
+
+        Args:
+            raw: what :meth:`load` gave.
+            pretrained: what :meth:`backbone` gave, still without LoRA.
+            config: the section ``data``.
+            notice: told what is doubtful in the data.
 
         Raises:
-            BadInput: `max_length` or a text does not fit.
+            BadInput: texts may be longer than the model takes, or it knows nothing of them.
         """
-        return tokenize(raw, tokenizer, max_length)
+        check_positions(pretrained.module, config.max_length)
+        examples = {
+            name: tokenize(split, pretrained.tokenizer, config.max_length)
+            for name, split in raw.by_name.items()
+        }
+        check_known(examples["train"], pretrained.tokenizer, notice)
+        return examples
 
     @abstractmethod
     def targets(
@@ -100,6 +121,14 @@ class Task(ABC):
             BadInput: it cannot be loaded.
         """
         return load_pretrained(config, names, seed, self.kind)
+
+    def adapted(self, pretrained: Pretrained, config: Config) -> LoraModel:
+        """The model with LoRA layers, in place (:func:`rolora.model.loading.build_lora_model`).
+
+        Raises:
+            BadInput: ``lora`` does not fit it.
+        """
+        return build_lora_model(pretrained, config)
 
     def outputs(
         self,

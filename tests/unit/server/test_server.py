@@ -86,7 +86,16 @@ def play(engine, answered=lambda answer: None, ledger=None, **sections):
     settings = small.config(**{"federation": {"clients": engine.count}, **sections})
     method, record = small.method(settings), small.Memory()
     ledger = ledger or Ledger()
-    state = run_rounds(settings, method, engine, method.init(start()), ledger, record, answered)
+    state = run_rounds(
+        settings,
+        method,
+        small.CLASSIFICATION,
+        engine,
+        method.init(start()),
+        ledger,
+        record,
+        answered,
+    )
     return state, record
 
 
@@ -182,10 +191,12 @@ def test_a_run_goes_on_from_its_state():
     settings = small.config(rounds=4, federation={"clients": 4})
     method, whole = small.method(settings), small.Memory()
     first = method.init(start())
-    end = run_rounds(settings, method, FakeEngine(), first, Ledger(), whole)
+    end = run_rounds(settings, method, small.CLASSIFICATION, FakeEngine(), first, Ledger(), whole)
     state, held = whole.states[1]
     rest = small.Memory()
-    resumed = run_rounds(settings, method, FakeEngine(), state, Ledger(held), rest)
+    resumed = run_rounds(
+        settings, method, small.CLASSIFICATION, FakeEngine(), state, Ledger(held), rest
+    )
     assert torch.equal(resumed.parts.flat, end.parts.flat)
     for a, b in zip(rest.metrics, whole.metrics[2:], strict=True):
         assert a.changed(seconds={}) == b.changed(seconds={})
@@ -208,7 +219,13 @@ def test_an_interrupt_is_passed_on_after_the_last_finished_round_is_saved():
     method, record = small.method(settings), small.Memory()
     with pytest.raises(KeyboardInterrupt):
         run_rounds(
-            settings, method, FakeEngine(answer=interrupt), method.init(start()), Ledger(), record
+            settings,
+            method,
+            small.CLASSIFICATION,
+            FakeEngine(answer=interrupt),
+            method.init(start()),
+            Ledger(),
+            record,
         )
     assert [state.round for state, _ in record.states] == [3]
     assert [line.round for line in record.metrics] == [1, 2, 3]
@@ -231,7 +248,9 @@ def test_a_round_is_finished_once_it_is_written_and_what_ends_the_run_loses_none
     )
     method, record, ledger = small.method(settings), small.Memory(), Ledger()
     with pytest.raises(error):
-        run_rounds(settings, method, Failing(), method.init(start()), ledger, record)
+        run_rounds(
+            settings, method, small.CLASSIFICATION, Failing(), method.init(start()), ledger, record
+        )
     [(state, held)] = record.states
     assert state.round == 2
     assert [line.round for line in record.metrics] == [1, 2]
@@ -262,7 +281,15 @@ def test_signals_while_a_round_is_written_come_after_it(during, every):
     settings = small.config(rounds=6, federation={"clients": 4}, checkpoint={"every": every})
     method, record = small.method(settings), Signalled()
     with pytest.raises(Interrupted), interruptible():
-        run_rounds(settings, method, FakeEngine(), method.init(start()), Ledger(), record)
+        run_rounds(
+            settings,
+            method,
+            small.CLASSIFICATION,
+            FakeEngine(),
+            method.init(start()),
+            Ledger(),
+            record,
+        )
     assert [line.round for line in record.metrics] == list(range(1, last + 1))
     saved = [state.round for state, _ in record.states]
     assert saved == (list(range(1, last + 1)) if every == 1 else [last])
@@ -305,7 +332,7 @@ def test_a_resumed_run_draws_the_same_cohorts():
     settings = small.config(rounds=5, federation=federation)
     method = small.method(settings)
     state = replace(method.init(start()), round=3)
-    run_rounds(settings, method, again, state, Ledger(), small.Memory())
+    run_rounds(settings, method, small.CLASSIFICATION, again, state, Ledger(), small.Memory())
     assert [[p.client for p in plans] for plans in again.plans] == [
         [p.client for p in plans] for plans in engine.plans[3:]
     ]
@@ -471,7 +498,9 @@ def test_after_three_attempts_the_run_fails_and_the_last_round_is_saved():
     settings = small.config(rounds=5, federation={"clients": 4}, checkpoint={"every": 4})
     method, record = small.method(settings), small.Memory()
     with pytest.raises(RunFailed, match=r"round 3: the quorum of 50% of 4 clients"):
-        run_rounds(settings, method, engine, method.init(start()), Ledger(), record)
+        run_rounds(
+            settings, method, small.CLASSIFICATION, engine, method.init(start()), Ledger(), record
+        )
     assert [state.round for state, _ in record.states] == [2]
     assert len(engine.plans) == 5
 
@@ -486,7 +515,7 @@ def test_in_the_round_only_the_active_factor_moves(optimizer):
     )
     method, record = small.method(settings), small.Memory()
     first = method.init(start())
-    run_rounds(settings, method, FakeEngine(), first, Ledger(), record)
+    run_rounds(settings, method, small.CLASSIFICATION, FakeEngine(), first, Ledger(), record)
     states = [first, *(state for state, _ in record.states)]
     for number, (old, new) in enumerate(pairwise(states), 1):
         active, frozen = ("B", "A") if number % 2 else ("A", "B")

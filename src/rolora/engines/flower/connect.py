@@ -18,7 +18,7 @@ from rolora.core.errors import BadInput, RunFailed
 from rolora.core.types import Layout
 from rolora.engines.preparation import DataFacts, Ready, TrainingEngine, checked_method
 from rolora.methods import Method
-from rolora.model.loading import build_lora_model, resolve_device
+from rolora.model.loading import resolve_device
 from rolora.model.lora import check_ranks
 from rolora.server.ledger import Ledger
 from rolora.server.round import needed
@@ -52,12 +52,12 @@ def connected(config: Config, notice: Callable[[str], None]) -> Iterator[Ready]:
 
     engine = config.engine
     checked_method(config)
-    make_task(config.task)
+    task = make_task(config.task)
     if engine.runtime == "simulation":
         from rolora.engines.flower.simulation import simulation
 
         with simulation(config, hello(config)) as grid:
-            yield joined(config, FlowerTransport(grid, hello(config), []), notice)
+            yield joined(config, task, FlowerTransport(grid, hello(config), []), notice)
         return
     resolve_device(config.model.device)
     if engine.authority is not None:
@@ -68,7 +68,7 @@ def connected(config: Config, notice: Callable[[str], None]) -> Iterator[Ready]:
         home, where = Path(directory), (engine.superlink, authority, engine.patience)
         launch.prepare(home, engine.superlink, authority)
         with flower_run(home, *where, outages.append) as grid:
-            yield joined(config, FlowerTransport(grid, hello(config), outages), notice)
+            yield joined(config, task, FlowerTransport(grid, hello(config), outages), notice)
 
 
 def hello(config: Config) -> list[bytes]:
@@ -78,17 +78,19 @@ def hello(config: Config) -> list[bytes]:
     return pack_hello(config.model_dump(mode="json", exclude=SITE_SECTIONS))
 
 
-def joined(config: Config, transport: Transport, notice: Callable[[str], None]) -> Ready:
+def joined(
+    config: Config, task: Task, transport: Transport, notice: Callable[[str], None]
+) -> Ready:
     """A run over the clients that `transport` reaches, once a quorum of them is there.
 
     Raises:
         BadInput: the config does not fit, or the clients' labels do not agree.
         RunFailed: a quorum of the clients is not there.
     """
-    method, task = checked_method(config), make_task(config.task)
+    method = checked_method(config)
     federation = Federation(config, task, transport, *_gather(config, task, transport, notice))
     pretrained = task.backbone(config.model, federation.names, config.seed)
-    model = build_lora_model(pretrained, config)
+    model = task.adapted(pretrained, config)
     check_ranks(model, config.lora)
     labels = json.dumps(federation.names)
     return Ready(
@@ -148,7 +150,7 @@ class Federation:
         """The engine of one run."""
         from rolora.engines.flower.engine import FlowerEngine, RunFacts
 
-        facts = RunFacts(run, self.names, layout, method.rules())
+        facts = RunFacts(run, self.task, self.names, layout, method.rules())
         return FlowerEngine(self.transport, self.config, facts, ledger, self.seen)
 
     def facts(self) -> DataFacts:

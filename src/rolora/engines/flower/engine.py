@@ -42,7 +42,7 @@ from rolora.engines.flower.worker import Frames
 from rolora.records.wire import WireError, payload_bytes
 from rolora.server.ledger import Ledger
 from rolora.server.round import needed
-from rolora.tasks import make_task
+from rolora.tasks import Task
 
 _A_WEEK_S = 7 * 24 * 3600.0
 _HEADERS_BYTES = 2**16
@@ -58,12 +58,14 @@ class RunFacts:
 
     Args:
         run: the same after a restart of the server, another for every run.
+        task: what is learned, and how it is scored.
         names: of the model's outputs, that every site must have.
         layout: the layout of an adapter of a given rank.
         rules: what clients do beside plain training.
     """
 
     run: str
+    task: Task
     names: tuple[str, ...]
     layout: Callable[[int], Layout]
     rules: tuple[ClientRule, ...]
@@ -95,7 +97,6 @@ class FlowerEngine:
     ):
         self.transport, self.config, self.facts, self.ledger = transport, config, facts, ledger
         self.seen = seen
-        self.task = make_task(config.task)
         self.mirrors: dict[int, Replica] = {}
         self._apart = Ledger()  # of evaluations at another rank than the client's own
         self._checkpointed: list[int] = []
@@ -165,7 +166,7 @@ class FlowerEngine:
         if isinstance(answer, Failure):
             return answer
         try:
-            found = unpack_evaluations(answer, client, self.task, self.facts.names)
+            found = unpack_evaluations(answer, client, self.facts.task, self.facts.names)
         except WireError as error:
             return Failure(client, "malformed", str(error))
         examples, held = sum(each.num_examples for each in found), self.seen[client].examples(split)
@@ -212,7 +213,7 @@ class FlowerEngine:
         exchange = _Exchange(self, {plan.client: plan for plan in sendable}, do, split)
         # An update of the right form is about as large as the factors that it is made of.
         largest = max((self._answer_bytes(plan) for plan in sendable), default=0)
-        numbers = sum(self.task.sizes(self.facts.names).values())
+        numbers = sum(self.facts.task.sizes(self.facts.names).values())
         self.transport.max_bytes = _HEADERS_BYTES + 2 * largest + _NUMBER_BYTES * numbers
         deadline = self.config.federation.deadline or _A_WEEK_S
         for result in self.transport.send_and_receive(
@@ -246,7 +247,7 @@ class FlowerEngine:
         """Read what newly connected clients say of their data."""
         for client, frames in self.transport.clients.items():
             try:
-                self.seen[client] = unpack_facts(frames, self.task)
+                self.seen[client] = unpack_facts(frames, self.facts.task)
             except WireError as error:
                 log.warning("client %s: %s", client, error)
 

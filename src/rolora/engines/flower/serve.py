@@ -21,10 +21,10 @@ from rolora.config import (
 )
 from rolora.core.errors import RunFailed
 from rolora.data.deal import deal
-from rolora.engines.preparation import checked_method, encoded
-from rolora.model.loading import build_lora_model, resolve_device
+from rolora.engines.preparation import checked_method, load
+from rolora.model.loading import resolve_device
 from rolora.records.atomic import write_atomic
-from rolora.tasks import Task, make_task
+from rolora.tasks import Task
 
 if TYPE_CHECKING:
     from rolora.engines.flower.handler import SiteModel
@@ -80,10 +80,8 @@ def load_site(site: SiteConfig, run: Config) -> SiteModel:
     from rolora.engines.flower.handler import SiteModel
 
     config = of_site(site, run)
-    task = make_task(config.task)
-    raw = task.load(config.data, config.seed)
-    pretrained = task.backbone(config.model, raw.train.names, config.seed)
-    examples = encoded(task, raw, pretrained, config, log.warning)
+    loaded = load(config, log.warning)
+    examples = loaded.examples
     if site.dealt:
         shares = deal(config, examples)
         examples = {name: own.select(shares[name][site.client]) for name, own in examples.items()}
@@ -92,11 +90,11 @@ def load_site(site: SiteConfig, run: Config) -> SiteModel:
     splits = {name: Split(own, [torch.arange(len(own))]) for name, own in examples.items()}
     return SiteModel(
         config=config,
-        pretrained=pretrained,
-        model=build_lora_model(pretrained, config),
-        runtime=ClientRuntime.of(config, checked_method(config)),
+        pretrained=loaded.pretrained,
+        model=loaded.model,
+        runtime=ClientRuntime.of(config, checked_method(config), loaded.task),
         splits=splits,
-        facts=client_facts(task, splits, raw.test_from),
+        facts=client_facts(loaded.task, splits, loaded.test_from),
     )
 
 

@@ -142,7 +142,7 @@ def _site(loaded: Prepared, client: int) -> SiteModel:
         config=loaded.config,
         pretrained=loaded.pretrained,
         model=loaded.model,
-        runtime=ClientRuntime.of(loaded.config, loaded.method),
+        runtime=ClientRuntime.of(loaded.config, loaded.method, loaded.task),
         splits=splits,
         facts=client_facts(loaded.task, splits, loaded.test_from),
         replicas=_replicas(),
