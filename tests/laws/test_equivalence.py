@@ -334,7 +334,9 @@ def test_one_shared_replica_is_as_good_as_one_a_client_and_as_full_plans(name, o
     shared = small.engine(settings, sizes=SIZES)
     state, record = small.run(settings, shared)
 
-    apart = Apart(settings, small.method(settings), shared.model, shared.splits)
+    apart = Apart(
+        settings, small.method(settings), small.CLASSIFICATION, shared.model, shared.splits
+    )
     on_machines, lines = small.run(settings, apart)
     assert_same_states(state, on_machines)
     assert without_seconds(record) == without_seconds(lines)
@@ -430,7 +432,9 @@ def test_clients_of_a_rolora_round_share_the_inactive_factor_to_the_bit():
             return job
 
     base = small.engine(settings, sizes=SIZES)
-    watching = Watching(settings, small.method(settings), base.model, base.splits)
+    watching = Watching(
+        settings, small.method(settings), small.CLASSIFICATION, base.model, base.splits
+    )
     _, record = small.run(settings, watching)
     for number, factors in seen.items():
         before = record.states[number - 2][0].parts if number > 1 else None
@@ -611,7 +615,7 @@ def test_a_run_interrupted_in_a_round_goes_on_as_if_it_had_not_been(name, where)
 
     method, engine, record = small.method(settings), small.engine(settings, sizes=SIZES), Saving()
     if where == "evaluation":
-        engine = Slow(settings, method, engine.model, engine.splits)
+        engine = Slow(settings, method, small.CLASSIFICATION, engine.model, engine.splits)
     state = method.init(engine.model.initial_adapter(2, 0))
     with pytest.raises(KeyboardInterrupt):
         run_rounds(
@@ -667,7 +671,10 @@ def test_lost_answers_and_lost_rounds_leave_every_client_with_the_right_tensors(
 
     shared = small.engine(settings, sizes=SIZES)
     state, record = small.run(settings, losing(shared, lost))
-    apart = losing(Apart(settings, small.method(settings), shared.model, shared.splits), lost)
+    apart = losing(
+        Apart(settings, small.method(settings), small.CLASSIFICATION, shared.model, shared.splits),
+        lost,
+    )
     on_machines, lines = small.run(settings, apart)
     assert any(line.attempts > 1 for line in record.metrics)
     assert any(line.attempts == 1 and line.failures for line in record.metrics)
