@@ -90,8 +90,9 @@ class Screen:
             return Failure(
                 update.client, "malformed", "it is encoded, and the run has no such stage"
             )
-        if self.stages:
-            update = replace(update, parts=changed(self.start.parts, update.parts))
+        if not self.stages:
+            return update
+        update = replace(update, parts=changed(self.start.parts, update.parts))
         return not_finite(update) or update
 
     def train_loss(self) -> float:
