@@ -19,6 +19,7 @@ _REFUSALS = {
     "[code: 2001]": "the server wants a registered key, and this site was given none",
     "[code: 2004]": "the server does not know this site's key, or takes the site for connected "
     "already",
+    "Exit Code: 606": "the server runs another version of Flower",
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not from the federation's "
     "authority, or not for the address given",
 }
@@ -99,9 +100,10 @@ class _Keeper(threading.Thread):
 def _refusal(said: str) -> str:
     """Why trying again is of no use, or nothing; `said` is the output of a node that has ended.
 
-    Codes from 300 to 399 are Flower's for a node that is set up wrongly or not let in.
+    Codes from 300 to 399 are Flower's for a node that is set up wrongly or not let in, 606 for one
+    of another version than the server.
     """
-    code = re.search(r"Exit Code: (3\d\d)\n(.*)", said)
+    code = re.search(r"Exit Code: (3\d\d|606)\n(.*)", said)
     if code is None:
         return ""
     known = [meaning for sign, meaning in _REFUSALS.items() if sign in said]
