@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rolora.core.seeds import torch_generator
 from rolora.data import Examples
+from rolora.model.frozen_linear import frozen_product
 from rolora.model.lora import LoraModel
 
 
@@ -55,8 +56,9 @@ def with_base_product(examples: Examples, base: nn.Module) -> Examples:
         examples: with the pixels ``x``.
         base: the net's hidden layer without LoRA.
     """
-    with torch.no_grad():
-        product = torch.cat([base(x) for x in examples.dense["x"].split(4096)])
+    weight = base.get_parameter("weight").detach()
+    pieces = examples.dense["x"].split(4096)
+    product = torch.cat([frozen_product(x, weight) for x in pieces])  # as the mounted layer does
     return Examples(
         targets=examples.targets,
         strata=examples.strata,
