@@ -177,6 +177,20 @@ class Adapter(Mapping[Key, Tensor]):
         return Adapter(self.layout, self.flat.clone())
 
 
+def named_by_part(name: str, adapter: Adapter) -> dict[str, Tensor]:
+    """An adapter as a client keeps it: a vector a part, as ``name/B``."""
+    return {f"{name}/{part}": adapter.select({part}).flat.clone() for part in adapter.parts}
+
+
+def kept_by_part(name: str, kept: Mapping[str, Tensor], layout: Layout) -> Adapter:
+    """What :func:`named_by_part` named, for `layout`; zero for a part that was never kept."""
+    pieces = []
+    for part in dict.fromkeys(part for (_, part), _ in layout.entries):
+        start, end = layout.extent(part)
+        pieces.append(kept.get(f"{name}/{part}", torch.zeros(end - start)))
+    return Adapter(layout, torch.cat(pieces))
+
+
 EMPTY = Adapter(Layout(()), torch.zeros(0))
 
 

@@ -11,11 +11,12 @@ from rolora.core.rules import ClientRule, Job, Stack, Steps, Trained
 from rolora.core.types import (
     Adapter,
     ClientInfo,
-    Part,
     Plan,
     ServerState,
     base_part,
     is_side,
+    kept_by_part,
+    named_by_part,
     side_part,
 )
 from rolora.methods.base import written
@@ -123,8 +124,8 @@ class _Corrected(Steps):
             for (module, part), tensor in new.items()
         }
         update = replace(trained.update, parts=trained.update.parts.overwrite(change))
-        kept = {f"{CONTROL}/{part}": new.select({part}).flat.clone() for part in new.parts}
-        return replace(trained, update=update, kept={**trained.kept, **kept})
+        kept = {**trained.kept, **named_by_part(CONTROL, new)}
+        return replace(trained, update=update, kept=kept)
 
 
 def _variates(given: Adapter) -> Adapter:
@@ -136,18 +137,7 @@ def _variates(given: Adapter) -> Adapter:
 
 def held(job: Job) -> Adapter:
     """Client i's own variates of what it uploads in this round: zero before its first."""
-    parts: frozenset[Part] = job.plan.upload & job.start.parts
-    layout = job.start.layout.select(parts)
-    pieces = [
-        job.kept.get(f"{CONTROL}/{part}", torch.zeros(layout.select({part}).size))
-        for part in _in_order(layout.parts)
-    ]
-    return Adapter(layout, torch.cat(pieces))
-
-
-def _in_order(parts: frozenset[Part]) -> list[Part]:
-    """The parts in the order in which they lie in a flat vector."""
-    return [part for part in ("A", "B", "head") if part in parts]
+    return kept_by_part(CONTROL, job.kept, job.start.layout.select(job.plan.upload))
 
 
 def _whole(job: Job, variates: Adapter) -> Adapter:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from rolora.core.errors import BadInput
-from rolora.core.types import Adapter, Layout, Update
+from rolora.core.types import Adapter, Layout, Update, kept_by_part, named_by_part
 from rolora.stages.base import At, BadMessage, Stage, StageOptions
 
 LEVELS = 127
@@ -48,24 +49,20 @@ class Int8(Stage):
     ) -> tuple[Update, Mapping[str, Tensor]]:
         """Codes of the change and, with `feedback`, of the error before it."""
         parts, layout = update.parts, update.parts.layout
-        x = parts.flat + self._before(layout, kept) if self.options.feedback else parts.flat
+        x = parts.flat
+        if self.options.feedback:
+            x = x + kept_by_part(RESIDUAL, kept, layout).flat
         sizes = _sizes(layout)
         scale = torch.segment_reduce(x.abs(), "max", lengths=sizes) / LEVELS
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
         steps = scale.repeat_interleave(sizes)
         draw = torch.rand(x.shape, generator=at.generator("int8"))
         codes = (x / steps + draw).floor().clamp(-LEVELS, LEVELS)
-        sent = Update(
-            client=update.client,
-            num_examples=update.num_examples,
-            parts=Adapter(layout, codes.to(torch.int8)),
-            metrics=update.metrics,
-            side={**update.side, SCALE: scale},
-        )
+        coded = Adapter(layout, codes.to(torch.int8))
+        sent = replace(update, parts=coded, side={**update.side, SCALE: scale})
         if not self.options.feedback:
             return sent, {}
-        error = Adapter(layout, x - codes * steps)
-        return sent, {f"{RESIDUAL}/{p}": error.select({p}).flat.clone() for p in error.parts}
+        return sent, named_by_part(RESIDUAL, Adapter(layout, x - codes * steps))
 
     def decode(self, update: Update, wanted: Layout) -> Update:
         """``s q``."""
@@ -80,18 +77,7 @@ class Int8(Stage):
             raise BadMessage(f"{SCALE} must hold positive float32 numbers")
         values = codes.flat.float() * scale.repeat_interleave(_sizes(wanted))
         side = {name: tensor for name, tensor in update.side.items() if name != SCALE}
-        return Update(
-            update.client, update.num_examples, Adapter(wanted, values), update.metrics, side
-        )
-
-    @staticmethod
-    def _before(layout: Layout, kept: Mapping[str, Tensor]) -> Tensor:
-        """The error of the last round in which these parts were sent; zero before the first."""
-        pieces = []
-        for part in dict.fromkeys(part for (_, part), _ in layout.entries):
-            start, end = layout.extent(part)
-            pieces.append(kept.get(f"{RESIDUAL}/{part}", torch.zeros(end - start)))
-        return torch.cat(pieces)
+        return replace(update, parts=Adapter(wanted, values), side=side)
 
 
 def _sizes(layout: Layout) -> Tensor:

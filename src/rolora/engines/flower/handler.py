@@ -63,10 +63,13 @@ class SiteModel:
     facts: ClientFacts
     replicas: dict[int, Replica] = field(default_factory=dict)
 
+    def replica(self, rank: int) -> Replica:
+        """The global parts that it holds at a rank."""
+        return self.replicas.setdefault(rank, Replica())
+
     def train(self, plan: Plan, kept: Kept) -> tuple[Update, Kept]:
         """The client's update in a round that it begins with `kept`, and what it then keeps."""
-        data = self.splits["train"]
-        replica = self.replicas.setdefault(plan.rank, Replica())
+        data, replica = self.splits["train"], self.replica(plan.rank)
         job = self.runtime.begin(plan, replica, kept, data.shares[0], first_head(self.model))
         [trained] = self.runtime.train(self.model, data.examples, [job])
         return trained.update, self.runtime.kept_after(job, trained, kept)
@@ -110,7 +113,7 @@ class SiteHandler:
         request = unpack_request(frames)
         site = self._of_run(request)
         self._check(request.plan)
-        replica = site.replicas.setdefault(request.plan.rank, Replica())
+        replica = site.replica(request.plan.rank)
         drop_unlike(replica, request)
         try:
             return (
