@@ -98,12 +98,16 @@ def lines(run):
 
 def assert_same_run(federated, simulated):
     """The same adapter, metrics and summary, up to rounding and time."""
-    assert_same_adapter(adapter(federated), adapter(simulated))
+    lossy = bool(yaml.safe_load((simulated / "config.yaml").read_text())["stages"])
+    near = 1e-3 if lossy else 1e-5
+    (assert_few_codes_differ if lossy else assert_same_adapter)(
+        adapter(federated), adapter(simulated)
+    )
     for line, other in zip(lines(federated), lines(simulated), strict=True):
         for key in other.keys() - {"seconds"}:
             expected = other[key]
             if isinstance(expected, float) or (key == "validation" and expected):
-                expected = pytest.approx(expected, abs=1e-5)
+                expected = pytest.approx(expected, abs=near)
             if key not in ("bytes_down", "faults"):  # an evaluation has sent some of it already
                 assert line[key] == expected, key
     summary, other = (
@@ -115,6 +119,17 @@ def assert_same_run(federated, simulated):
     exact = pytest.approx(other["final"]["test"][first], abs=1e-6)
     assert summary["final"]["test"][first] == exact
     assert summary["constant"] == pytest.approx(other["constant"], abs=1e-6)
+
+
+def assert_few_codes_differ(ours, theirs):
+    """Equal but for the few numbers whose code the last bit of a client's arithmetic decides.
+
+    Which bit that is depends on the processor; one code is 1/127 of a tensor's largest change.
+    """
+    assert ours.keys() == theirs.keys()
+    apart = torch.cat([(ours[name] - theirs[name]).abs().flatten() for name in theirs])
+    assert apart.max() < 1e-3
+    assert (apart > 2e-5).float().mean() < 0.1
 
 
 def assert_same_adapter(ours, theirs):
