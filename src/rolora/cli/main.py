@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from rolora.cli import ask
 from rolora.core.errors import BadInput, RunFailed
 
 app = typer.Typer(
@@ -131,6 +132,10 @@ def report(run: RunPath) -> None:
     from rolora.report.run_report import write_report
 
     Console().print(str(write_report(run)), soft_wrap=True)
+
+
+app.command()(ask.predict)
+app.command()(ask.evaluate)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from rolora.data.loaders import (
     load_data,
     pad_id,
     read_split,
+    text_columns,
     tokenize,
 )
 from rolora.data.partition import assign_like, partition, strata_table
@@ -26,5 +27,6 @@ __all__ = [
     "partition",
     "read_split",
     "strata_table",
+    "text_columns",
     "tokenize",
 ]

@@ -290,8 +290,7 @@ def _parse(
     train: np.ndarray | None = None,
 ) -> RawSplit:
     """Check and convert one split; `known` are the names, `train` the targets of training."""
-    text = _texts(table, source.text, "data.text")
-    pair = None if source.text_pair is None else _texts(table, source.text_pair, "data.text_pair")
+    text, pair = text_columns(table, source)
     if not text:
         raise BadInput(f"{table.source}: holds no examples")
     values = _column(table, source.label, "data.label")
@@ -309,6 +308,17 @@ def _parse(
             if name not in (source.text, source.text_pair) and all(map(_plain, values))
         },
     )
+
+
+def text_columns(table: Table, source: Source) -> tuple[list[str], list[str] | None]:
+    """The texts of a table, and their second texts where the task has pairs.
+
+    Raises:
+        BadInput: there is no such column, or a cell holds no text.
+    """
+    text = _texts(table, source.text, "data.text")
+    pair = None if source.text_pair is None else _texts(table, source.text_pair, "data.text_pair")
+    return text, pair
 
 
 def _column(table: Table, name: str, key: str) -> list[Any]:

@@ -13,8 +13,8 @@ import torch
 from rolora.config import Config, DataConfig, ModelConfig
 from rolora.core.errors import BadInput
 from rolora.core.parsing import parse_section
-from rolora.data import Examples, RawSplit, read_split, tokenize
-from rolora.data.sources import GIVEN, open_splits, source_of, table_of
+from rolora.data import Examples, RawSplit, read_split, text_columns, tokenize
+from rolora.data.sources import GIVEN, Source, Table, open_splits, source_of, table_of
 from rolora.engines.given import NOTHING, Given
 from rolora.model.adopted import adopt_pretrained
 from rolora.model.loading import Pretrained
@@ -183,6 +183,28 @@ class Run:
         outputs = self._outputs(raw, client)[1]
         return pd.DataFrame(columns | dict(self.task.predictions(outputs, self.names)))
 
+    def predict_data(
+        self, data: Any, *, split: str = "train", client: int | None = None, **columns: Any
+    ) -> pd.DataFrame:
+        """What the model says of each row of `data`: its columns, and beside them those of
+        :meth:`predict`. A label is not needed.
+
+        Args:
+            data, split, client, columns: as for :meth:`evaluate`.
+
+        Raises:
+            BadInput: the data cannot be read, or hold no such text.
+        """
+        import pandas as pd
+
+        table, source = self._table(data, split, columns)
+        texts, pairs = text_columns(table, source)
+        found = self.predict(texts, pairs, client)
+        rows = pd.DataFrame(table.columns)
+        said = found.drop(columns=[name for name in ("text", "text_pair") if name in found])
+        clash = [name for name in said if name in rows]
+        return pd.concat([rows.drop(columns=clash), said], axis=1)
+
     def evaluate(
         self,
         data: Any,
@@ -203,13 +225,14 @@ class Run:
         Raises:
             BadInput: the data cannot be read, or hold what training did not know.
         """
-        raw = self._read(data, split, columns)
+        raw = read_split(*self._table(data, split, columns), self.task, self.names)
         examples, outputs = self._outputs(raw, client)
         outcome = self.task.outcome(outputs, examples.targets)
         sums = self.task.sums(outcome, examples.targets, self.names)
         return {"examples": len(examples), **self.task.scores(sums)}
 
-    def _read(self, data: Any, split: str, columns: Mapping[str, Any]) -> RawSplit:
+    def _table(self, data: Any, split: str, columns: Mapping[str, Any]) -> tuple[Table, Source]:
+        """The rows of `data`, and which of their columns count."""
         known = self.config.data
         named = source_of(known)
         settings = {"text": named.text, "text_pair": named.text_pair, "label": named.label}
@@ -219,11 +242,9 @@ class Run:
             splits = open_splits(config, source_of(config))
             if split not in splits:
                 raise BadInput(f"{data}: has no split {split!r}; it has {', '.join(splits)}")
-            table = splits[split]()
-        else:
-            config = parse_section(DataConfig, {"name": GIVEN, **settings}, "data")
-            table = table_of(data, "data")
-        return read_split(table, source_of(config), self.task, self.names)
+            return splits[split](), source_of(config)
+        config = parse_section(DataConfig, {"name": GIVEN, **settings}, "data")
+        return table_of(data, "data"), source_of(config)
 
     def _outputs(self, raw: RawSplit, client: int | None) -> tuple[Examples, torch.Tensor]:
         """The texts as the model takes them, and its outputs ``[n, ...]`` on the CPU."""
