@@ -221,6 +221,7 @@ def summarise(
         test_faults=tuple(notes.faults),
         constant=dict(ready.task.constant(sums)) if sums else {},
         prediction_shares=tuple(ready.task.prediction_shares(sums)) if sums else (),
+        detail=ready.task.detail(sums, facts.names) if sums else None,
         bytes_up=sum(r.bytes_up for r in rounds),
         bytes_down=sum(r.bytes_down for r in rounds),
         failures=sum(len(r.failures) for r in rounds),

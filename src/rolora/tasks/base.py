@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from rolora.model.checks import check_positions
 from rolora.model.loading import Kind, Pretrained, build_lora_model, load_pretrained
 from rolora.model.lora import LoraModel
 from rolora.model.prefix import Rows
+from rolora.records.detail import DetailRecord, alone
 from rolora.records.schema import Metric
 
 
@@ -189,6 +190,19 @@ class Task(ABC):
     def prediction_shares(self, sums: Sums) -> tuple[float, ...]:
         """The share of predictions that fall into each stratum; empty where none do."""
         return ()
+
+    def collapsed(self, sums: Sums, names: Sequence[str]) -> str | None:
+        """What is predicted, where it is the same for all rows or nearly all, in words; else None.
+
+        Args:
+            sums: of a model's predictions.
+            names: of the model's outputs.
+        """
+        return alone(self.prediction_shares(sums), self.strata_names(tuple(names)))
+
+    def detail(self, sums: Sums, names: Sequence[str]) -> DetailRecord | None:
+        """The scores of each of `names`; None where the task has no such thing."""
+        return None
 
     # Sums from elsewhere ------------------------------------------------------------------
 

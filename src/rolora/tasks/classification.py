@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -13,20 +14,30 @@ from rolora.core.errors import BadInput
 from rolora.core.types import Sums
 from rolora.data import Column
 from rolora.model.loading import Kind
+from rolora.records.detail import DetailRecord
 from rolora.records.schema import LOSS, Metric
 from rolora.tasks.base import Task, counts, ratio
+from rolora.tasks.by_label import ByLabel, f1
 from rolora.tasks.labels import label_name, label_names, unknown
+
+MOST_CONFUSED = 100
+"""Labels of which it is counted which is taken for which: the counts are as many as the square."""
 
 
 class Classification(Task):
-    """One label of several for each text, by cross-entropy; scored by the share that is right.
+    """One label of several for each text, by cross-entropy; scored by the share that is right and
+    by the mean of the labels' F1.
 
     Targets are int64 ``[n]``, ``0 .. n_labels - 1``; the labels are the strata.
     """
 
     name = "classification"
     title = "Classification"
-    metrics = (Metric("accuracy", "accuracy", share=True, proportion=True), LOSS)
+    metrics = (
+        Metric("accuracy", "accuracy", share=True, proportion=True),
+        Metric("macro_f1", "macro F1", share=True),
+        LOSS,
+    )
     kind = Kind("single_label_classification")
 
     def targets(
@@ -72,43 +83,85 @@ class Classification(Task):
     def sums(
         self, outcome: Mapping[str, Tensor], targets: Tensor, names: tuple[str, ...]
     ) -> dict[str, tuple[float, ...]]:
-        """How many are right, and how often each label was predicted and was true."""
-        label = outcome["label"]
+        """How often each label was given for each; of many labels, how often each was predicted,
+        was true, and both.
+        """
+        label, size = outcome["label"], len(names)
+        loss = {"loss": (float(outcome["loss"].sum()), float(len(targets)))}
+        if size <= MOST_CONFUSED:
+            return {**loss, "confusion": _count(targets * size + label, size * size)}
         return {
-            "loss": (float(outcome["loss"].sum()), float(len(targets))),
-            "correct": (float((label == targets).sum()),),
-            "predicted": tuple(torch.bincount(label, minlength=len(names)).double().tolist()),
-            "actual": tuple(torch.bincount(targets, minlength=len(names)).double().tolist()),
+            **loss,
+            "both": _count(label[label == targets], size),
+            "predicted": _count(label, size),
+            "actual": _count(targets, size),
         }
 
     def scores(self, sums: Sums) -> dict[str, float]:
-        """``accuracy`` and ``loss``."""
+        """``accuracy``, ``macro_f1`` (over the labels that are predicted or true) and ``loss``."""
         loss, n = sums["loss"]
-        return {"accuracy": ratio(sums["correct"][0], n), "loss": ratio(loss, n)}
+        found = _by_label(sums)
+        each = [f1(b, m) for b, m in zip(found.both, found.marked, strict=True) if m]
+        return {
+            "accuracy": ratio(sum(found.both), n),
+            "macro_f1": fmean(each) if each else math.nan,
+            "loss": ratio(loss, n),
+        }
 
     def constant(self, sums: Sums) -> dict[str, float]:
         """Always the commonest label; always the shares of the labels."""
         n = sums["loss"][1]
-        shares = [ratio(count, n) for count in sums["actual"]]
-        entropy = -sum(share * math.log(share) for share in shares if share)
-        return {"accuracy": max(shares), "loss": entropy}
+        actual = [count for count in _by_label(sums).actual if count]
+        shares = [ratio(count, n) for count in actual]
+        entropy = -sum(share * math.log(share) for share in shares)
+        macro = f1(max(actual), max(actual) + n) / len(actual)
+        return {"accuracy": max(shares), "macro_f1": macro, "loss": entropy}
 
     def prediction_shares(self, sums: Sums) -> tuple[float, ...]:
         """The share of each label among the predictions."""
-        return tuple(ratio(count, sums["loss"][1]) for count in sums["predicted"])
+        return tuple(ratio(count, sums["loss"][1]) for count in _by_label(sums).predicted)
+
+    def detail(self, sums: Sums, names: Sequence[str]) -> DetailRecord:
+        """The labels' scores, and what was taken for what."""
+        cells = [int(count) for count in sums.get("confusion", ())]
+        size = len(names)
+        rows = [tuple(cells[at : at + size]) for at in range(0, len(cells), size)]
+        classes = _by_label(sums).records(names, sums["loss"][1])
+        return DetailRecord(classes=classes, confusion=tuple(rows))
 
     def sizes(self, names: tuple[str, ...]) -> dict[str, int]:
-        """A loss, a count, and two counts a label."""
-        return {"loss": 2, "correct": 1, "predicted": len(names), "actual": len(names)}
+        """A loss, and a count for two labels, or three a label."""
+        size = len(names)
+        if size <= MOST_CONFUSED:
+            return {"loss": 2, "confusion": size * size}
+        return {"loss": 2, **dict.fromkeys(("both", "predicted", "actual"), size)}
 
     def possible(self, sums: Sums, n: int) -> bool:
         """Every row has one label and one prediction."""
-        predicted, actual = sums["predicted"], sums["actual"]
-        most = sum(map(min, predicted, actual))
-        return (
-            sums["loss"][0] >= 0
-            and sums["loss"][1] == n
-            and counts((*predicted, *actual), n)
-            and sum(predicted) == sum(actual) == n
-            and counts(sums["correct"], most)
+        given = [count for name, values in sums.items() if name != "loss" for count in values]
+        if sums["loss"][0] < 0 or sums["loss"][1] != n or not counts(given, n):
+            return False
+        if "confusion" in sums:
+            return sum(sums["confusion"]) == n
+        found = ByLabel.of(sums)
+        wrong = n - sum(found.both)
+        return sum(found.predicted) == sum(found.actual) == n and all(
+            # A label's wrong predictions are of other labels' rows, and its own went to others.
+            both <= min(marks) and sum(marks) - 2 * both <= wrong
+            for both, *marks in zip(found.both, found.predicted, found.actual, strict=True)
         )
+
+
+def _count(values: Tensor, size: int) -> tuple[float, ...]:
+    """How often each of ``0 .. size - 1`` is among `values`."""
+    return tuple(torch.bincount(values, minlength=size).double().tolist())
+
+
+def _by_label(sums: Sums) -> ByLabel:
+    """Each label's counts."""
+    if "confusion" not in sums:
+        return ByLabel.of(sums)
+    cells = np.array(sums["confusion"])
+    size = math.isqrt(len(cells))
+    cells = cells.reshape(size, size)
+    return ByLabel(*(c.tolist() for c in (cells.diagonal(), cells.sum(0), cells.sum(1))))
