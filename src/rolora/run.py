@@ -28,6 +28,7 @@ from rolora.engines.table import ENGINES
 from rolora.methods import Method
 from rolora.model.peft_format import save_adapter
 from rolora.records.checkpoint import Checkpoint
+from rolora.records.detail import turn
 from rolora.records.lock import held
 from rolora.records.rundir import RunDirectory
 from rolora.records.schema import (
@@ -134,14 +135,20 @@ def _carry_out(
 
 @dataclass
 class _Watched:
-    """Writes a round down, then shows it."""
+    """Writes a round down, then shows it, and says when the model collapses."""
 
     record: RunDirectory
     display: Display
+    collapsed: str | None = None
 
     def round_finished(self, metrics: RoundRecord) -> None:
         self.record.round_finished(metrics)
         self.display.round_finished(metrics)
+        if metrics.validation is not None:
+            said = turn(self.collapsed, metrics.collapsed, metrics.round)
+            self.collapsed = metrics.collapsed
+            if said:
+                self.display.notice(said)
 
     def checkpoint(self, state: ServerState, ledger: Ledger, engine: Any) -> None:
         self.record.checkpoint(state, ledger, engine)

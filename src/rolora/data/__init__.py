@@ -1,6 +1,7 @@
 """Data as everybody else sees them: indices into examples that are held once."""
 
 from rolora.data.columns import Column, Reader
+from rolora.data.doubts import tell_cut, tell_lacking, tell_shares
 from rolora.data.examples import Examples
 from rolora.data.loaders import RawSplit, RawSplits, check_known, load_data, pad_id, tokenize
 from rolora.data.partition import assign_like, partition, strata_table
@@ -17,5 +18,8 @@ __all__ = [
     "pad_id",
     "partition",
     "strata_table",
+    "tell_cut",
+    "tell_lacking",
+    "tell_shares",
     "tokenize",
 ]

@@ -73,3 +73,19 @@ def alone(shares: Sequence[float | None], names: Sequence[str]) -> str | None:
         if share is not None and share > COLLAPSED_SHARE:
             return names[number] if number < len(names) else str(number)
     return None
+
+
+def turn(before: str | None, now: str | None, number: int) -> str | None:
+    """What is to be said when a model begins to predict one label alone, or ends; None where
+    neither is the case.
+
+    Args:
+        before: the label that alone was predicted when the model was last looked at.
+        now: the same of now.
+        number: of the round.
+    """
+    if now == before:
+        return None
+    if now is None:
+        return f"round {number}: the model predicts more than {before!r} again"
+    return f"round {number}: the model predicts hardly anything but {now!r}; it has collapsed"

@@ -13,7 +13,16 @@ from torch import Tensor
 from rolora.config import Config, DataConfig, ModelConfig
 from rolora.core.section import Section
 from rolora.core.types import Sums
-from rolora.data import Column, Examples, RawSplits, check_known, load_data, tokenize
+from rolora.data import (
+    Column,
+    Examples,
+    RawSplits,
+    check_known,
+    load_data,
+    tell_cut,
+    tell_lacking,
+    tokenize,
+)
 from rolora.model.checks import check_positions
 from rolora.model.loading import Kind, Pretrained, build_lora_model, load_pretrained
 from rolora.model.lora import LoraModel
@@ -81,6 +90,9 @@ class Task(ABC):
             for name, split in raw.by_name.items()
         }
         check_known(examples["train"], pretrained.tokenizer, notice)
+        tell_cut(examples, config.max_length, notice)
+        for name, split in examples.items():
+            tell_lacking(name, *self.support(split.targets, split.names), notice)
         return examples
 
     @abstractmethod
@@ -108,6 +120,12 @@ class Task(ABC):
             targets: ``[n, ...]``.
             train: the targets of training, by which strata may be drawn up.
         """
+
+    def support(
+        self, targets: Tensor, names: tuple[str, ...]
+    ) -> tuple[Sequence[int], Sequence[str]]:
+        """How many targets have each label, and the labels; both empty where there are none."""
+        return (), ()
 
     @abstractmethod
     def strata_names(self, names: tuple[str, ...]) -> tuple[str, ...]:

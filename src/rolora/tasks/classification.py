@@ -68,6 +68,12 @@ class Classification(Task):
         """The label."""
         return targets
 
+    def support(
+        self, targets: Tensor, names: tuple[str, ...]
+    ) -> tuple[Sequence[int], Sequence[str]]:
+        """Of every label."""
+        return torch.bincount(targets, minlength=len(names)).tolist(), names
+
     def strata_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The labels."""
         return names

@@ -74,6 +74,12 @@ class MultiLabel(Task):
         found: np.ndarray = np.where(targets.any(1), rarest, n_labels)
         return found
 
+    def support(
+        self, targets: Tensor, names: tuple[str, ...]
+    ) -> tuple[Sequence[int], Sequence[str]]:
+        """Of every label."""
+        return targets.sum(0).tolist(), names
+
     def strata_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The labels, and none."""
         return (*names, "(none)")
