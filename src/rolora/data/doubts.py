@@ -40,7 +40,8 @@ def tell_lacking(split: str, counts: Sequence[int], names: Sequence[str], notice
         which = ", ".join(map(repr, lacking[:MOST_NAMES]))
         more = ", ..." if len(lacking) > MOST_NAMES else ""
         notice(
-            f"data: of {len(names)} labels no {word_of(split)} example has {len(lacking)}: {which}{more}"
+            f"data: of {len(names)} labels no {word_of(split)} example has {len(lacking)}: "
+            f"{which}{more}"
         )
 
 
@@ -71,8 +72,8 @@ def tell_shares(
         nobody = len(examples[name]) - sum(map(len, held))
         if nobody:
             notice(
-                f"partition: {nobody:,} of {len(examples[name]):,} {word_of(name)} examples belong to no "
-                "client and are left out"
+                f"partition: {nobody:,} of {len(examples[name]):,} {word_of(name)} examples "
+                "belong to no client and are left out"
             )
         without = sum(not len(rows) for rows in held)
         if without:

@@ -49,8 +49,8 @@ def test_what_was_cut_is_said_by_split():
     tell_cut(splits, 128, said.append)
     tell_cut({"train": part}, 128, said.append)
     assert said == [
-        "data.max_length = 128: 3 of 7 training and 1 of 7 test texts are longer than 128 tokens and "
-        "were cut"
+        "data.max_length = 128: 3 of 7 training and 1 of 7 test texts are longer than 128 tokens "
+        "and were cut"
     ]
 
 
