@@ -101,19 +101,34 @@ def assert_same_run(federated, simulated):
     for line, other in zip(lines(federated), lines(simulated), strict=True):
         for key in other.keys() - {"seconds"}:
             expected = other[key]
-            if isinstance(expected, float) or (key == "validation" and expected):
-                expected = pytest.approx(expected, abs=near)
             if key not in ("bytes_down", "faults"):  # an evaluation has sent some of it already
-                assert line[key] == expected, key
+                assert_near(line[key], expected, near, key)
     summary, other = (
         json.loads((run / "summary.json").read_text()) for run in (federated, simulated)
     )
     assert summary["task"] == other["task"]
     assert summary["strata"] == other["strata"]
+    assert_near(summary["detail"], other["detail"], near, "detail")
     first = summary["task"]["metrics"][0]["name"]
     exact = pytest.approx(other["final"]["test"][first], abs=1e-6)
     assert summary["final"]["test"][first] == exact
     assert summary["constant"] == pytest.approx(other["constant"], abs=1e-6)
+
+
+def assert_near(found, expected, near, where):
+    """Equal JSON but for numbers that are off by at most `near`, or that part of themselves."""
+    if isinstance(expected, float):
+        assert found == pytest.approx(expected, abs=near, rel=near), where
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        for key, value in expected.items():
+            assert_near(found[key], value, near, f"{where}.{key}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), where
+        for number, value in enumerate(expected):
+            assert_near(found[number], value, near, f"{where}[{number}]")
+    else:
+        assert found == expected, where
 
 
 def assert_few_codes_differ(ours, theirs):

@@ -30,6 +30,7 @@ from rolora.engines.table import ENGINES
 from rolora.methods import Method
 from rolora.model.peft_format import save_adapter
 from rolora.records.checkpoint import Checkpoint
+from rolora.records.detail import turn
 from rolora.records.lock import held
 from rolora.records.rundir import RunDirectory
 from rolora.records.schema import (
@@ -142,13 +143,19 @@ def _carried_out(
 def _told(
     steps: Generator[RoundRecord, None, ServerState], callbacks: Callback
 ) -> Generator[RoundRecord, None, ServerState]:
-    """The same steps, of each of which the callbacks are told."""
+    """The same steps, of each of which the callbacks are told, and where the model collapses."""
+    collapsed: str | None = None
     while True:
         try:
             record = next(steps)
         except StopIteration as end:
             return end.value
         callbacks.round(record)
+        if record.validation is not None:
+            said = turn(collapsed, record.collapsed, record.round)
+            collapsed = record.collapsed
+            if said:
+                callbacks.notice(said)
         yield record
 
 
@@ -238,6 +245,7 @@ def summarise(
         test_faults=tuple(notes.faults),
         constant=dict(ready.task.constant(sums)) if sums else {},
         prediction_shares=tuple(ready.task.prediction_shares(sums)) if sums else (),
+        detail=ready.task.detail(sums, facts.names) if sums else None,
         bytes_up=sum(r.bytes_up for r in rounds),
         bytes_down=sum(r.bytes_down for r in rounds),
         failures=sum(len(r.failures) for r in rounds),

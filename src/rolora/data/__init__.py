@@ -1,6 +1,7 @@
 """Data as everybody else sees them: indices into examples that are held once."""
 
 from rolora.data.columns import Column, Reader
+from rolora.data.doubts import tell_cut, tell_lacking, tell_shares
 from rolora.data.examples import Examples
 from rolora.data.loaders import (
     RawSplit,
@@ -27,6 +28,9 @@ __all__ = [
     "partition",
     "read_split",
     "strata_table",
+    "tell_cut",
+    "tell_lacking",
+    "tell_shares",
     "text_columns",
     "tokenize",
 ]

@@ -172,17 +172,21 @@ def tokenize(raw: RawSplit, tokenizer: Any, max_length: int) -> Examples:
     _check_length(tokenizer, max_length, raw.text_pair is not None)
     pieces: dict[str, list[np.ndarray]] = {}
     lengths: list[int] = []
+    cut = 0
     for start in range(0, len(raw), 1024):
         rows = slice(start, start + 1024)
+        texts = raw.text[rows]
+        pairs = raw.text_pair[rows] if raw.text_pair is not None else None
         encoded = tokenizer(
-            raw.text[rows],
-            raw.text_pair[rows] if raw.text_pair is not None else None,
+            texts,
+            pairs,
             truncation=True,
             max_length=max_length,
             padding=False,
             return_attention_mask=False,
         )
         lengths += map(len, encoded["input_ids"])
+        cut += _cut(tokenizer, encoded, texts, pairs, max_length)
         for name in padding.keys() & encoded.keys():
             flat = np.fromiter(chain.from_iterable(encoded[name]), dtype=np.int32)
             pieces.setdefault(name, []).append(flat)
@@ -198,7 +202,20 @@ def tokenize(raw: RawSplit, tokenizer: Any, max_length: int) -> Examples:
         },
         offsets=torch.tensor([0, *lengths]).cumsum(0),
         fields=raw.fields,
+        cut=cut,
     )
+
+
+def _cut(
+    tokenizer: Any, encoded: Any, texts: list[str], pairs: list[str] | None, max_length: int
+) -> int:
+    """How many of the texts were cut when they were `encoded`."""
+    full = [i for i, ids in enumerate(encoded["input_ids"]) if len(ids) == max_length]
+    if encoded.encodings is not None:
+        return sum(bool(encoded.encodings[i].overflowing) for i in full)
+    # A slow tokenizer does not say what it cut.
+    again = [tokenizer(texts[i], pairs and pairs[i], verbose=False) for i in full]
+    return sum(len(whole["input_ids"]) > max_length for whole in again)
 
 
 def check_known(examples: Examples, tokenizer: Any, notice: Callable[[str], None]) -> None:

@@ -14,7 +14,7 @@ import torch
 from rolora.client.evaluation import Split
 from rolora.config import Config
 from rolora.core.types import Adapter, ClientInfo, ServerState
-from rolora.data import Examples, strata_table
+from rolora.data import Examples, strata_table, tell_shares
 from rolora.data.deal import deal
 from rolora.engines.given import NOTHING, Given
 from rolora.engines.in_process import InProcess
@@ -250,12 +250,14 @@ def prepare(
     method = checked_method(config, given)
     loaded = loaded or load(config, notice, given)
     check_ranks(loaded.model, config.lora)
+    shares = deal(config, loaded.examples)
+    tell_shares(config, loaded.examples, shares, notice)
     return Prepared(
         config=config,
         pretrained=loaded.pretrained,
         model=loaded.model,
         examples=loaded.examples,
-        shares=deal(config, loaded.examples),
+        shares=shares,
         test_from=loaded.test_from,
         method=method,
         task=loaded.task,

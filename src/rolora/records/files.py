@@ -16,10 +16,9 @@ from pydantic import ValidationError
 
 from rolora.config import Config, recorded_config
 from rolora.core.errors import BadInput
+from rolora.records.base import SCHEMA, FileRecord
 from rolora.records.schema import (
     CLASSIFICATION,
-    SCHEMA,
-    FileRecord,
     MethodRecord,
     ModelRecord,
     RoundRecord,

@@ -48,6 +48,10 @@ class Engine(Protocol):
     def clients(self) -> Sequence[ClientInfo]:
         """All clients, by id."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the model's outputs stand for."""
+
     def registered(self, client: int) -> int:
         """The number of training examples that the client has said it holds; 0: not known."""
 
@@ -132,11 +136,12 @@ def rounds(
         while state.round < config.rounds:
             clock = Clock()
             new, metrics = one_round(config, method, engine, state, ledger, clock, answered)
-            last, scores = new.round == config.rounds, None
+            last, seen = new.round == config.rounds, {}
             if last or new.round % config.evaluation.every == 0:
                 with clock("evaluate"):
-                    scores = evaluate(task, method, engine, new, "validation")
-            metrics = completed(metrics, scores, engine.take_notes(), clock)
+                    results = engine.evaluate(method.evaluation_plan(new), "validation")
+                    seen = validated(task, results, engine.names)
+            metrics = completed(metrics, seen, engine.take_notes(), clock)
             with shielded():
                 record.round_finished(metrics)
                 state, held = new, Ledger(ledger.held)
@@ -191,8 +196,9 @@ def one_round(
     for attempt in range(ATTEMPTS):
         with clock("plan"):
             cohort = sample_cohort(config, engine.clients, state.round + 1, attempt)
-            plans = [ledger.narrow(method.plan(state, client)) for client in cohort]
-        screen = Screen(engine.registered, plans, start, config.server.weighting, stages, answered)
+            whole = [method.plan(state, client) for client in cohort]
+            plans = [ledger.narrow(plan) for plan in whole]
+        screen = Screen(engine.registered, whole, start, config.server.weighting, stages, answered)
         with clock("aggregate"):
             reducer = reducer_of(config, method)
             for update in screen.sound(engine.train(plans)):
@@ -202,8 +208,8 @@ def one_round(
         down += sum(payload_bytes(plan.send.layout) for plan in plans)
         up, failures = up + screen.bytes_up, failures + screen.failures
         for plan in plans:
-            ledger.replied(plan) if plan.client in screen.losses else ledger.failed(plan.client)
-        if len(screen.losses) < max(1, needed(config.federation.quorum, len(plans))):
+            ledger.replied(plan) if plan.client in screen.updates else ledger.failed(plan.client)
+        if len(screen.updates) < max(1, needed(config.federation.quorum, len(plans))):
             continue
         with clock("aggregate"):
             new = method.combine(start, reducer.result())
@@ -214,7 +220,8 @@ def one_round(
             round=new.round,
             phase=phase(plans[0].train),
             train_loss=screen.train_loss(),
-            clients=len(screen.losses),
+            updates=screen.written(),
+            clients=len(screen.updates),
             cohort=len(plans),
             attempts=attempt + 1,
             failures=written(failures),
@@ -255,11 +262,6 @@ def sample_cohort(
     return [clients[i] for i in sorted(chosen.tolist())]
 
 
-def evaluate(task: Task, method: Method, engine: Engine, state: ServerState, split: str) -> Scores:
-    """The task's scores over all clients' held-out examples; None where one is undefined."""
-    return scored(task, engine.evaluate(method.evaluation_plan(state), split))
-
-
 def scored(task: Task, results: Iterable[Evaluation]) -> Scores:
     """The scores of evaluations put together."""
     sums = added(result.sums for result in results)
@@ -268,12 +270,25 @@ def scored(task: Task, results: Iterable[Evaluation]) -> Scores:
     return dict(task.scores(sums))
 
 
+def validated(task: Task, results: Sequence[Evaluation], names: Sequence[str]) -> dict[str, Any]:
+    """What a round's record says of its evaluations."""
+    sums = added(result.sums for result in results)
+    if not sums:
+        return {"validation": scored(task, ())}
+    return {
+        "validation": dict(task.scores(sums)),
+        "prediction_shares": task.prediction_shares(sums),
+        "detail": task.detail(sums, names),
+        "collapsed": task.collapsed(sums, names),
+    }
+
+
 def completed(
-    metrics: RoundRecord, scores: Scores | None, notes: RoundNotes, clock: Clock
+    metrics: RoundRecord, seen: Mapping[str, Any], notes: RoundNotes, clock: Clock
 ) -> RoundRecord:
     """A round's record with what came after the aggregate."""
     return metrics.changed(
-        validation=scores,
+        **seen,
         eval_failures=written(notes.eval_failures),
         faults=tuple(notes.faults),
         bytes_down=metrics.bytes_down + notes.bytes_down,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,12 +14,22 @@ from rolora.config import Config, DataConfig, ModelConfig
 from rolora.core.errors import BadInput
 from rolora.core.section import Section
 from rolora.core.types import Sums
-from rolora.data import Column, Examples, RawSplits, check_known, load_data, tokenize
+from rolora.data import (
+    Column,
+    Examples,
+    RawSplits,
+    check_known,
+    load_data,
+    tell_cut,
+    tell_lacking,
+    tokenize,
+)
 from rolora.data.sources import Splits
 from rolora.model.checks import check_positions
 from rolora.model.loading import Kind, Pretrained, build_lora_model, load_pretrained
 from rolora.model.lora import LoraModel
 from rolora.model.prefix import Rows
+from rolora.records.detail import DetailRecord, alone
 from rolora.records.schema import Metric
 
 Score = Callable[[np.ndarray, np.ndarray], float]
@@ -90,6 +100,9 @@ class Task(ABC):
             for name, split in raw.by_name.items()
         }
         check_known(examples["train"], pretrained.tokenizer, notice)
+        tell_cut(examples, config.max_length, notice)
+        for name, split in examples.items():
+            tell_lacking(name, *self.support(split.targets, split.names), notice)
         return examples
 
     @abstractmethod
@@ -117,6 +130,12 @@ class Task(ABC):
             targets: ``[n, ...]``.
             train: the targets of training, by which strata may be drawn up.
         """
+
+    def support(
+        self, targets: Tensor, names: tuple[str, ...]
+    ) -> tuple[Sequence[int], Sequence[str]]:
+        """How many targets have each label, and the labels; both empty where there are none."""
+        return (), ()
 
     @abstractmethod
     def strata_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -222,6 +241,19 @@ class Task(ABC):
             f"metrics = {list(metrics)}: {self.title.lower()} sends sums that do not hold each "
             "prediction; derive a task of your own from it, with sums and scores as you need them"
         )
+
+    def collapsed(self, sums: Sums, names: Sequence[str]) -> str | None:
+        """What is predicted, where it is the same for all rows or nearly all, in words; else None.
+
+        Args:
+            sums: of a model's predictions.
+            names: of the model's outputs.
+        """
+        return alone(self.prediction_shares(sums), self.strata_names(tuple(names)))
+
+    def detail(self, sums: Sums, names: Sequence[str]) -> DetailRecord | None:
+        """The scores of each of `names`; None where the task has no such thing."""
+        return None
 
     # Sums from elsewhere ------------------------------------------------------------------
 
