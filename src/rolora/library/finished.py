@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -140,13 +141,13 @@ class Run:
             BadInput: the base model cannot be loaded, or the adapter is damaged.
         """
         adapter = self.adapter_of(client)
-        return with_adapter(adapter, self._base(self.config.model), self._notice).eval()
+        base = self._base(self.config.model, self._given.model)
+        return with_adapter(adapter, base, self._notice).eval()
 
-    def _base(self, settings: ModelConfig) -> Pretrained:
+    def _base(self, settings: ModelConfig, given: Any) -> Pretrained:
         task, names = self.task, self.names
-        if self._given.model is not None:
-            mine = (self._given.model, self._given.tokenizer)
-            return adopt_pretrained(*mine, settings, names, task.kind)
+        if given is not None:
+            return adopt_pretrained(given, self._given.tokenizer, settings, names, task.kind)
         return task.backbone(settings, names, self.config.seed)
 
     # What can be done with it --------------------------------------------------------------
@@ -249,7 +250,7 @@ class Run:
     def _outputs(self, raw: RawSplit, client: int | None) -> tuple[Examples, torch.Tensor]:
         """The texts as the model takes them, and its outputs ``[n, ...]`` on the CPU."""
         config = self.config
-        base = self._base(config.model)
+        base = self._base(config.model, self._given.model)
         model = LoraModel(with_adapter(self.adapter_of(client), base, self._notice), targets=())
         examples = tokenize(raw, base.tokenizer, config.data.max_length)
         order = torch.argsort(examples.lengths, stable=True)
@@ -271,7 +272,7 @@ class Run:
         if directory.exists() and any(directory.iterdir()):
             raise BadInput(f"--merge {directory}: is not empty; name a new directory")
         settings = self.config.model.model_copy(update={"device": "cpu", "dtype": "float32"})
-        base = self._base(settings)
+        base = self._base(settings, copy.deepcopy(self._given.model))  # merging changes weights
         save_merged(directory, self.adapter, base, self._notice)
         return directory
 
