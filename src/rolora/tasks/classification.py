@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from rolora.data import Column
 from rolora.model.loading import Kind
 from rolora.records.schema import LOSS, Metric
 from rolora.tasks.base import Task, counts, ratio
-from rolora.tasks.labels import label_name, label_names, unknown
+from rolora.tasks.labels import label_name, label_names, named_shares, unknown
 
 
 class Classification(Task):
@@ -64,6 +65,11 @@ class Classification(Task):
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy."""
         return nn.functional.cross_entropy(output, targets, reduction="none")
+
+    def predictions(self, output: Tensor, names: tuple[str, ...]) -> dict[str, list[Any]]:
+        """The likeliest label, and the probability of each."""
+        labels = [names[i] for i in output.argmax(1).tolist()]
+        return {"prediction": labels, **named_shares(names, output.softmax(1))}
 
     def outcome(self, output: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """The loss, and the likeliest label."""

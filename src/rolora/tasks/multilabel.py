@@ -18,7 +18,7 @@ from rolora.data.columns import missing
 from rolora.model.loading import Kind
 from rolora.records.schema import LOSS, Metric
 from rolora.tasks.base import Task, counts, ratio
-from rolora.tasks.labels import label_name, label_names, unknown
+from rolora.tasks.labels import label_name, label_names, named_shares, unknown
 
 
 class MultiLabel(Task):
@@ -82,6 +82,11 @@ class MultiLabel(Task):
             output, targets.to(output.dtype), reduction="none"
         )
         return each.mean(1)
+
+    def predictions(self, output: Tensor, names: tuple[str, ...]) -> dict[str, list[Any]]:
+        """The labels that are likelier than not, as a list, and the probability of each."""
+        chosen = [[names[i] for i, likely in enumerate(row) if likely] for row in output > 0]
+        return {"prediction": chosen, **named_shares(names, output.sigmoid())}
 
     def outcome(self, output: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """The loss, and the labels that are likelier than not."""
