@@ -1,7 +1,7 @@
 .PHONY: run test test-fast test-faults lint bench clean
 PYTHON ?= python3
 BIN := .venv/bin
-CONFIG ?= configs/quickstart.yaml
+CONFIG ?= quickstart
 
 run: .venv/demo
 	$(BIN)/rolora run $(CONFIG)

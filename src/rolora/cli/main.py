@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rolora.cli.begin import show_presets
 from rolora.core.errors import BadInput, RunFailed
 
 app = typer.Typer(
@@ -28,7 +29,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-ConfigPath = Annotated[Path, typer.Argument(help="A YAML config.", metavar="CONFIG")]
+ConfigPath = Annotated[
+    Path,
+    typer.Argument(help="A YAML config, or a preset's name (rolora presets).", metavar="CONFIG"),
+]
 Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Argument(help="Settings that replace the config's.", metavar="[key.path=value]..."),
@@ -44,6 +48,8 @@ Federation = Annotated[
 federation = typer.Typer(help="Runs across machines.", no_args_is_help=True)
 app.add_typer(federation, name="federation")
 RunPath = Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN")]
+
+app.command("presets")(show_presets)
 
 
 @app.command()
@@ -211,7 +217,7 @@ def init(
     directory: Annotated[Path, typer.Argument(help="Directory to write.", metavar="DIR")],
     config: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Argument(help="The run's YAML config.", metavar="[CONFIG]"),
+        typer.Argument(help="The run's YAML config, or a preset.", metavar="[CONFIG]"),
     ] = None,
     sites: Annotated[
         Optional[int],  # noqa: UP045
