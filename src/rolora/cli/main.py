@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rolora.cli.begin import show_presets
+from rolora.cli import begin
 from rolora.core.errors import BadInput, RunFailed
 
 app = typer.Typer(
@@ -49,7 +49,14 @@ federation = typer.Typer(help="Runs across machines.", no_args_is_help=True)
 app.add_typer(federation, name="federation")
 RunPath = Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN")]
 
-app.command("presets")(show_presets)
+app.command()(begin.init)
+app.command()(begin.doctor)
+app.command("presets")(begin.show_presets)
+
+
+@app.callback()
+def top(version: begin.Version = False) -> None:
+    """What may stand before a command."""
 
 
 @app.command()
