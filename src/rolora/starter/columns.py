@@ -101,8 +101,11 @@ class Profile:
 
     @property
     def numbered(self) -> bool:
-        """Whether it numbers the rows: whole, and no value twice."""
-        return self.whole and len(self.counts) == len(self.filled) > 2
+        """Whether it numbers the rows: whole, no value twice, one after the other."""
+        n, found = len(self.filled), self.numbers
+        if not self.whole or n < 3 or len(set(found)) < n:
+            return False
+        return max(found) - min(found) == n - 1 or found == sorted(found)
 
     @cached_property
     def parts(self) -> Counter[str]:

@@ -81,6 +81,8 @@ def draft(
             can neither be guessed nor was named.
     """
     path = directory / NAME
+    if directory.exists() and not directory.is_dir():
+        raise BadInput(f"{directory}: is a file; name the directory to write {NAME} into")
     if os.path.lexists(path):
         raise _taken(path)
     if choice.task is not None and choice.task not in TASKS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rolora.core.errors import BadInput, nearest
@@ -186,7 +186,7 @@ def _fits_any(profile: Profile) -> bool:
 
 
 _FITS: Mapping[str, Callable[[Profile], bool]] = {
-    "classification": lambda p: p.few and p.kind != "dates",
+    "classification": lambda p: p.few and p.kind != "dates" and not p.parts,
     "regression": lambda p: bool(p.numbers) and not p.classes,
     "multilabel": lambda p: bool(p.parts) or (p.few and p.kind in ("words", "text")),
 }
@@ -195,13 +195,11 @@ _FITS: Mapping[str, Callable[[Profile], bool]] = {
 def guess_task(label: Profile) -> Guess:
     """The task that the label's cells are of."""
     if label.parts:
-        shown = next(iter(label.parts))
-        return Guess(
-            "multilabel", f"cells hold several labels, {len(label.parts)} such as {shown!r}"
-        )
+        return Guess("multilabel", f"several labels a cell: {_some(sorted(label.parts))}")
     distinct = len(label.counts)
     if not label.numbers or label.classes:
-        return Guess("classification", f"{distinct} different labels")
+        labels = label.classes or sorted(label.counts)
+        return Guess("classification", f"one label a cell: {_some(labels)}")
     score = _named(label.name, SCORES) is not None
     most = 10 if score else 200 if _named(label.name, CLASSES) is not None else 20
     if label.few and distinct <= most:
@@ -210,9 +208,9 @@ def guess_task(label: Profile) -> Guess:
     return Guess("regression", label.described())
 
 
-def _some(names: Collection[str]) -> str:
+def _some(names: Sequence[str]) -> str:
     """The first names, short, and how many more there are."""
-    shown = ", ".join(name[:20] for name in sorted(names)[:4])
+    shown = ", ".join(name[:20] for name in names[:4])
     return shown + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 

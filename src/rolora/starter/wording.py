@@ -61,6 +61,8 @@ def _comment(text: str, indent: str = "") -> str:
 
 
 def _value(value: Any) -> str:
-    """YAML in one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
+    """YAML in one line; what cannot be printed is escaped."""
+    text = yaml.safe_dump(
+        value, default_flow_style=True, allow_unicode=str(value).isprintable(), width=10**6
+    )
     return text.removesuffix("\n").removesuffix("\n...")
