@@ -68,8 +68,11 @@ def fitting_range(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     if low == high:
         raise BadInput(f"--label: every row has {low:g}; there is nothing to learn of it")
+    if not 1e-9 < high - low < 1e15:
+        return low, high
     step = 10.0 ** math.floor(math.log10(high - low))
-    return _neat(math.floor(low / step) * step), _neat(math.ceil(high / step) * step)
+    wide = _neat(math.floor(low / step) * step), _neat(math.ceil(high / step) * step)
+    return wide if wide[0] <= low and high <= wide[1] else (low, high)
 
 
 def _neat(value: float) -> float:
