@@ -26,8 +26,8 @@ from rolora.report.figures.tips import bands
 from rolora.report.units import count, percent, thinned
 
 LABEL_COLOURS = 8
-MOST_ROUNDS = 60
-"""That are drawn as columns of cells."""
+MOST_ROUNDS, MOST_CELLS = 60, 2000
+"""That are drawn where labels are rows of cells."""
 MACRO = "macro_f1"
 
 
@@ -172,9 +172,10 @@ def _keys(names: Sequence[str], mark: str) -> tuple[Key, ...]:
 
 def _grid(looked: _Looked, values: Array, title: str, name: str, caption: str) -> Panel:
     """Many labels: a column a round, a row a label."""
-    columns = thinned(np.arange(len(looked.rounds)), MOST_ROUNDS)
     support = np.array([label.support for label in looked.labels[-1]])
     rows = np.sort(np.argsort(-support, kind="stable")[:MOST_LABELS])
+    most = min(MOST_ROUNDS, MOST_CELLS // len(rows))
+    columns = thinned(np.arange(len(looked.rounds)), most)
     cells = np.nan_to_num(values[np.ix_(columns, rows)])
 
     def paint(axes: Axes) -> None:
@@ -212,7 +213,7 @@ def _confusion(detail: DetailRecord, split: str) -> Panel:
         if few:
             axes.set_xticks(range(len(names)), [short(n, 56 // len(names)) for n in names])
             for row, column in np.ndindex(table.shape):
-                axes.text(column, row, count(table[row, column]), ha="center", va="center")
+                axes.text(column, row, count(float(table[row, column])), ha="center", va="center")
         else:
             axes.set_xticks([])
         axes.set_ylabel("true")

@@ -19,6 +19,7 @@ from rolora.report.figures.svg import (
     colour,
     draw,
     finish,
+    logarithmic,
 )
 from rolora.report.figures.tips import Tip, at, bands
 from rolora.report.units import byte_size, byte_unit, capital, show
@@ -151,7 +152,7 @@ def _loss(run: RunFiles, axis: Axis) -> Panel:
         line(axes, axis.x, train, "orange", gaps=True)
         line(axes, axis.x, held_out, "blue")
         if wide:
-            axes.set_yscale("log")
+            logarithmic(axes)
         finish(axes, axis.label)
 
     keys = [Key("line", "orange", "training")]

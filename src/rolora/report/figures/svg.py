@@ -17,7 +17,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from rolora.report.figures.tips import Tip, layer
@@ -154,3 +154,11 @@ def finish(axes: Axes, x_label: str, y_label: str = "", grid: bool = True) -> No
     if x_label in ("round", "client"):
         whole = MaxNLocator(11, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
         axes.xaxis.set_major_locator(whole)
+
+
+def logarithmic(axes: Axes) -> None:
+    """A logarithmic y-axis with plain numbers: nothing here typesets powers of ten."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda at, _: f"{at:g}"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,7 +13,7 @@ from matplotlib.axes import Axes
 from rolora.records.detail import UpdateRecord
 from rolora.records.files import RunFiles
 from rolora.records.schema import LOSS
-from rolora.report.figures.svg import Key, Panel, colour, draw, finish
+from rolora.report.figures.svg import Key, Panel, colour, draw, finish, logarithmic
 from rolora.report.figures.tips import Tip, at, bands
 from rolora.report.units import capital, count, show
 
@@ -53,8 +55,8 @@ def updates(run: RunFiles) -> Iterator[Panel]:
         yield _panel("Training loss by client and round", "client-loss", [losses], caption)
     parts = sorted({part for record in run.rounds for u in record.updates for part in u.norms})
     norms = [
-        _series(run, part, HUES[i % len(HUES)], lambda update, part=part: update.norms.get(part))
-        for i, part in enumerate(parts)
+        _series(run, part, hue, partial(_norm, part))
+        for part, hue in zip(parts, cycle(HUES), strict=False)
     ]
     norms = [series for series in norms if series.marks]
     if norms:
@@ -62,6 +64,10 @@ def updates(run: RunFiles) -> Iterator[Panel]:
             "How far each client moved what it sent from where the round began (Euclidean norm)."
         )
         yield _panel("Update norm by client and round", "client-norms", norms, caption)
+
+
+def _norm(part: str, update: UpdateRecord) -> float | None:
+    return update.norms.get(part)
 
 
 def _series(
@@ -85,7 +91,7 @@ def _panel(title: str, name: str, series: Sequence[_Series], caption: str) -> Pa
         for one in series:
             (_quantiles if many else _dots)(axes, one)
         if wide:
-            axes.set_yscale("log")
+            logarithmic(axes)
         finish(axes, "round")
 
     what = "median, 5 % and 95 %" if many else "a dot a client, a line through the medians"
@@ -102,7 +108,7 @@ def _panel(title: str, name: str, series: Sequence[_Series], caption: str) -> Pa
 def _dots(axes: Axes, one: _Series) -> None:
     by_round = one.by_round()
     x, y = [mark.round for mark in one.marks], [mark.value for mark in one.marks]
-    axes.plot(x, y, "o", ms=4, mew=0, color=colour(one.hue), alpha=0.6)
+    axes.plot(x, y, "o", ms=5, mew=0, color=colour(one.hue), alpha=0.6)
     axes.plot(list(by_round), [float(np.median(v)) for v in by_round.values()],
               color=colour(one.hue), lw=1.2, alpha=0.7)  # fmt: skip
 
