@@ -11,6 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from rolora.callbacks import Callback
 from rolora.config import load_config
 from rolora.core.parsing import parse_section
 from rolora.core.types import Adapter
@@ -19,7 +20,7 @@ from rolora.engines.flower.handler import SiteHandler
 from rolora.engines.flower.results import NodeError, Reply
 from rolora.engines.flower.serve import load_site
 from rolora.engines.flower.settings import SiteConfig
-from rolora.run import execute
+from rolora.running import execute
 from rolora.tasks import make_task
 
 
@@ -58,20 +59,14 @@ def handler(run_yaml, client, directory):
     return SiteHandler(client, lambda run: load_site(site, run), directory / f"site-{client}")
 
 
-class Quiet:
-    """A display that remembers."""
+class Quiet(Callback):
+    """One that remembers."""
 
     def __init__(self, finished=lambda metrics: None):
         self.notices, self._finished = [], finished
 
-    def begin(self, ready, finished):
-        pass
-
-    def answered(self, answer):
-        pass
-
-    def round_finished(self, metrics):
-        self._finished(metrics)
+    def round(self, record):
+        self._finished(record)
 
     def notice(self, text):
         self.notices.append(text)
@@ -218,7 +213,7 @@ def connect_locally(monkeypatch, handlers, answers):
     """Have a run on Flower find these handlers; `answers["answered"]` may change what they say."""
 
     @contextmanager
-    def connected(config, notice):
+    def connected(config, notice, given):
         transport = LocalTransport(handlers, connect.hello(config), answers["answered"])
         answers["transport"] = transport
         yield connect.joined(config, make_task(config.task), transport, notice)

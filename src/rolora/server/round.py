@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -34,6 +34,8 @@ from rolora.server.optimizer import server_step
 from rolora.server.screen import Screen
 from rolora.stages import make_stage
 from rolora.tasks import Task, added
+
+Result = TypeVar("Result")
 
 ATTEMPTS = 3
 """How often a round is tried, each time with another cohort, before the run ends."""
@@ -98,7 +100,7 @@ class Clock:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
 
 
-def run_rounds(
+def rounds(
     config: Config,
     method: Method,
     task: Task,
@@ -107,8 +109,8 @@ def run_rounds(
     ledger: Ledger,
     record: Record,
     answered: Callable[[Update | Failure], None] = lambda answer: None,
-) -> ServerState:
-    """Run the rounds that are left and return the final state.
+) -> Generator[RoundRecord, None, ServerState]:
+    """Run the rounds that are left, one at a time; the value at the end is the final state.
 
     Args:
         config: the run's settings.
@@ -118,13 +120,16 @@ def run_rounds(
         state: the state to go on from; ``method.init(...)`` for a new run.
         ledger: what clients hold.
         record: the run's files.
-        answered: told of every client's answer, for a progress display.
+        answered: told of every client's answer.
+
+    Yields:
+        the record of a round, once it is finished: its metrics are written.
 
     Raises:
         RunFailed: the quorum was lost in every attempt at a round.
 
-    Whatever ends the run, an interrupt too, is passed on after the last finished round has been
-    checkpointed; a round is finished once its metrics are written.
+    Whatever ends the run, an interrupt or a closed generator too, is passed on after the last
+    finished round has been checkpointed.
     """
     saved, held = state.round, Ledger(ledger.held)
     try:
@@ -143,11 +148,35 @@ def run_rounds(
                 if last or state.round % config.checkpoint.every == 0:
                     record.checkpoint(state, held, engine)
                     saved = state.round
+            yield metrics
     finally:
         if saved != state.round:
             with shielded():
                 record.checkpoint(state, held, engine)
     return state
+
+
+def run_rounds(
+    config: Config,
+    method: Method,
+    task: Task,
+    engine: Engine,
+    state: ServerState,
+    ledger: Ledger,
+    record: Record,
+    answered: Callable[[Update | Failure], None] = lambda answer: None,
+) -> ServerState:
+    """All of :func:`rounds`; the final state."""
+    return finished(rounds(config, method, task, engine, state, ledger, record, answered))
+
+
+def finished(steps: Generator[RoundRecord, None, Result]) -> Result:
+    """Take every step; the value at the end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
 
 
 def one_round(

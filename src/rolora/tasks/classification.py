@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rolora.config import DataConfig
 from rolora.core.errors import BadInput
 from rolora.core.types import Sums
-from rolora.data import Column
+from rolora.data import Column, RawSplits
+from rolora.data.sources import Splits
 from rolora.model.loading import Kind
 from rolora.records.detail import DetailRecord
 from rolora.records.schema import LOSS, Metric
-from rolora.tasks.base import Task, counts, ratio
+from rolora.tasks.base import Score, Task, counts, ratio
 from rolora.tasks.by_label import ByLabel, f1
-from rolora.tasks.labels import label_name, label_names, unknown
+from rolora.tasks.labels import label_name, label_names, named_shares, unknown
 
 MOST_CONFUSED = 100
 """Labels of which it is counted which is taken for which: the counts are as many as the square."""
@@ -33,12 +38,13 @@ class Classification(Task):
 
     name = "classification"
     title = "Classification"
-    metrics = (
+    metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("accuracy", "accuracy", share=True, proportion=True),
         Metric("macro_f1", "macro F1", share=True),
         LOSS,
     )
     kind = Kind("single_label_classification")
+    more: Mapping[str, Score] = MappingProxyType({})
 
     def targets(
         self, column: Column, known: tuple[str, ...] | None
@@ -82,6 +88,11 @@ class Classification(Task):
         """Cross-entropy."""
         return nn.functional.cross_entropy(output, targets, reduction="none")
 
+    def predictions(self, output: Tensor, names: tuple[str, ...]) -> dict[str, list[Any]]:
+        """The likeliest label, and the probability of each."""
+        labels = [names[i] for i in output.argmax(1).tolist()]
+        return {"prediction": labels, **named_shares(names, output.softmax(1))}
+
     def outcome(self, output: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """The loss, and the likeliest label."""
         return {"loss": self.loss(output, targets), "label": output.argmax(1)}
@@ -103,6 +114,39 @@ class Classification(Task):
             "actual": _count(targets, size),
         }
 
+    def scored_by(self, metrics: Mapping[str, Score]) -> Classification:
+        """The same task with scores beside its own, functions of true labels and predicted ones,
+        both int64 ``[n]``: the confusion counts hold these but for their order. One that raises an
+        error is not defined there.
+
+        Raises:
+            BadInput: a name is the task's own, or a function does not take labels.
+        """
+        for name, score in metrics.items():
+            if name in {metric.name for metric in self.metrics}:
+                raise BadInput(f"metrics.{name}: is a score of the task's own; name it otherwise")
+            _try(name, score)
+        scored = copy.copy(self)
+        scored.more = {**self.more, **metrics}
+        added = (Metric(name, name.replace("_", " ")) for name in metrics)
+        scored.metrics = (*self.metrics, *added)  # type: ignore[misc]
+        return scored
+
+    def load(self, config: DataConfig, seed: int, splits: Splits | None = None) -> RawSplits[Any]:
+        """As of every task; scores of a person's own need the confusion counts.
+
+        Raises:
+            BadInput: they cannot be had or do not fit, or there are too many labels to count.
+        """
+        raw = super().load(config, seed, splits)
+        size = len(raw.train.names)
+        if self.more and size > MOST_CONFUSED:
+            raise BadInput(
+                f"metrics = {list(self.more)}: which label is taken for which is counted for at "
+                f"most {MOST_CONFUSED} labels, and the data have {size}"
+            )
+        return raw
+
     def scores(self, sums: Sums) -> dict[str, float]:
         """``accuracy``, ``macro_f1`` (over the labels that are predicted or true) and ``loss``."""
         loss, n = sums["loss"]
@@ -112,6 +156,7 @@ class Classification(Task):
             "accuracy": ratio(sum(found.both), n),
             "macro_f1": fmean(each) if each else math.nan,
             "loss": ratio(loss, n),
+            **{name: _score(score, sums) for name, score in self.more.items()},
         }
 
     def constant(self, sums: Sums) -> dict[str, float]:
@@ -161,6 +206,35 @@ class Classification(Task):
 def _count(values: Tensor, size: int) -> tuple[float, ...]:
     """How often each of ``0 .. size - 1`` is among `values`."""
     return tuple(torch.bincount(values, minlength=size).double().tolist())
+
+
+def _try(name: str, score: Score) -> None:
+    """See whether a score of a person's own takes labels.
+
+    Raises:
+        BadInput: it raises an error, or gives no number.
+    """
+    try:
+        float(score(np.array([0, 1, 0, 1]), np.array([0, 1, 1, 1])))
+    except Exception as error:  # whatever the person's function raises
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise BadInput(
+            f"metrics.{name}: must be a function of true labels and predicted ones (whole "
+            f"numbers, two arrays of one length) that gives a number ({reason})"
+        ) from None
+
+
+def _score(score: Score, sums: Sums) -> float:
+    """The score of labels that the confusion counts hold, in any order."""
+    cells = np.array(sums.get("confusion", ()), dtype=np.int64)
+    size = math.isqrt(len(cells))
+    if not size:
+        return math.nan
+    actual, predicted = np.divmod(np.arange(size * size).repeat(cells), size)
+    try:
+        return float(score(actual, predicted))
+    except Exception:  # not defined on these labels
+        return math.nan
 
 
 def _by_label(sums: Sums) -> ByLabel:

@@ -20,7 +20,7 @@ from rolora.records.detail import DetailRecord
 from rolora.records.schema import LOSS, Metric
 from rolora.tasks.base import Task, counts, ratio
 from rolora.tasks.by_label import ByLabel, f1
-from rolora.tasks.labels import label_name, label_names, unknown
+from rolora.tasks.labels import label_name, label_names, named_shares, unknown
 
 
 class MultiLabel(Task):
@@ -90,6 +90,11 @@ class MultiLabel(Task):
             output, targets.to(output.dtype), reduction="none"
         )
         return each.mean(1)
+
+    def predictions(self, output: Tensor, names: tuple[str, ...]) -> dict[str, list[Any]]:
+        """The labels that are likelier than not, as a list, and the probability of each."""
+        chosen = [[names[i] for i, likely in enumerate(row) if likely] for row in output > 0]
+        return {"prediction": chosen, **named_shares(names, output.sigmoid())}
 
     def outcome(self, output: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """The loss, and the labels that are likelier than not."""

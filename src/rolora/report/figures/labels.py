@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from rolora.records.detail import ClassRecord, DetailRecord
 from rolora.records.files import RunFiles
 from rolora.records.schema import RoundRecord
+from rolora.records.units import count, percent, thinned
 from rolora.report.figures.cells import (
     MOST_LABELS,
     cell_tips,
@@ -23,7 +24,6 @@ from rolora.report.figures.cells import (
 from rolora.report.figures.learning import line, over_rounds, score_panel
 from rolora.report.figures.svg import PERCENT, Array, Key, Panel, colour, draw, finish
 from rolora.report.figures.tips import bands
-from rolora.report.units import count, percent, thinned
 
 LABEL_COLOURS = 8
 MOST_ROUNDS, MOST_CELLS = 60, 2000

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from rolora.records.files import RunFiles
 from rolora.records.schema import LOSS, Metric, RoundRecord
+from rolora.records.units import byte_size, byte_unit, capital, show
 from rolora.report.figures.svg import (
     MANY_ROUNDS,
     PERCENT,
@@ -22,7 +23,6 @@ from rolora.report.figures.svg import (
     logarithmic,
 )
 from rolora.report.figures.tips import Tip, at, bands
-from rolora.report.units import byte_size, byte_unit, capital, show
 
 LEAST_SPAN = 0.1
 """Of the axis of a share, so that noise does not fill it."""

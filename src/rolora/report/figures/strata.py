@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rolora.records.files import RunFiles
 from rolora.records.schema import Summary
+from rolora.records.units import capital, count, percent, thinned
 from rolora.report.figures.cells import (
     MOST_LABELS,
     cell_tips,
@@ -31,7 +32,6 @@ from rolora.report.figures.svg import (
     finish,
 )
 from rolora.report.figures.tips import bands
-from rolora.report.units import capital, count, percent, thinned
 
 LABEL_COLOURS = 8
 MOST_COLUMNS = 400

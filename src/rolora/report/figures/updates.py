@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from rolora.records.detail import UpdateRecord
 from rolora.records.files import RunFiles
 from rolora.records.schema import LOSS
+from rolora.records.units import capital, count, show
 from rolora.report.figures.svg import Key, Panel, colour, draw, finish, logarithmic
 from rolora.report.figures.tips import Tip, at, bands
-from rolora.report.units import capital, count, show
 
 MOST_MARKS = 1500
 """Dots, above which quantiles are drawn in their place."""
