@@ -24,6 +24,7 @@ from rolora.core.types import ClientInfo
 from rolora.core.yaml_text import read_mapping
 from rolora.methods import METHODS, Options
 from rolora.methods.rolora import RoLoRAOptions
+from rolora.presets import located
 from rolora.reducers import REDUCERS
 from rolora.stages import STAGES, StageOptions
 
@@ -288,16 +289,20 @@ class Config(Section):
         return ClientInfo(number, self.lora.rank_of(number), num_examples)
 
 
-def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
+def load_config(config: Path | str, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML config and apply ``key.path=value`` overrides.
+
+    Args:
+        config: a file, or the name of a preset (:mod:`rolora.presets`).
+        overrides: of its values.
 
     Raises:
         BadInput: the file cannot be read, is not a mapping, or holds a wrong key or value.
     """
-    raw = read_mapping(path, f"config {path}")
+    raw = read_mapping(located(config), f"config {config}")
     for override in overrides:
         apply_override(raw, override)
-    return parse_config(raw, source=str(path))
+    return parse_config(raw, source=str(config))
 
 
 def parse_config(raw: Mapping[Any, Any], source: str = "config") -> Config:
