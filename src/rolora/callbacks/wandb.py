@@ -62,3 +62,7 @@ class WeightsAndBiases(Tracker):
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """One line of the run's history; its writer is another process, which outlives this."""
         self._run.log(dict(numbers), step=step, commit=True)
+
+    def result(self, numbers: Mapping[str, float], step: int) -> None:
+        """The run's summary: a line of its history, once written, takes no more."""
+        self._run.summary.update(dict(numbers))
