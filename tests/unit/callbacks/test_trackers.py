@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from made_up import Setting, classification, made_round, made_start, made_summary
-from rolora.callbacks import TRACKERS, Begun, make_trackers
+from rolora.callbacks import TRACKERS, Begun, TensorBoard, Trackio, make_trackers
 from rolora.callbacks.tracking import named, numbers
 from rolora.config import TrackerName
 
@@ -111,10 +111,19 @@ def read(name, directory, expected):
     return found
 
 
+@pytest.fixture(autouse=True)
+def _nothing_set(monkeypatch):
+    for variable in ("MLFLOW_TRACKING_URI", "WANDB_MODE"):
+        monkeypatch.delenv(variable, raising=False)
+
+
 @pytest.fixture
 def run(tmp_path):
     """A run's directory; ``begun(n)`` is what a process says that goes on after round n."""
-    directory = tmp_path / "a run"
+    return made(tmp_path / "a run")
+
+
+def made(directory):
     directory.mkdir()
     (directory / "run.json").write_text(json.dumps({"schema": 2, "id": "c0ffee" * 5}))
 
@@ -151,6 +160,32 @@ def test_every_round_is_tracked_once_though_the_run_is_killed_and_resumed(name, 
     again.end(SUMMARY)
     again.close()
     assert read(name, run.directory, whole) == whole
+
+
+@pytest.mark.parametrize("kind", [TensorBoard, Trackio])
+def test_runs_of_one_process_do_not_mix(kind, tmp_path):
+    runs = [made(tmp_path / "one"), made(tmp_path / "two")]
+    trackers = [kind() for _ in runs]
+    for tracker, its in zip(trackers, runs, strict=True):
+        tracker.begin(its.begun(0))
+    for record, tracker in zip(ROUNDS[:2], trackers, strict=True):
+        tracker.round(record)
+    for record, its in zip(ROUNDS[:2], runs, strict=True):
+        expected = written([record])
+        assert read(kind.name, its.directory, expected) == expected
+
+
+def test_a_directory_of_tensorboard_holds_several_runs(tmp_path):
+    runs = [made(tmp_path / "one"), made(tmp_path / "two")]
+    for record, its in zip(ROUNDS[:2], runs, strict=True):
+        tracker = TensorBoard(tmp_path / "all")
+        tracker.begin(its.begun(0))
+        tracker.round(record)
+        tracker.close()
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == [
+        "one-c0ffeec0",
+        "two-c0ffeec0",
+    ]
 
 
 def test_a_config_may_name_all_trackers_there_are():
