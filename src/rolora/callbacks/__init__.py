@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from rolora.callbacks.base import Begun, Callback, Callbacks
 from rolora.callbacks.mlflow import MLflow
 from rolora.callbacks.tensorboard import TensorBoard
+from rolora.callbacks.terminal import Terminal
 from rolora.callbacks.tracking import Tracker
 from rolora.callbacks.trackio import Trackio
 from rolora.callbacks.wandb import WeightsAndBiases
@@ -17,6 +18,7 @@ __all__ = [
     "Callbacks",
     "MLflow",
     "TensorBoard",
+    "Terminal",
     "Tracker",
     "Trackio",
     "WeightsAndBiases",

@@ -171,6 +171,12 @@ def numbers(record: RoundRecord) -> Iterator[tuple[str, float]]:
     yield from named("bytes", {"up": record.bytes_up, "down": record.bytes_down})
     yield from named("clients", {"answered": record.clients, "failed": len(record.failures)})
     yield from named("seconds", record.seconds)
+    for label in record.detail.classes if record.detail else ():
+        values = label.model_dump(include={"precision", "recall", "f1", "predicted_share"})
+        yield from named(f"label/{label.name}", values)
+    for update in record.updates:
+        norms = {f"norm_{part}": length for part, length in update.norms.items()}
+        yield from named(f"client/{update.client}", {"loss": update.train_loss, **norms})
 
 
 def named(group: str, values: Mapping[str, float | None]) -> Iterator[tuple[str, float]]:

@@ -11,6 +11,7 @@ from made_up import Setting, classification, made_round, made_start, made_summar
 from rolora.callbacks import TRACKERS, Begun, Tracker, make_trackers
 from rolora.callbacks.tracking import flat, named, numbers
 from rolora.core.errors import BadInput
+from rolora.records.detail import ClassRecord, DetailRecord, UpdateRecord
 
 SETTING = Setting(classification(), rounds=4)
 ROUNDS = [made_round(SETTING, number, np.random.default_rng(number)) for number in range(1, 5)]
@@ -84,6 +85,22 @@ def test_the_numbers_of_a_round():
     assert evaluated["clients/answered"] == 10
     assert not any(name.startswith("validation/") for name in not_evaluated)
     assert "train/loss" not in dict(numbers(ROUNDS[0].changed(train_loss=float("nan"))))
+
+
+def test_the_numbers_of_each_label_and_client():
+    spam = ClassRecord(
+        name="spam", precision=None, recall=0.0, f1=0.0, support=3, predicted_share=0.0
+    )
+    update = UpdateRecord(client=7, examples=9, weight=0.5, train_loss=0.6, norms={"B": 0.01})
+    record = ROUNDS[0].changed(detail=DetailRecord(classes=(spam,)), updates=(update,))
+    told = dict(numbers(record)).items() - dict(numbers(ROUNDS[0])).items()
+    assert dict(told) == {
+        "label/spam/recall": 0.0,
+        "label/spam/f1": 0.0,
+        "label/spam/predicted_share": 0.0,
+        "client/7/loss": 0.6,
+        "client/7/norm_B": 0.01,
+    }
 
 
 def test_names_hold_no_character_that_a_tracker_refuses():
