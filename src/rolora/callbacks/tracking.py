@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -180,10 +179,10 @@ def numbers(record: RoundRecord) -> Iterator[tuple[str, float]]:
 
 
 def named(group: str, values: Mapping[str, float | None]) -> Iterator[tuple[str, float]]:
-    """The values that are there as ``group/name``, in characters that every tracker takes."""
+    """The values that are there, as ``group/name``."""
     for name, value in values.items():
         if value is not None:
-            yield re.sub(r"[^\w\-. :/]", "_", f"{group}/{name}"), value
+            yield f"{group}/{name}", value
 
 
 def flat(value: JsonValue, at: str = "") -> Iterator[tuple[str, Scalar]]:

@@ -16,9 +16,19 @@ from made_up import Setting, classification, made_round, made_start, made_summar
 from rolora.callbacks import TRACKERS, Begun, TensorBoard, Trackio, make_trackers
 from rolora.callbacks.tracking import named, numbers
 from rolora.config import TrackerName
+from rolora.records.detail import ClassRecord, DetailRecord
 
 SETTING = Setting(classification(), rounds=6, failures=0.2)
-ROUNDS = [made_round(SETTING, number, np.random.default_rng(number)) for number in range(1, 7)]
+LABELS = DetailRecord(
+    classes=tuple(
+        ClassRecord(name=name, precision=None, recall=0.0, f1=f1, support=3, predicted_share=0.0)
+        for name, f1 in (("C++", 0.1), ("C#", 0.2))
+    )
+)
+ROUNDS = [
+    made_round(SETTING, number, np.random.default_rng(number)).changed(detail=LABELS)
+    for number in range(1, 7)
+]
 SUMMARY = made_summary(SETTING, made_start(SETTING), ROUNDS, np.random.default_rng(0))
 
 
@@ -39,9 +49,13 @@ def mlflow(place):
     client = MlflowClient(f"sqlite:///{place}/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("rolora").experiment_id])
     history = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
-    return {
-        name: [(metric.step, metric.value) for metric in values] for name, values in history.items()
-    }
+    plain = {"label/C_2b_2b/": "label/C++/", "label/C_23/": "label/C#/"}
+    found = {}
+    for name, values in history.items():
+        group = name[: name.rindex("/") + 1]
+        told = plain.get(group, group) + name[len(group) :]
+        found[told] = [(metric.step, metric.value) for metric in values]
+    return found
 
 
 def wandb(place):

@@ -9,6 +9,7 @@ import pytest
 
 from made_up import Setting, classification, made_round, made_start, made_summary
 from rolora.callbacks import TRACKERS, Begun, Tracker, make_trackers
+from rolora.callbacks.mlflow import key
 from rolora.callbacks.tracking import flat, named, numbers
 from rolora.core.errors import BadInput
 from rolora.records.detail import ClassRecord, DetailRecord, UpdateRecord
@@ -103,9 +104,16 @@ def test_the_numbers_of_each_label_and_client():
     }
 
 
-def test_names_hold_no_character_that_a_tracker_refuses():
-    odd = {"F1 (macro), %": 0.5, "spearman": None}
-    assert dict(named("test", odd)) == {"test/F1 _macro__ _": 0.5}
+def test_what_is_not_defined_is_left_out():
+    assert dict(named("test", {"pearson": None, "mse": 0.5})) == {"test/mse": 0.5}
+
+
+def test_names_that_mlflow_refuses_are_told_apart():
+    assert [key(name) for name in ("label/C++/f1", "label/C#/f1", "label/no. 1: ä/f1")] == [
+        "label/C_2b_2b/f1",
+        "label/C_23/f1",
+        "label/no. 1: ä/f1",
+    ]
 
 
 def test_a_config_is_told_as_flat_names_and_plain_values():
