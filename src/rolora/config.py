@@ -261,11 +261,13 @@ def _stage(raw: Any) -> StageOptions:
 
 MethodOptions = Annotated[SerializeAsAny[Options], BeforeValidator(_method)]
 AnyStage = Annotated[SerializeAsAny[StageOptions], BeforeValidator(_stage)]
+TrackerName = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 
 
 class Config(Section):
     """A whole run. `method` and each of `stages` are a section of the method's or stage's own,
-    chosen by its `name`.
+    chosen by its `name`; `tracking` names who is told of the run beside the terminal
+    (:data:`rolora.callbacks.TRACKERS`).
     """
 
     seed: Seed = 0
@@ -283,6 +285,7 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     engine: EngineConfig = EngineConfig()
+    tracking: tuple[TrackerName, ...] = ()
 
     def client(self, number: int, num_examples: int) -> ClientInfo:
         """What a method may know of one client."""

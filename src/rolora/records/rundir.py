@@ -23,7 +23,7 @@ from rolora.records.checkpoint import SCHEMA, Checkpoint, load_newest, save_chec
 from rolora.records.files import read_metrics
 from rolora.records.schema import RoundRecord, Start, Summary
 
-MAY_CHANGE = {"rounds", "checkpoint", "engine"}
+MAY_CHANGE = {"rounds", "checkpoint", "engine", "tracking"}
 """Sections of the config that may differ when a run goes on."""
 RESULTS = ("summary.json", "report.html", "adapter", "metrics.jsonl", "checkpoint")
 """What a run leaves, beside its config and its id; in the order in which a new run drops it."""

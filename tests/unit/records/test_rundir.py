@@ -75,6 +75,11 @@ def as_schema_1(path):
     (path / "run.json").unlink()
 
 
+def test_a_run_that_goes_on_may_be_tracked_by_others(tmp_path):
+    played(tmp_path / "a", 2)
+    assert opened(tmp_path / "a", tracking=["trackio"]).newest(print).state.round == 2
+
+
 def test_a_copy_is_the_same_run_and_another_run_is_not(tmp_path):
     record = played(tmp_path / "a", 2)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
