@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from rolora.cli.watch import watch
 from rolora.core.errors import BadInput, RunFailed
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ Federation = Annotated[
 ]
 federation = typer.Typer(help="Runs across machines.", no_args_is_help=True)
 app.add_typer(federation, name="federation")
+app.command()(watch)
 RunPath = Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN")]
 
 

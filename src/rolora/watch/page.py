@@ -1,0 +1,79 @@
+"""The live page: one run as its report shows it, or several in one picture."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rolora.records import units
+from rolora.report import figures
+from rolora.report.run_report import content, environment, warnings
+from rolora.records.units import byte_size, count, show
+from rolora.watch.failing import failing
+from rolora.watch.looks import Look
+from rolora.watch.overlay import COLOURS, MARKS, MOST_RUNS, Drawn, overlaid
+
+UNDER_WAY = ("preparing", "waiting", "running")
+"""States in which a process writes to the run."""
+
+
+def run_page(look: Look, among: int) -> str:
+    """One run's page; `among` that many there are."""
+    if look.files is None:
+        return runs_page([look])
+    shown = content(look.files)
+    if look.state in UNDER_WAY:  # --resume is not for it
+        shown["warnings"] = list(warnings(look.files))
+    more = {"look": look, "among": among, "failing": failing([look])}
+    return _render("live.html.jinja", shown | more)
+
+
+def runs_page(looks: Sequence[Look]) -> str:
+    """All runs in one table and one picture."""
+    drawn = _drawn(looks)
+    with_rounds = sum(bool(look.files and look.files.rounds) for look in looks)
+    shown = {
+        "theme": figures.THEME,
+        "looks": looks,
+        "drawn": {run.name: run for run in drawn},
+        "left_out": with_rounds - len(drawn),
+        "cells": {look.name: list(_cells(look)) for look in looks},
+        "states": Counter(look.state for look in looks),
+        "panels": list(overlaid(drawn)),
+        "failing": failing(looks),
+    }
+    return _render("overlay.html.jinja", shown)
+
+
+def _render(name: str, shown: dict[str, Any]) -> str:
+    return environment("watch", "report").get_template(name).render(shown)
+
+
+def _drawn(looks: Sequence[Look]) -> list[Drawn]:
+    """How each run's line looks; of too many runs those are drawn that changed last."""
+    ready = [look for look in looks if look.files and look.files.rounds]
+    newest = sorted(ready, key=lambda look: look.changed)[-MOST_RUNS:]
+    kept = [look for look in ready if look in newest]
+    looked = [(mark, hue) for mark in MARKS for hue in COLOURS]
+    return [
+        Drawn(look.name, look.files, hue, mark)
+        for look, (mark, hue) in zip(kept, looked, strict=False)
+        if look.files
+    ]
+
+
+def _cells(look: Look) -> Iterator[str]:
+    """Round, validation and test score, bytes and failures of a run."""
+    run = look.files
+    if run is None:
+        yield from (units.NONE,) * 5
+        return
+    metric = run.task.first
+    seen = [score for r in run.rounds if (score := run.task.first_of(r.validation)) is not None]
+    test = run.task.first_of(run.summary.final.test) if run.summary else None
+    yield f"{count(len(run.rounds))} of {count(run.config.rounds)}"
+    yield f"{show(seen[-1], metric)} {metric.title}" if seen else units.NONE
+    yield show(test, metric) if test is not None else units.NONE
+    yield byte_size(run.bytes_up + run.bytes_down)
+    yield count(sum(len(record.failures) for record in run.rounds))
