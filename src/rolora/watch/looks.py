@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from rolora.core.errors import BadInput
 from rolora.records.files import RunFiles, read_run
 from rolora.records.lock import is_held
-from rolora.records.units import count, duration
+from rolora.records.units import THIN, count, duration
 
 FILES = ("config.yaml", "start.json", "metrics.jsonl", "summary.json")
 DEPTH = 3
@@ -140,21 +141,25 @@ def _files(directory: Path) -> RunFiles | str | None:
     try:
         return read_run(directory)
     except (BadInput, OSError) as error:  # a file may go between being found and being read
-        return str(error)
+        return str(error).replace(f"{directory}{os.sep}", "")
 
 
 def _progress(files: RunFiles, running: bool) -> tuple[str, str]:
     """The state of a run that was read, and the words for it."""
     done, planned = len(files.rounds), files.config.rounds
     if files.summary is not None:
-        return "finished", f"{count(done)} rounds in {duration(files.total_seconds)}"
+        return "finished", f"in {duration(files.total_seconds)}"
     if not running:
-        when = f"after round {count(done)} of {count(planned)}" if done else "before round 1"
-        return "stopped", when
+        return "stopped", f"after round {count(done)}" if done else "before round 1"
     if not done:
         return "waiting", "for round 1"
     if done >= planned:
-        return "running", f"all {count(planned)} rounds are done, the test is under way"
+        return "running", "the test"
     last = files.rounds[-LAST:]
     left = (planned - done) * sum(record.total_seconds for record in last) / len(last)
-    return "running", f"{count(done)} of {count(planned)} rounds, about {duration(left)} to go"
+    return "running", f"for about {_about(left)} more"
+
+
+def _about(seconds: float) -> str:
+    """A guess at a time, without decimals."""
+    return duration(seconds) if seconds >= 100 else f"{max(1, round(seconds))}{THIN}s"

@@ -16,6 +16,7 @@ from rolora.watch.overlay import COLOURS, MARKS, MOST_RUNS, Drawn, overlaid
 
 UNDER_WAY = ("preparing", "waiting", "running")
 """States in which a process writes to the run."""
+COLUMNS = ("rounds", "validation", "test", "bytes", "failures")
 
 
 def run_page(look: Look, among: int) -> str:
@@ -39,7 +40,8 @@ def runs_page(looks: Sequence[Look]) -> str:
         "drawn": {run.name: run for run in drawn},
         "left_out": with_rounds - len(drawn),
         "cells": {look.name: list(_cells(look)) for look in looks},
-        "states": Counter(look.state for look in looks),
+        "columns": COLUMNS,
+        "title": _title(looks),
         "panels": list(overlaid(drawn)),
         "failing": failing(looks),
     }
@@ -63,11 +65,18 @@ def _drawn(looks: Sequence[Look]) -> list[Drawn]:
     ]
 
 
+def _title(looks: Sequence[Look]) -> str:
+    """How many runs there are, and how many of them in which state."""
+    states = Counter(look.state for look in looks)
+    runs = f"{count(len(looks))} run{'' if len(looks) == 1 else 's'}"
+    return f"{runs}: {', '.join(f'{count(n)} {state}' for state, n in states.most_common())}"
+
+
 def _cells(look: Look) -> Iterator[str]:
-    """Round, validation and test score, bytes and failures of a run."""
+    """What stands under :data:`COLUMNS`."""
     run = look.files
     if run is None:
-        yield from (units.NONE,) * 5
+        yield from (units.NONE for _ in COLUMNS)
         return
     metric = run.task.first
     seen = [score for r in run.rounds if (score := run.task.first_of(r.validation)) is not None]
