@@ -16,7 +16,6 @@ from rolora.watch.overlay import COLOURS, MARKS, MOST_RUNS, Drawn, overlaid
 
 UNDER_WAY = ("preparing", "waiting", "running")
 """States in which a process writes to the run."""
-COLUMNS = ("rounds", "validation", "test", "bytes", "failures")
 
 
 def run_page(look: Look, among: int) -> str:
@@ -39,8 +38,8 @@ def runs_page(looks: Sequence[Look]) -> str:
         "looks": looks,
         "drawn": {run.name: run for run in drawn},
         "left_out": with_rounds - len(drawn),
-        "cells": {look.name: list(_cells(look)) for look in looks},
-        "columns": COLUMNS,
+        "cells": {look.name: list(_cells(look, not _one_metric(looks))) for look in looks},
+        "columns": _columns(looks),
         "title": _title(looks),
         "panels": list(overlaid(drawn)),
         "failing": failing(looks),
@@ -72,17 +71,32 @@ def _title(looks: Sequence[Look]) -> str:
     return f"{runs}: {', '.join(f'{count(n)} {state}' for state, n in states.most_common())}"
 
 
-def _cells(look: Look) -> Iterator[str]:
-    """What stands under :data:`COLUMNS`."""
+def _columns(looks: Sequence[Look]) -> tuple[str, ...]:
+    """What :func:`_cells` are under."""
+    scores = ("validation", "test")
+    if metric := _one_metric(looks):
+        scores = (f"validation {metric}", f"test {metric}")
+    return ("rounds", *scores, "bytes", "failures")
+
+
+def _one_metric(looks: Sequence[Look]) -> str:
+    """The title of the metric that all runs share; empty where they have several."""
+    titles = {look.files.task.first.title for look in looks if look.files}
+    return titles.pop() if len(titles) == 1 else ""
+
+
+def _cells(look: Look, named: bool) -> Iterator[str]:
+    """Of a run: rounds, validation and test score, with its name if `named`, bytes, failures."""
     run = look.files
     if run is None:
-        yield from (units.NONE for _ in COLUMNS)
+        yield from (units.NONE,) * 5
         return
     metric = run.task.first
     seen = [score for r in run.rounds if (score := run.task.first_of(r.validation)) is not None]
     test = run.task.first_of(run.summary.final.test) if run.summary else None
     yield f"{count(len(run.rounds))} of {count(run.config.rounds)}"
-    yield f"{show(seen[-1], metric)} {metric.title}" if seen else units.NONE
-    yield show(test, metric) if test is not None else units.NONE
+    for score in (seen[-1] if seen else None, test):
+        known = named and score is not None
+        yield f"{show(score, metric)} {metric.title}" if known else show(score, metric)
     yield byte_size(run.bytes_up + run.bytes_down)
     yield count(sum(len(record.failures) for record in run.rounds))
