@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from rolora.records.files import RunFiles
 from rolora.records.schema import FailureRecord
-from rolora.report.run_tables import MOST_ROWS, Table
 from rolora.records.units import count
+from rolora.report.run_tables import MOST_ROWS, Table
 from rolora.watch.looks import Look
 
 
@@ -23,14 +23,16 @@ def failing(looks: Sequence[Look]) -> Table | None:
     if not reasons:
         return None
     most = sorted(reasons.items(), key=lambda item: (-item[1].total(), item[0]))
+    several = len(looks) > 1
     rows = tuple(
-        (name, str(client), _counted(found), last[name, client], count(found.total()))
+        (
+            *((name,) if several else ()),
+            *(str(client), _counted(found), last[name, client], count(found.total())),
+        )
         for (name, client), found in most[:MOST_ROWS]
     )
-    header = ("run", "client", "reasons", "last in round", "failures")
+    header = ("run", "client", "reasons", "last in round", "failures")[not several :]
     note = f"The first {MOST_ROWS} of {count(len(most))} clients." if most[MOST_ROWS:] else ""
-    if len(looks) == 1:
-        header, rows = header[1:], tuple(row[1:] for row in rows)
     return Table(header, rows, text_columns=len(header) - 1, note=note)
 
 

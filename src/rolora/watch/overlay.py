@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 
 from rolora.records.files import RunFiles
 from rolora.records.schema import LOSS, Metric, RoundRecord
+from rolora.records.units import byte_size, byte_unit, capital, show, thinned
 from rolora.report.figures.learning import widen
 from rolora.report.figures.svg import MANY_ROUNDS, PERCENT, Panel, colour, draw, finish
-from rolora.records.units import byte_size, byte_unit, capital, show, thinned
 
 COLOURS = tuple(f"label-{number}" for number in range(8))
 MARKS = {"line": "-", "dash": "--", "dots": ":"}

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rolora.records import units
+from rolora.records.units import byte_size, count, show
 from rolora.report import figures
 from rolora.report.run_report import content, environment, warnings
-from rolora.records.units import byte_size, count, show
 from rolora.watch.failing import failing
 from rolora.watch.looks import Look
 from rolora.watch.overlay import COLOURS, MARKS, MOST_RUNS, Drawn, overlaid
