@@ -9,7 +9,7 @@ from rolora.core.catalogue import Catalogue
 from rolora.core.errors import BadInput
 from rolora.methods import METHODS, Method, make_method, method_named
 
-MODULE = '''
+MODULE = """
 from rolora import Method
 from rolora.methods.ffa_lora import FFALoRA
 from rolora.methods.options import Options
@@ -22,7 +22,7 @@ class Settings(Options):
 class Theirs(FFALoRA):
     Options = Settings
     title = "Theirs"
-'''
+"""
 POINTS = """[rolora.methods]
 theirs = theirs_lora:Theirs
 rolora = theirs_lora:Theirs
