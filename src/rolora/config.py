@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,6 +28,9 @@ from rolora.methods import METHODS, Options
 from rolora.methods.rolora import RoLoRAOptions
 from rolora.reducers import REDUCERS
 from rolora.stages import STAGES, StageOptions
+
+
+DEFAULT_DATA = "rotten_tomatoes"
 
 
 class ModelConfig(Section):
@@ -59,8 +64,35 @@ class LoraSettings(Section):
         return self.client_ranks[client % len(self.client_ranks)] if self.client_ranks else self.r
 
 
+class ReadOptions(Section):
+    """How a text file is read where it is not the usual way: `sep` stands between the cells of a
+    csv and `quotechar` around those that hold one (a tsv has no quotes); `encoding` is that of a
+    csv, tsv, json or jsonl, utf-8 where null.
+    """
+
+    sep: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    encoding: str | None = None
+    quotechar: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+
+    @field_validator("encoding")
+    @classmethod
+    def _of_text(cls, name: str | None) -> str | None:
+        try:
+            if name is not None:
+                "".encode(name)
+                codecs.lookup(name)
+        except (LookupError, ValueError):  # unknown, or no encoding of text
+            known = ("utf-8", "latin-1", "cp1252", "utf-16", "shift_jis", "gb18030")
+            raise ValueError(f"{name!r} is no encoding{nearest(str(name), known)}") from None
+        return name
+
+
 class DataConfig(Section):
     """The data: a known name, a hub name, or a file or ``datasets`` directory with its fields.
+
+    A relative `path` in a config is taken from where the config lies; one that is typed in the
+    shell, as ``data.path=notes.csv``, from the working directory. `options` say how a text file
+    is read (:class:`ReadOptions`).
 
     `validation` is split off the training data; `test` is touched once, at the end: a fraction of
     the data where they bring no test split of their own. `limit` keeps that many training
@@ -70,6 +102,7 @@ class DataConfig(Section):
 
     name: str | None = None
     path: Path | None = None
+    options: ReadOptions = ReadOptions()
     subset: str | None = None
     text: str | None = None
     text_pair: str | None = None
@@ -88,6 +121,8 @@ class DataConfig(Section):
             raise ValueError("give name or path, not both")
         if self.path is not None and (self.text is None or self.label is None):
             raise ValueError("path needs text and label: the columns to read")
+        if self.path is None and self.options != ReadOptions():
+            raise ValueError("options say how the file at path is read, and there is no path")
         return self
 
 
@@ -258,6 +293,14 @@ def _stage(raw: Any) -> StageOptions:
     return chosen(STAGES[name].Options, given)
 
 
+def _data(raw: Any) -> Any:
+    """The section ``data``; one that says nothing of where data are is about the default's."""
+    elsewhere = {"name", "path", "subset", "text", "text_pair", "label", "labels", "options"}
+    if isinstance(raw, Mapping) and not elsewhere & raw.keys():
+        return {"name": DEFAULT_DATA, **raw}
+    return raw
+
+
 MethodOptions = Annotated[SerializeAsAny[Options], BeforeValidator(_method)]
 AnyStage = Annotated[SerializeAsAny[StageOptions], BeforeValidator(_stage)]
 
@@ -271,7 +314,7 @@ class Config(Section):
     rounds: Positive = 20
     model: ModelConfig = ModelConfig()
     lora: LoraSettings = LoraSettings()
-    data: DataConfig = DataConfig(name="rotten_tomatoes")
+    data: Annotated[DataConfig, BeforeValidator(_data)] = DataConfig(name=DEFAULT_DATA)
     task: TaskConfig = TaskConfig()
     partition: PartitionConfig = PartitionConfig()
     federation: FederationConfig = FederationConfig()
@@ -291,13 +334,26 @@ class Config(Section):
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML config and apply ``key.path=value`` overrides.
 
+    A relative ``data.path`` is taken from where the config lies, in an override from the working
+    directory; the config has it in full, so that it is the same wherever it is written.
+
     Raises:
         BadInput: the file cannot be read, is not a mapping, or holds a wrong key or value.
     """
     raw = read_mapping(path, f"config {path}")
+    _place_data(raw, path.parent)
     for override in overrides:
         apply_override(raw, override)
+    _place_data(raw, Path())
     return parse_config(raw, source=str(path))
+
+
+def _place_data(raw: Mapping[Any, Any], directory: Path) -> None:
+    """Write ``data.path`` out in full, if it is relative to `directory`."""
+    data = raw.get("data")
+    path = data.get("path") if isinstance(data, dict) else None
+    if isinstance(path, str) and path and not path.startswith("~"):
+        data["path"] = os.path.abspath(directory / path)
 
 
 def parse_config(raw: Mapping[Any, Any], source: str = "config") -> Config:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections import Counter
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -410,6 +411,45 @@ def test_a_quoted_header_and_columns_without_a_name_are_read(tmp_path):
     assert sum(map(len, parts_of(load_data(config(tmp_path / "d.csv"), 0)))) == 30
 
 
+@pytest.mark.parametrize("sep", [";", "|", "\t"])
+def test_a_csv_of_another_separator_and_encoding_is_read(sep, tmp_path):
+    lines = [sep.join(["text", "mood"]), *(sep.join([f"'café, {i}{sep}'", "ja"]) for i in range(9))]
+    text = "\n".join([*lines, *(sep.join([f"thé {i}", "né"]) for i in range(9))])
+    (tmp_path / "d.csv").write_bytes(text.encode("latin-1"))
+    options = {"sep": sep, "encoding": "latin-1", "quotechar": "'"}
+    raw = load_data(config(tmp_path / "d.csv", options=options), seed=0)
+    assert raw.train.names == ("ja", "né")
+    wanted = {f"café, {i}{sep}" for i in range(9)} | {f"thé {i}" for i in range(9)}
+    assert {text for part in parts_of(raw) for text in part.text} == wanted
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "tsv"])
+def test_other_text_files_have_an_encoding_too(kind, frame, tmp_path):
+    frame["text"] = [f"thé {i}" for i in range(60)]
+    text = write(frame, tmp_path / f"d.{kind}").read_text(encoding="utf-8")
+    (tmp_path / f"d.{kind}").write_text(text.replace("\\u00e9", "é"), encoding="cp1252")
+    assert "set data.options.encoding" in message(config(tmp_path / f"d.{kind}"))
+    raw = load_data(config(tmp_path / f"d.{kind}", options={"encoding": "cp1252"}), seed=0)
+    assert all(text.startswith("thé ") for text in raw.train.text)
+
+
+@pytest.mark.parametrize(
+    ("header", "sep"), [("text;mood", ";"), ("text\tmood", "\t"), ("text|mood", "|")]
+)
+def test_a_wrong_separator_is_answered_with_the_option_to_set(header, sep, tmp_path):
+    for row in ("fine; good, I think\n", "fine\n"):  # more cells than the header, and as many
+        (tmp_path / "d.csv").write_text(header + "\n" + row * 9)
+        said = message(config(tmp_path / "d.csv"))
+        assert f"its header {header!r} has no ','; set data.options.sep to {sep!r}" in said
+
+
+def test_options_that_a_file_has_no_use_for_are_refused(frame, tmp_path):
+    path = write(frame, tmp_path / "d.parquet")
+    assert "data.options: are for text" in message(config(path, options={"encoding": "latin-1"}))
+    path = write(frame, tmp_path / "d.jsonl")
+    assert "data.options.sep: is for a csv or tsv" in message(config(path, options={"sep": ";"}))
+
+
 def test_parquet_keeps_the_names_of_classes_that_datasets_wrote(tmp_path):
     kinds = datasets.ClassLabel(names=["bad", "good", "odd"])
     features = datasets.Features({"text": datasets.Value("string"), "mood": kinds})
@@ -601,7 +641,9 @@ def test_too_few_texts_to_split_are_refused(tmp_path):
 
 
 def test_places_that_hold_no_data_are_refused(tmp_path):
-    assert "no such file" in message(config(tmp_path / "nowhere.csv"))
+    said = message(config("nowhere.csv"))
+    assert f"data.path = '{Path.cwd() / 'nowhere.csv'}': there is no such file" in said
+    assert "taken from where the config lies, one typed in the shell from the working" in said
     assert "neither a saved dataset nor" in message(config(tmp_path))
     (tmp_path / "d.xlsx").write_text("x")
     assert ".csv, .tsv, .json, .jsonl, .parquet" in message(config(tmp_path / "d.xlsx"))
@@ -616,7 +658,7 @@ def test_places_that_hold_no_data_are_refused(tmp_path):
         ("d.csv", b"", "not valid csv"),
         ("d.csv", b"text,mood\na,1\nb,c,2\n", "not valid csv"),
         ("d.csv", b"text,mood\na,b,1\nb,c,2\n", "more cells than its header"),
-        ("d.csv", b"text,mood\n\xff\xfe\x00,1\n", "not valid csv"),
+        ("d.csv", b"text,mood\n\xff\xfe\x00,1\n", "not valid utf-8"),
         ("d.json", b'[{"text": 1}, 2]', "records"),
         ("d.json", b'{"text": ["a"], "mood": []}', "differ in length"),
         ("d.json", b"[" * 100_000, "not valid json"),
