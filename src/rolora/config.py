@@ -29,7 +29,6 @@ from rolora.methods.rolora import RoLoRAOptions
 from rolora.reducers import REDUCERS
 from rolora.stages import STAGES, StageOptions
 
-
 DEFAULT_DATA = "rotten_tomatoes"
 
 
@@ -143,12 +142,21 @@ class TaskConfig(Section):
 
 
 class PartitionConfig(Section):
-    """How the training examples are dealt out to clients."""
+    """How the training examples are dealt out to clients.
+
+    With ``field`` every value of a column is a client of its own, and `federation.clients` is
+    their number; with `merge` several values may lie together with one client, dealt so that the
+    clients' sizes balance. The file decides, the same for every seed: a row without a value is
+    refused, a value in fewer than `min_examples` rows of the training split is refused, and of
+    every other value at least so many rows are trained on, whatever is drawn for validation, test
+    and `data.limit`.
+    """
 
     name: Literal["iid", "dirichlet", "shards", "field"] = "dirichlet"
     dirichlet_alpha: Rate = 0.5
     shards_per_client: Positive = 2
     field: str | None = None
+    merge: bool = False
     min_examples: Positive = 2
 
     @model_validator(mode="after")
@@ -156,6 +164,11 @@ class PartitionConfig(Section):
         if self.name == "field" and self.field is None:
             raise ValueError("partition by field needs field: the column to split by")
         return self
+
+    @property
+    def by(self) -> str | None:
+        """The column to split by, if that is what decides."""
+        return self.field if self.name == "field" else None
 
 
 class FederationConfig(Section):
@@ -351,7 +364,9 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
 def _place_data(raw: Mapping[Any, Any], directory: Path) -> None:
     """Write ``data.path`` out in full, if it is relative to `directory`."""
     data = raw.get("data")
-    path = data.get("path") if isinstance(data, dict) else None
+    if not isinstance(data, dict):
+        return
+    path = data.get("path")
     if isinstance(path, str) and path and not path.startswith("~"):
         data["path"] = os.path.abspath(directory / path)
 

@@ -13,11 +13,12 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 
-from rolora.config import DataConfig
+from rolora.config import DataConfig, PartitionConfig
 from rolora.core.errors import BadInput, nearest
 from rolora.core.seeds import numpy_generator
 from rolora.data.columns import Column, Reader, check_whole, missing
 from rolora.data.examples import Examples
+from rolora.data.partition import check_field
 from rolora.data.sources import Source, Splits, Table, open_splits, source_of
 
 Split = TypeVar("Split")
@@ -79,7 +80,9 @@ class RawSplits(Generic[Split]):
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
-def load_data(config: DataConfig, seed: int, task: Reader) -> RawSplits[RawSplit]:
+def load_data(
+    config: DataConfig, seed: int, task: Reader, partition: PartitionConfig | None = None
+) -> RawSplits[RawSplit]:
     """Read the data and split them.
 
     Sources: ``rotten_tomatoes`` and ``imdb`` (training sentences of Pang & Lee, 2005, and Maas et
@@ -95,31 +98,38 @@ def load_data(config: DataConfig, seed: int, task: Reader) -> RawSplits[RawSplit
     Rotten Tomatoes has none, IMDB 96. Nothing is removed from, or compared with, a test split
     that the data bring themselves.
 
+    Where clients are told apart by a field, each value keeps ``partition.min_examples`` rows to
+    train on, whatever the seed.
+
     Args:
         config: the section ``data``.
         seed: the run's seed.
         task: reads the column of what is to be learned.
+        partition: how the examples will be dealt out; None: not by a field.
 
     Raises:
-        BadInput: the source cannot be read, a column or a text is missing, or the task does not
-            take a target.
+        BadInput: the source cannot be read, a column or a text is missing, the task does not
+            take a target, or the partition's field has a value that is missing or rare.
     """
+    by = partition or PartitionConfig()
     source = source_of(config)
     splits = open_splits(config, source)
     table = _split(splits, config.train_split, "data.train_split")
     train = _parse(table, source, task, config.labels)
+    if by.by is not None:
+        check_field(_field(train, by.by, table.source), by, table.source)
     found = _own_test(splits, config, source)
     if found is not None:
         test_from, table = found
         test = _parse(table, source, task, train.names, train.targets)
     else:
-        rest, held = _hold_out(train, config.test, seed, "test")
+        rest, held = _hold_out(train, by, config.test, seed, "test")
         train, test = train.select(rest), train.select(held)
         test_from = f"{config.test:.0%} of {config.train_split}"
-    rest, held = _hold_out(train, config.validation, seed, "validation")
+    rest, held = _hold_out(train, by, config.validation, seed, "validation")
     train, validation = train.select(rest), train.select(held)
     if config.limit is not None and config.limit < len(train):
-        train = train.select(_draw(train.strata, config.limit, seed))
+        train = train.select(_draw(train, by, config.limit, seed))
     return RawSplits(train, validation, test, test_from)
 
 
@@ -296,6 +306,13 @@ def _texts(table: Table, name: str, key: str) -> list[str]:
     return column
 
 
+def _field(data: RawSplit, name: str, source: str) -> list[Any]:
+    if name not in data.fields:
+        known = nearest(name, data.fields)
+        raise BadInput(f"partition.field = {name!r}: {source} has no such column{known}")
+    return data.fields[name]
+
+
 def _plain(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float)
 
@@ -304,37 +321,69 @@ def _plain(value: Any) -> bool:
 
 
 def _hold_out(
-    data: RawSplit, fraction: float, seed: int, name: str
+    data: RawSplit, by: PartitionConfig, fraction: float, seed: int, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rows that stay and the rows held out: `fraction` of each stratum, at least one text.
 
     Rows of identical text (and pair) are one group, held out or not as a whole, in the stratum
-    of the first. No stratum loses its last group.
+    of the first. No stratum loses its last group, and no value of the partition's field the rows
+    that its client needs.
     """
     rng = numpy_generator(seed, name)
     ids: dict[tuple[str, ...], int] = {}
     keys = zip(data.text) if data.text_pair is None else zip(data.text, data.text_pair, strict=True)
     group = np.array([ids.setdefault(key, len(ids)) for key in keys])
     size = np.bincount(group)
+    rows = np.split(np.argsort(group, kind="stable"), size.cumsum()[:-1])
     stratum = data.strata[np.unique(group, return_index=True)[1]]
+    value, least = _values(data, by)
+    spare = np.bincount(value) - least
     held = np.zeros(len(size), dtype=bool)
     for c in np.unique(stratum):
         groups = rng.permutation(np.flatnonzero(stratum == c))
-        before = size[groups].cumsum() - size[groups]
-        target = max(1, round(fraction * size[groups].sum()))
-        held[groups[:-1][before[:-1] < target]] = True
+        target, taken, left = max(1, round(fraction * size[groups].sum())), 0, len(groups)
+        for g in groups:
+            if taken >= target or left == 1:
+                break
+            loss = np.bincount(value[rows[g]], minlength=len(spare))
+            if (loss <= spare).all():
+                held[g], spare, taken, left = True, spare - loss, taken + size[g], left - 1
     if not held.any():
         raise BadInput(
             f"data: {len(data)} examples are too few to split {name} off: no label has two texts"
+            + (f", or no value of {by.by!r} can spare one" if by.by else "")
         )
     return np.flatnonzero(~held[group]), np.flatnonzero(held[group])
 
 
-def _draw(strata: np.ndarray, limit: int, seed: int) -> np.ndarray:
-    """`limit` rows, each stratum's share kept to within one."""
-    rng = numpy_generator(seed, "limit")
+def _values(data: RawSplit, by: PartitionConfig) -> tuple[np.ndarray, int]:
+    """The number of each row's value of the partition's field, and how many rows of each value
+    are to be trained on.
+    """
+    if by.by is None:
+        return np.zeros(len(data), dtype=np.int64), 0
+    numbers: dict[Any, int] = {}
+    value = [numbers.setdefault(v, len(numbers)) for v in data.fields[by.by]]
+    return np.array(value), by.min_examples
+
+
+def _draw(data: RawSplit, by: PartitionConfig, limit: int, seed: int) -> np.ndarray:
+    """`limit` rows, each stratum's share kept to within one; first those that every value of the
+    partition's field needs.
+    """
+    value, least = _values(data, by)
+    order = numpy_generator(seed, "limit", "field").permutation(len(data))
+    needed = [order[value[order] == v][:least] for v in range(value.max() + 1)] if least else []
+    first = np.concatenate([*needed, np.zeros(0, np.int64)])
+    if len(first) > limit:
+        raise BadInput(
+            f"data.limit = {limit}: too few for the {len(needed)} values of partition.field = "
+            f"{by.by!r}, of each of which partition.min_examples = {least} are trained on"
+        )
+    rest = np.setdiff1d(np.arange(len(data)), first)
+    rng, strata, limit = numpy_generator(seed, "limit"), data.strata[rest], limit - len(first)
     exact = np.bincount(strata) * limit / len(strata)
     quota = np.floor(exact).astype(np.int64)
     quota[np.argsort(quota - exact, kind="stable")[: limit - quota.sum()]] += 1
-    drawn = [rng.permutation(np.flatnonzero(strata == c))[:q] for c, q in enumerate(quota)]
-    return np.sort(np.concatenate(drawn))
+    drawn = [rest[rng.permutation(np.flatnonzero(strata == c))[:q]] for c, q in enumerate(quota)]
+    return np.sort(np.concatenate([first, *drawn]))

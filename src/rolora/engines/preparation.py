@@ -197,6 +197,7 @@ def loaded_from(config: Config) -> dict[str, Any]:
         "model": config.model.model_dump(mode="json"),
         "data": config.data.model_dump(mode="json"),
         "task": config.task.model_dump(mode="json"),
+        "kept": [config.partition.by, config.partition.by and config.partition.min_examples],
         "lora": config.lora.model_dump(include={"target_modules", "layers", "dropout"}),
         "cache_mb": config.engine.cache_mb,
     }
@@ -217,7 +218,7 @@ def load(
     """
     resolve_device(config.model.device)
     task = task or make_task(config.task)
-    raw = task.load(config.data, config.seed)
+    raw = task.load(config.data, config.seed, config.partition)
     pretrained = task.backbone(config.model, raw.train.names, config.seed)
     examples = task.encode(raw, pretrained, config.data, notice)
     return Loaded(task, pretrained, task.adapted(pretrained, config), examples, raw.test_from)

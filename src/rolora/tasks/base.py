@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from rolora.config import Config, DataConfig, ModelConfig
+from rolora.config import Config, DataConfig, ModelConfig, PartitionConfig
 from rolora.core.section import Section
 from rolora.core.types import Sums
 from rolora.data import Column, Examples, RawSplits, check_known, load_data, tokenize
@@ -48,13 +48,20 @@ class Task(ABC):
 
     # What is learned ----------------------------------------------------------------------
 
-    def load(self, config: DataConfig, seed: int) -> RawSplits[Any]:
+    def load(
+        self, config: DataConfig, seed: int, partition: PartitionConfig | None = None
+    ) -> RawSplits[Any]:
         """Training, validation and test examples (:func:`rolora.data.load_data`).
+
+        Args:
+            config: the section ``data``.
+            seed: the run's seed.
+            partition: how they will be dealt out, where that is known.
 
         Raises:
             BadInput: they cannot be had or do not fit.
         """
-        return load_data(config, seed, self)
+        return load_data(config, seed, self, partition)
 
     def encode(
         self,

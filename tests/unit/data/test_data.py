@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 import small
-from rolora.config import DataConfig
+from rolora.config import DataConfig, parse_config
 from rolora.core.errors import BadInput
 from rolora.data import Examples, RawSplit, check_known, pad_id, tokenize
+from rolora.data.deal import deal
 
 load_data = small.CLASSIFICATION.load
 TEXTS = [f"sentence number {i}" for i in range(60)]
@@ -579,6 +580,87 @@ def test_a_glue_task_knows_its_columns_and_is_tested_on_validation(monkeypatch, 
     assert raw.test.text_pair == TEXTS[39:19:-1]
     assert raw.train.names == ("entailment", "neutral", "contradiction")
     assert not datasets.are_progress_bars_disabled()
+
+
+# Clients told apart by a field ---------------------------------------------------------------
+
+
+def of_sites(sites, path):
+    """Distinct sentences of two labels, each of a site."""
+    rows = [{"text": TEXTS[i], "mood": i % 2, "site": site} for i, site in enumerate(sites)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def by_site(path, seed, clients=3, partition=None, **data):
+    settings = parse_config(
+        {
+            "seed": seed,
+            "data": {"path": str(path), "text": "text", "label": "mood", **data},
+            "partition": {"name": "field", "field": "site", **(partition or {})},
+            "federation": {"clients": clients},
+        }
+    )
+    raw = load_data(settings.data, seed, settings.partition)
+    examples = {
+        name: Examples(
+            torch.from_numpy(part.targets),
+            torch.from_numpy(part.strata),
+            part.names,
+            fields=part.fields,
+        )
+        for name, part in raw.by_name.items()
+    }
+    return raw, deal(settings, examples)
+
+
+ODD_SITES = {
+    "missing": (["a", "b", "c"] * 10 + [None], r"'site': row 31 of .*d\.jsonl' has no value"),
+    "rare": (
+        ["a", "b", "c"] * 10 + ["d"],
+        r"'site': the value 'd' stands in 1 row of .*d\.jsonl' \(the first is row 31\), and "
+        r"partition\.min_examples = 2",
+    ),
+    "more": (["a", "b", "c", "d"] * 8, r"has 4 different values.* take federation\.clients = 4"),
+    "fewer": (["a", "b"] * 15, r"has 2 different values.* take federation\.clients = 2"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_SITES)
+def test_what_a_field_lacks_is_refused_by_row_for_every_seed(kind, tmp_path):
+    sites, words = ODD_SITES[kind]
+    path = of_sites(sites, tmp_path / "d.jsonl")
+    for seed in range(12):  # among them some that would hold the row out, or limit it away
+        for limit in (None, 12):
+            with pytest.raises(BadInput, match=words):
+                by_site(path, seed, limit=limit)
+
+
+def test_a_value_that_is_just_not_rare_is_trained_on_for_every_seed(tmp_path):
+    path = of_sites(["a", "b"] * 12 + ["c", "c", "c"], tmp_path / "d.jsonl")
+    held = Counter()
+    for seed in range(12):
+        for limit in (None, 9):
+            settings = {"min_examples": 3}
+            raw, shares = by_site(path, seed, 3, settings, test=0.3, validation=0.3, limit=limit)
+            assert len(raw.train) == (limit or len(raw.train))
+            assert [len(rows) for rows in shares["train"]][2] == 3
+            assert min(len(rows) for rows in shares["train"]) >= 3
+            held.update(raw.test.fields["site"])
+    assert set(held) == {"a", "b"}
+
+
+def test_a_limit_that_does_not_reach_for_every_value_is_refused(tmp_path):
+    path = of_sites(["a", "b", "c"] * 10, tmp_path / "d.jsonl")
+    with pytest.raises(BadInput, match=r"data.limit = 5: too few for the 3 values of .*'site'"):
+        by_site(path, 0, limit=5)
+
+
+def test_several_values_lie_with_one_client_where_that_is_asked_for(tmp_path):
+    path = of_sites(["a", "b", "c", "d"] * 10, tmp_path / "d.jsonl")
+    raw, shares = by_site(path, 0, 2, {"merge": True})
+    sites = [{raw.train.fields["site"][i] for i in rows.tolist()} for rows in shares["train"]]
+    assert sorted(map(len, sites)) == [2, 2]
 
 
 # Mistakes ------------------------------------------------------------------------------------

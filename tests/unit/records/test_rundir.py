@@ -162,7 +162,7 @@ def test_refused_settings_stand_beside_those_of_before(tmp_path):
 
 def test_another_method_is_refused_with_its_own_options(tmp_path):
     played(tmp_path / "a", 2)
-    with pytest.raises(BadInput, match="method.name = 'fedit', and was 'rolora'"):
+    with pytest.raises(BadInput, match=r"method\.name = 'fedit', and was 'rolora'"):
         opened(tmp_path / "a", method={"name": "fedit"}).newest(print)
 
 
