@@ -42,13 +42,15 @@ class ModelConfig(Section):
 
 
 class LoraSettings(Section):
-    """The adapter. `layers` is ``all``, ``12-23`` or ``0,3,5``; `client_ranks` repeats over
-    clients for methods that take clients of different ranks.
+    """The adapter. `target_modules` are names of layers, ``all-linear`` for all but the head's, or
+    a regular expression for their whole names, as in PEFT; null takes the architecture's default.
+    `layers` is ``all``, ``12-23`` or ``0,3,5``; `client_ranks` repeats over clients for methods
+    that take clients of different ranks.
     """
 
     r: Positive = 4
     lora_alpha: Rate = 16.0
-    target_modules: tuple[str, ...] | None = None
+    target_modules: tuple[str, ...] | str | None = None
     layers: str = Field(default="all", pattern=r"^(all|\d{1,6}(-\d{1,6})?(,\d{1,6}(-\d{1,6})?)*)$")
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     client_ranks: tuple[Positive, ...] | None = None

