@@ -48,9 +48,13 @@ def match_targets(
     if not wanted:
         reason = f"no default for model type {model_type!r}" if wanted is None else "names none"
         raise BadInput(f"lora.target_modules: {reason}; name some of {_last_names(linear)}")
-    if isinstance(wanted, str) and wanted.lower() != ALL:
+    if not isinstance(wanted, str):
+        return _by_name(wanted, linear, lora.layers)
+    if wanted.lower() != ALL:
         return _by_expression(wanted, linear, lora.layers)
-    return _by_name(linear if isinstance(wanted, str) else wanted, linear, lora.layers)
+    numbers = _numbers(lora.layers, linear)
+    numbered = ((name, _LAYER.match(name)) for name in linear)
+    return [name for name, at in numbered if numbers is None or (at and int(at[1]) in numbers)]
 
 
 def _default(model_type: str) -> Sequence[str] | str | None:
@@ -99,9 +103,7 @@ def _by_name(wanted: Sequence[str], linear: Sequence[str], layers: str) -> list[
             raise BadInput(
                 f"lora.target_modules: {target!r} matches no linear layer{nearest(target, known)}"
             )
-    numbers = layer_numbers(layers)
-    if numbers is not None:
-        _check_layers(layers, numbers, list(filter(None, map(_LAYER.match, linear))))
+    numbers = _numbers(layers, linear)
     config = LoraConfig(target_modules=list(wanted), layers_to_transform=numbers)
     found = [name for name in linear if check_target_module_exists(config, name)]
     if not found:
@@ -130,9 +132,14 @@ def layer_numbers(layers: str) -> list[int] | None:
     return numbers
 
 
-def _check_layers(layers: str, numbers: Sequence[int], found: Sequence[re.Match[str]]) -> None:
-    last = max((int(match[1]) for match in found), default=None)
+def _numbers(layers: str, linear: Sequence[str]) -> list[int] | None:
+    """The numbers of the layers, all of which the model has."""
+    numbers = layer_numbers(layers)
+    if numbers is None:
+        return None
+    last = max((int(at[1]) for at in map(_LAYER.match, linear) if at), default=None)
     if last is None:
         raise BadInput(f"lora.layers = {layers!r}: the model has no numbered layers; use all")
     if max(numbers) > last:
         raise BadInput(f"lora.layers = {layers!r}: the model has layers 0 to {last}, no others")
+    return numbers
