@@ -19,6 +19,7 @@ from typing import Any
 
 from rolora.config import DataConfig, ReadOptions
 from rolora.core.errors import BadInput, nearest
+from rolora.core.quiet import quiet
 
 _SHARD = re.compile(r"-\d+-of-\d+$")
 
@@ -118,7 +119,7 @@ def _hub(name: str, source: Source) -> Splits:
         f"{nearest(name, _KNOWN)}; without a connection give data.path, a file or directory, with "
         f"data.text and data.label"
     )
-    with _bad_input(failed, advice), _no_progress_bars():
+    with _bad_input(failed, advice), quiet():
         found = datasets.load_dataset(source.hub, source.subset)
     return _dataset_splits(found, f"data.name = {name!r}")
 
@@ -174,7 +175,7 @@ def _read_shards(shards: Sequence[Path], options: ReadOptions) -> Table:
 def _saved(path: Path, alone: str) -> Splits:
     import datasets
 
-    with _bad_input(f"data.path = '{path}': not a dataset that can be read"):
+    with _bad_input(f"data.path = '{path}': not a dataset that can be read"), quiet():
         found = datasets.load_from_disk(str(path))
     if isinstance(found, datasets.Dataset):
         found = {alone: found}
@@ -196,7 +197,7 @@ def _from_dataset(dataset: Any, source: str) -> Table:
         for name, kind in dataset.features.items()
         if isinstance(getattr(kind, "feature", kind), datasets.Value | datasets.ClassLabel)
     }
-    with _bad_input(f"{source}: cannot be read"):
+    with _bad_input(f"{source}: cannot be read"), quiet():
         columns = dataset.with_format(None).select_columns(list(kinds))[:]
     classes = {
         name: tuple(getattr(kind, "feature", kind).names)
@@ -204,19 +205,6 @@ def _from_dataset(dataset: Any, source: str) -> Table:
         if isinstance(getattr(kind, "feature", kind), datasets.ClassLabel)
     }
     return Table(source, columns, classes)
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    import datasets
-
-    shown = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
 
 
 @contextmanager

@@ -64,14 +64,18 @@ def write_card(
         pipeline_tag="text-classification",
         tags=[f"base_model:adapter:{source}", "federated-learning", "lora", "rolora"],
     )
-    facts = _table(dict(_facts(adapter, source, config, summary)))
-    text = (
-        f"---\n{data.to_yaml()}\n---\n\n# A LoRA adapter for {source}\n\n"
-        f"Trained over {config.federation.clients} clients with rolora, none of whose data left "
-        f"them.\n\n{facts}\n\n## Scores\n\n{_scores(summary)}\n\n## Loading it\n\n"
-        f"```python\n{loading(pretrained, config)}\n```\n"
-    )
-    write_atomic(directory / CARD, text)
+    clients = f"Federated fine-tuning over {config.federation.clients} clients, with rolora."
+    parts = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# A LoRA adapter for {source}",
+        clients,
+        _table(dict(_facts(adapter, source, config, summary))),
+        "## Scores",
+        _scores(summary),
+        "## Loading it",
+        f"```python\n{loading(pretrained, config)}\n```\n",
+    ]
+    write_atomic(directory / CARD, "\n\n".join(parts))
 
 
 def loading(pretrained: Pretrained, config: Config) -> str:
@@ -79,7 +83,10 @@ def loading(pretrained: Pretrained, config: Config) -> str:
     package = PACKAGED.get(pretrained.source)
     base = f"\nBASE = {json.dumps(pretrained.source)}"
     if package is not None:  # a short name of ours, which nobody else knows
-        base = f"from {package} import get_model_path\n\nBASE = get_model_path()"
+        base = (
+            f"from {package} import get_model_path  # pip install {package.replace('_', '-')}\n\n"
+            "BASE = get_model_path()"
+        )
     pair = '["a text"], ["its second"]' if config.data.text_pair else '["a text"]'
     return _LOADING.format(
         auto_class=pretrained.kind.auto_class,

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.utils import logging as transformers_logging
 
 from rolora.config import Config, ModelConfig
 from rolora.core.errors import BadInput
+from rolora.core.quiet import quiet
 from rolora.core.seeds import torch_generator
 from rolora.model.checks import check_plain, check_tokenizer, check_weights
 from rolora.model.first_token import keep_first_token
@@ -91,7 +91,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
     from transformers import AutoTokenizer
 
     source = resolve_source(config.name)
-    with _quiet(), _loading(config.name, source):
+    with quiet(), _loading(config.name, source):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
@@ -118,11 +118,11 @@ def load_pretrained(
     # CPU kernels of scaled-dot-product attention are slower in bf16 than plain products. Else it
     # is Transformers' choice: those kernels, or plain products where a model has no use for them.
     attention = "eager" if device.type == "cpu" and dtype == torch.bfloat16 else None
-    with _quiet(), _loading(config.name, source):
+    with quiet(), _loading(config.name, source):
         check_plain(
             config.name, transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         )
-    with _quiet(), _loading(config.name, source), torch.random.fork_rng():
+    with quiet(), _loading(config.name, source), torch.random.fork_rng():
         module, info = getattr(transformers, kind.auto_class).from_pretrained(
             source,
             num_labels=len(names),
@@ -215,18 +215,3 @@ def _loading(name: str, source: str) -> Iterator[None]:
             f"model.name = {name!r}: no sequence classifier could be loaded from {source}"
             f"{offline}; give a known name ({known}), a hub name or a directory ({first})"
         ) from None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Transformers' load report and progress bars off the terminal."""
-    verbosity = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()

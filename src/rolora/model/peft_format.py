@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rolora.config import Config
 from rolora.core.errors import BadInput
+from rolora.core.quiet import quiet
 from rolora.core.types import Adapter, Key, scaling_of
 from rolora.model.card import write_card
 from rolora.model.loading import Pretrained
@@ -79,10 +80,11 @@ def _save_company(directory: Path, pretrained: Pretrained) -> None:
     """The tokenizer, and what the model is told of labels and padding."""
     if pretrained.tokenizer is None:  # not a model of texts
         return
-    pretrained.tokenizer.save_pretrained(directory)
     config: Any = copy.copy(pretrained.module.config)
     config.name_or_path = pretrained.source  # no path of this machine
-    config.save_pretrained(directory)
+    with quiet():
+        pretrained.tokenizer.save_pretrained(directory)
+        config.save_pretrained(directory)
 
 
 def describe_adapters(
@@ -202,9 +204,11 @@ def save_merged(
 
     check_adapter(adapter, notice)
     try:
-        merged = PeftModel.from_pretrained(pretrained.module, str(adapter)).merge_and_unload()
+        with quiet():
+            merged = PeftModel.from_pretrained(pretrained.module, str(adapter)).merge_and_unload()
     except Exception as error:  # readers of others' files raise all sorts
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise BadInput(f"{adapter}: no adapter that fits {pretrained.source} ({reason})") from None
-    merged.save_pretrained(directory)
-    pretrained.tokenizer.save_pretrained(directory)
+    with quiet():
+        merged.save_pretrained(directory)
+        pretrained.tokenizer.save_pretrained(directory)
