@@ -378,6 +378,21 @@ def parse_config(raw: Mapping[Any, Any], source: str = "config") -> Config:
     return parse_section(Config, raw, source)
 
 
+def recorded_config(path: Path) -> Config:
+    """The config of a run as it was written down. A method that is not installed here is held by
+    its name and the options that all methods have.
+
+    Raises:
+        BadInput: the file cannot be read, or holds a wrong key or value.
+    """
+    raw = read_mapping(path, f"config {path}")
+    given = raw.get("method")
+    if isinstance(given, Mapping) and str(given.get("name")) not in METHODS:
+        common = {key: given[key] for key in Options.model_fields if key in given}
+        raw["method"] = parse_section(Options, common, f"{path}: method")
+    return parse_config(raw, source=str(path))
+
+
 def dump_config(config: Config) -> str:
     """The resolved config as YAML, every key written out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

@@ -601,7 +601,7 @@ def by_site(path, seed, clients=3, partition=None, **data):
             "federation": {"clients": clients},
         }
     )
-    raw = load_data(settings.data, seed, settings.partition)
+    raw = load_data(settings.data, seed, partition=settings.partition)
     examples = {
         name: Examples(
             torch.from_numpy(part.targets),
