@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,12 +19,13 @@ from pydantic import (
 )
 
 from rolora.core.errors import nearest
-from rolora.core.parsing import apply_override, chosen, parse_section, shown
+from rolora.core.parsing import apply_override, chosen, parse_section, place_path, shown
 from rolora.core.section import NonNegative, Positive, Rate, Section, Seed
 from rolora.core.types import ClientInfo
 from rolora.core.yaml_text import read_mapping
 from rolora.methods import METHODS, Options
 from rolora.methods.rolora import RoLoRAOptions
+from rolora.presets import located
 from rolora.reducers import REDUCERS
 from rolora.stages import STAGES, StageOptions
 
@@ -346,31 +346,26 @@ class Config(Section):
         return ClientInfo(number, self.lora.rank_of(number), num_examples)
 
 
-def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
+def load_config(config: Path | str, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML config and apply ``key.path=value`` overrides.
 
     A relative ``data.path`` is taken from where the config lies, in an override from the working
     directory; the config has it in full, so that it is the same wherever it is written.
 
+    Args:
+        config: a file, or the name of a preset (:mod:`rolora.presets`).
+        overrides: of its values.
+
     Raises:
         BadInput: the file cannot be read, is not a mapping, or holds a wrong key or value.
     """
-    raw = read_mapping(path, f"config {path}")
-    _place_data(raw, path.parent)
+    path = located(config)
+    raw = read_mapping(path, f"config {config}")
+    place_path(raw, "data.path", path.parent)
     for override in overrides:
         apply_override(raw, override)
-    _place_data(raw, Path())
-    return parse_config(raw, source=str(path))
-
-
-def _place_data(raw: Mapping[Any, Any], directory: Path) -> None:
-    """Write ``data.path`` out in full, if it is relative to `directory`."""
-    data = raw.get("data")
-    if not isinstance(data, dict):
-        return
-    path = data.get("path")
-    if isinstance(path, str) and path and not path.startswith("~"):
-        data["path"] = os.path.abspath(directory / path)
+    place_path(raw, "data.path", Path())
+    return parse_config(raw, source=str(config))
 
 
 def parse_config(raw: Mapping[Any, Any], source: str = "config") -> Config:

@@ -356,11 +356,6 @@ def test_partition_by_a_field(project):
     assert len(summary["clients"]) == 4
 
 
-@pytest.mark.parametrize("path", sorted(REPOSITORY.glob("configs/*.yaml")), ids=lambda p: p.name)
-def test_every_shipped_config_is_valid(path):
-    load_config(path)
-
-
 @pytest.mark.slow
 def test_ten_thousand_clients_in_constant_memory(project, tmp_path):
     """A round of 100 among 10,000 clients takes no more memory than one among 200."""

@@ -122,7 +122,7 @@ def test_objects_in_place_of_names(bert, config, tmp_path, capsys):
     # and a later process reads the run
     again = rolora.load_run(tmp_path / "run", model=model, tokenizer=tokenizer)
     assert again.predict(["w1 w1 w9"])["p(no)"][0] == pytest.approx(said["p(no)"][0], abs=1e-6)
-    with pytest.raises(rolora.BadInput, match="were objects of the program"):
+    with pytest.raises(rolora.BadInput, match="unknown method"):
         rolora.plan(tmp_path / "run" / "config.yaml")
 
 

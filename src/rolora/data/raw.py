@@ -39,9 +39,7 @@ class RawSplit:
         return len(self.text)
 
     @staticmethod
-    def oftexts_of(
-        text: list[str], text_pair: list[str] | None, names: tuple[str, ...]
-    ) -> RawSplit:
+    def of_texts(text: list[str], text_pair: list[str] | None, names: tuple[str, ...]) -> RawSplit:
         """Texts of which nothing else is known.
 
         Raises:
