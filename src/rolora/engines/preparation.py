@@ -199,6 +199,7 @@ def loaded_from(config: Config) -> dict[str, Any]:
         "model": config.model.model_dump(mode="json"),
         "data": config.data.model_dump(mode="json"),
         "task": config.task.model_dump(mode="json"),
+        "kept": [config.partition.by, config.partition.by and config.partition.min_examples],
         "lora": config.lora.model_dump(include={"target_modules", "layers", "dropout"}),
         "cache_mb": config.engine.cache_mb,
     }
@@ -219,7 +220,7 @@ def load(
     """
     resolve_device(config.model.device)
     task = given.make_task(config)
-    raw = task.load(config.data, config.seed, given.splits)
+    raw = task.load(config.data, config.seed, given.splits, config.partition)
     if given.model is None:
         pretrained = task.backbone(config.model, raw.train.names, config.seed)
     else:

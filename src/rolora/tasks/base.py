@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from rolora.config import Config, DataConfig, ModelConfig
+from rolora.config import Config, DataConfig, ModelConfig, PartitionConfig
 from rolora.core.errors import BadInput
 from rolora.core.section import Section
 from rolora.core.types import Sums
@@ -63,18 +63,25 @@ class Task(ABC):
 
     # What is learned ----------------------------------------------------------------------
 
-    def load(self, config: DataConfig, seed: int, splits: Splits | None = None) -> RawSplits[Any]:
+    def load(
+        self,
+        config: DataConfig,
+        seed: int,
+        splits: Splits | None = None,
+        partition: PartitionConfig | None = None,
+    ) -> RawSplits[Any]:
         """Training, validation and test examples (:func:`rolora.data.load_data`).
 
         Args:
             config: the section ``data``.
             seed: the run's seed.
             splits: the data themselves, where a program hands them over.
+            partition: how they will be dealt out, where that is known.
 
         Raises:
             BadInput: they cannot be had or do not fit.
         """
-        return load_data(config, seed, self, splits)
+        return load_data(config, seed, self, splits, partition)
 
     def encode(
         self,
