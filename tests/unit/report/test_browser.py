@@ -29,7 +29,7 @@ chromium = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs ch
 
 
 def browse(
-    page: Path, directory: Path, *options: str, width: int = 1200, height: int = 2400
+    page: Path, directory: Path, *options: str, width: int = 1200, height: int = 3600
 ) -> tuple[str, str]:
     """Open a page in headless Chromium; returns its standard output and what it logged."""
     profile = directory / "profile"
@@ -46,7 +46,7 @@ def browse(
 class TestBrowser:
     """The report in headless Chromium."""
 
-    @pytest.mark.parametrize(("width", "height"), [(1200, 2400), (400, 4800)])
+    @pytest.mark.parametrize(("width", "height"), [(1200, 3600), (400, 7200)])
     def test_it_renders_without_a_complaint(self, run, page, tmp_path, width, height):
         shot = f"--screenshot={tmp_path / 'shot.png'}"
         _, console = browse(run / "report.html", tmp_path, shot, width=width, height=height)
