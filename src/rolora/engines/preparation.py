@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from rolora.client.evaluation import Split
+from rolora.client.objective import check_shares
 from rolora.config import Config
 from rolora.core.types import Adapter, ClientInfo, ServerState
 from rolora.data import Examples, strata_table
@@ -239,6 +240,7 @@ def prepare(
     """
     method = checked_method(config)
     loaded = loaded or load(config, notice)
+    check_shares(config, loaded.task)
     check_ranks(loaded.model, config.lora)
     return Prepared(
         config=config,

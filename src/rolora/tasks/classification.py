@@ -28,6 +28,7 @@ class Classification(Task):
     title = "Classification"
     metrics = (Metric("accuracy", "accuracy", share=True, proportion=True), LOSS)
     kind = Kind("single_label_classification")
+    one_label = True
 
     def targets(
         self, column: Column, known: tuple[str, ...] | None

@@ -205,7 +205,7 @@ def test_sites_must_agree_on_the_labels(sites, run_yaml, tmp_path):
     handlers, _ = sites
     other = json.dumps(
         {
-            "protocol": 2,
+            "protocol": 3,
             "names": ["a", "b"],
             "strata": {"train": [3, 3], "validation": [1, 1], "test": [1, 1]},
             "test_from": "",

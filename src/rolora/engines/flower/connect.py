@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rolora.client.objective import check_shares
 from rolora.config import (
     Config,
 )
@@ -53,6 +54,7 @@ def connected(config: Config, notice: Callable[[str], None]) -> Iterator[Ready]:
     engine = config.engine
     checked_method(config)
     task = make_task(config.task)
+    check_shares(config, task)
     if engine.runtime == "simulation":
         from rolora.engines.flower.simulation import simulation
 
