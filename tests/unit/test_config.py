@@ -231,6 +231,14 @@ def test_the_recommended_config_is_the_quickstart_with_the_preset():
     )
 
 
+def test_the_calibrated_config_is_the_recommended_one_with_loss_and_weights_by_label_shares():
+    configs = Path(__file__).parents[2] / "configs"
+    more = ["objective.logit_adjustment=1", "server.weighting=information"]
+    assert load_config(configs / "calibrated.yaml") == load_config(
+        configs / "recommended.yaml", more
+    )
+
+
 def test_shipped_configs_are_read():
     shipped = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
     assert shipped
