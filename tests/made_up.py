@@ -197,7 +197,7 @@ def made_start(setting):
         device="cpu",
         dtype="float32",
         threads=2,
-        command="rolora run configs/quickstart.yaml --out runs/quickstart",
+        command="rolora run quickstart --out runs/quickstart",
         started="2026-11-22T15:00:01+00:00",
     )
 

@@ -12,9 +12,9 @@ from experiments.preset.runs import Line, Lines
 from experiments.report import Table
 from experiments.short_runs import TrialResult
 from experiments.tuning import rate_in_words
+from rolora.records.units import byte_size
 from rolora.report.collapse import COLLAPSED_SHARE, MARGIN
 from rolora.report.statistics import PairedDifference, paired_difference
-from rolora.report.units import byte_size
 
 SOURCE = "beyond the paper"
 FEWEST_SEEDS = 5

@@ -24,6 +24,7 @@ from rolora.core.types import ClientInfo
 from rolora.core.yaml_text import read_mapping
 from rolora.methods import METHODS, Options
 from rolora.methods.rolora import RoLoRAOptions
+from rolora.presets import located
 from rolora.reducers import REDUCERS
 from rolora.stages import STAGES, StageOptions
 
@@ -300,21 +301,40 @@ class Config(Section):
         return ClientInfo(number, self.lora.rank_of(number), num_examples)
 
 
-def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
+def load_config(config: Path | str, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML config and apply ``key.path=value`` overrides.
+
+    Args:
+        config: a file, or the name of a preset (:mod:`rolora.presets`).
+        overrides: of its values.
 
     Raises:
         BadInput: the file cannot be read, is not a mapping, or holds a wrong key or value.
     """
-    raw = read_mapping(path, f"config {path}")
+    raw = read_mapping(located(config), f"config {config}")
     for override in overrides:
         apply_override(raw, override)
-    return parse_config(raw, source=str(path))
+    return parse_config(raw, source=str(config))
 
 
 def parse_config(raw: Mapping[Any, Any], source: str = "config") -> Config:
     """Validate a mapping as the config of a run; see :func:`parse_section`."""
     return parse_section(Config, raw, source)
+
+
+def recorded_config(path: Path) -> Config:
+    """The config of a run as it was written down. A method that is not installed here is held by
+    its name and the options that all methods have.
+
+    Raises:
+        BadInput: the file cannot be read, or holds a wrong key or value.
+    """
+    raw = read_mapping(path, f"config {path}")
+    given = raw.get("method")
+    if isinstance(given, Mapping) and str(given.get("name")) not in METHODS:
+        common = {key: given[key] for key in Options.model_fields if key in given}
+        raw["method"] = parse_section(Options, common, f"{path}: method")
+    return parse_config(raw, source=str(path))
 
 
 def dump_config(config: Config) -> str:

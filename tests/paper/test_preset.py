@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 import pytest
 from invented import SPREAD, run, says_all, settings
@@ -32,8 +31,6 @@ from rolora.config import load_config
 from rolora.core.errors import BadInput
 from rolora.core.parsing import parse_overrides
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-
 # -- what is run --------------------------------------------------------------------------------
 
 
@@ -45,7 +42,7 @@ def test_a_run_is_the_shipped_config(recipe, name):
     ours = run_of(PresetConfig(), recipe, "dirichlet0.5", 5e-3, 0, True).model_dump(
         exclude={"engine"}
     )
-    assert ours == load_config(CONFIGS / f"{name}.yaml").model_dump(exclude={"engine"})
+    assert ours == load_config(name).model_dump(exclude={"engine"})
 
 
 def test_every_recipe_is_run_once_in_every_split_and_the_most_telling_first():

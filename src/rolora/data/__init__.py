@@ -1,8 +1,18 @@
 """Data as everybody else sees them: indices into examples that are held once."""
 
 from rolora.data.columns import Column, Reader
+from rolora.data.doubts import tell_cut, tell_lacking, tell_shares
 from rolora.data.examples import Examples
-from rolora.data.loaders import RawSplit, RawSplits, check_known, load_data, pad_id, tokenize
+from rolora.data.loaders import (
+    RawSplit,
+    RawSplits,
+    check_known,
+    load_data,
+    pad_id,
+    read_split,
+    text_columns,
+    tokenize,
+)
 from rolora.data.partition import assign_like, partition, strata_table
 
 __all__ = [
@@ -16,6 +26,11 @@ __all__ = [
     "load_data",
     "pad_id",
     "partition",
+    "read_split",
     "strata_table",
+    "tell_cut",
+    "tell_lacking",
+    "tell_shares",
+    "text_columns",
     "tokenize",
 ]

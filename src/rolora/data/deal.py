@@ -17,7 +17,8 @@ from rolora.data import (
 
 
 def deal(config: Config, examples: Mapping[str, Examples]) -> dict[str, list[torch.Tensor]]:
-    """Each client's share of every split; held-out shares follow the training shares.
+    """Each client's share of every split; held-out shares follow the training shares. Where the
+    clients are the values of a field that the test examples lack, these are dealt by stratum.
 
     Raises:
         BadInput: there are too few examples, or a held-out one would belong to nobody.
@@ -32,7 +33,7 @@ def deal(config: Config, examples: Mapping[str, Examples]) -> dict[str, list[tor
     }
     for name in ("validation", "test"):
         held = examples[name]
-        held_field = held.values(by_field) if by_field else None
+        held_field = held.fields.get(by_field) if by_field else None  # a test set may be common
         if field is not None and held_field is not None:
             _check_owned(f"partition.field = {by_field!r}", name, field, held_field)
         shares[name] = assign_like(

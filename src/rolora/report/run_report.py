@@ -10,14 +10,15 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from rolora.records import units
 from rolora.records.atomic import write_atomic
 from rolora.records.files import RunFiles, read_run
 from rolora.records.schema import RoundRecord
-from rolora.report import figures, units
+from rolora.records.units import byte_size, capital, count, duration, percent, show
+from rolora.report import figures
 from rolora.report import run_tables as tables
 from rolora.report.collapse import collapsed
 from rolora.report.statistics import wilson_interval
-from rolora.report.units import byte_size, capital, count, duration, percent, show
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from datetime import datetime
 
 import numpy as np
 
+from rolora.records import units
 from rolora.records.files import RunFiles
 from rolora.records.schema import LOSS, FailureRecord, Metric, RoundRecord
-from rolora.report import units
+from rolora.records.units import count, duration, percent, show, thinned
 from rolora.report.figures.strata import plural, stratum_word
-from rolora.report.units import count, duration, percent, show, thinned
 
 MOST_ROWS = 200
 STAGES = ("plan", "train", "aggregate", "evaluate", "checkpoint")

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 
 from rolora.records.files import RunFiles
 from rolora.records.schema import Metric
+from rolora.records.units import capital, count, show
 from rolora.report.figures.strata import strata
 from rolora.report.figures.svg import (
     COUNT,
@@ -21,7 +22,6 @@ from rolora.report.figures.svg import (
     finish,
 )
 from rolora.report.statistics import wilson_interval
-from rolora.report.units import capital, count, show
 
 Scored = tuple[int, int, float]
 """A client, its number of test examples and its score on them."""

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from rolora.records.files import RunFiles
 from rolora.records.schema import LOSS, Metric, RoundRecord
+from rolora.records.units import byte_unit, capital
 from rolora.report.figures.svg import (
     MANY_ROUNDS,
     PERCENT,
@@ -20,7 +21,6 @@ from rolora.report.figures.svg import (
     draw,
     finish,
 )
-from rolora.report.units import byte_unit, capital
 
 LEAST_SPAN = 0.1
 """Of the axis of a share, so that noise does not fill it."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rolora.records.files import RunFiles
 from rolora.records.schema import Summary
+from rolora.records.units import capital, count, percent, thinned
 from rolora.report.figures.svg import (
     COUNT,
     MANY_CLIENTS,
@@ -24,7 +25,6 @@ from rolora.report.figures.svg import (
     draw,
     finish,
 )
-from rolora.report.units import capital, count, percent, thinned
 
 LABEL_COLOURS = 8
 MOST_LABELS = 100

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from rolora.records.files import RunFiles
+from rolora.records.units import byte_size, byte_unit
 from rolora.report.figures.svg import MANY_ROUNDS, Key, Panel, colour, draw, finish
-from rolora.report.units import byte_size, byte_unit
 
 
 def traffic(run: RunFiles) -> Iterator[Panel]:
