@@ -201,6 +201,7 @@ def test_the_length_fits_95_of_100_texts(bert):
     short, long = ["w1 " * 20] * 96, ["w1 " * 60] * 4
     assert fitting_length(short + long, None, bert).value == "32"
     assert "at most 22 tokens; longer ones are cut" in fitting_length(short + long, None, bert).why
+    assert fitting_length(short[:90] + ["w1 " * 50] * 10, None, bert).value == "64"
     assert fitting_length(short, short, bert).value == "64"
     assert fitting_length(["w1 " * 500], None, bert).value == "64"  # the tokenizer's most
     assert fitting_length(["w"], None, bert).value == "32"
