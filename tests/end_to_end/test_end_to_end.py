@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,8 +18,6 @@ from rolora.config import load_config
 from rolora.engines.preparation import build_engine, prepare
 from rolora.methods import METHODS
 from shell import rolora
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
