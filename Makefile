@@ -1,20 +1,25 @@
-.PHONY: run test test-fast test-faults lint bench clean
+.PHONY: run test test-fast test-faults test-docs lint bench clean
 PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= quickstart
+# Two processes, each with one thread; the one that is through takes tests over from the other.
+SIDE_BY_SIDE := --numprocesses 2 --dist worksteal
 
 run: .venv/demo
 	$(BIN)/rolora run $(CONFIG)
 
 test: .venv/dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
-	$(BIN)/python -m pytest -m "not faults"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not faults and not docs"
 
 test-fast: .venv/dev
-	$(BIN)/python -m pytest -m "not slow and not faults"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow and not faults and not docs"
 
 test-faults: .venv/dev
 	$(BIN)/python -m pytest -m faults
+
+test-docs: .venv/dev
+	$(BIN)/python -m pytest -m docs
 
 lint: .venv/dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo

@@ -14,7 +14,7 @@ from rolora.config import Config, load_config
 from rolora.engines.preparation import build_engine, prepare
 from rolora.report.statistics import describe, paired_difference
 from rolora.server.ledger import Ledger
-from rolora.server.round import evaluate, run_rounds
+from rolora.server.round import run_rounds, scored
 
 DTYPES = ("float32", "bfloat16")
 
@@ -49,7 +49,8 @@ def test_accuracy(config: Config) -> float:
     engine, initial = build_engine(prepared), prepared.initial()
     run = (config, prepared.method, prepared.task, engine)
     state = run_rounds(*run, initial, Ledger(), Curve())
-    return float(evaluate(prepared.task, prepared.method, engine, state, "test")["accuracy"] or 0.0)
+    results = engine.evaluate(prepared.method.evaluation_plan(state), "test")
+    return float(scored(prepared.task, results)["accuracy"] or 0.0)
 
 
 def _table(accuracy: Mapping[str, list[float]]) -> Table:

@@ -11,6 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from rolora.callbacks import Callback
 from rolora.config import load_config
 from rolora.core.parsing import parse_section
 from rolora.core.types import Adapter
@@ -19,7 +20,7 @@ from rolora.engines.flower.handler import SiteHandler
 from rolora.engines.flower.results import NodeError, Reply
 from rolora.engines.flower.serve import load_site
 from rolora.engines.flower.settings import SiteConfig
-from rolora.run import execute
+from rolora.running import execute
 from rolora.tasks import make_task
 
 
@@ -58,20 +59,14 @@ def handler(run_yaml, client, directory):
     return SiteHandler(client, lambda run: load_site(site, run), directory / f"site-{client}")
 
 
-class Quiet:
-    """A display that remembers."""
+class Quiet(Callback):
+    """One that remembers."""
 
     def __init__(self, finished=lambda metrics: None):
         self.notices, self._finished = [], finished
 
-    def begin(self, ready, finished):
-        pass
-
-    def answered(self, answer):
-        pass
-
-    def round_finished(self, metrics):
-        self._finished(metrics)
+    def round(self, record):
+        self._finished(record)
 
     def notice(self, text):
         self.notices.append(text)
@@ -106,19 +101,34 @@ def assert_same_run(federated, simulated):
     for line, other in zip(lines(federated), lines(simulated), strict=True):
         for key in other.keys() - {"seconds"}:
             expected = other[key]
-            if isinstance(expected, float) or (key == "validation" and expected):
-                expected = pytest.approx(expected, abs=near)
             if key not in ("bytes_down", "faults"):  # an evaluation has sent some of it already
-                assert line[key] == expected, key
+                assert_near(line[key], expected, near, key)
     summary, other = (
         json.loads((run / "summary.json").read_text()) for run in (federated, simulated)
     )
     assert summary["task"] == other["task"]
     assert summary["strata"] == other["strata"]
+    assert_near(summary["detail"], other["detail"], near, "detail")
     first = summary["task"]["metrics"][0]["name"]
     exact = pytest.approx(other["final"]["test"][first], abs=1e-6)
     assert summary["final"]["test"][first] == exact
     assert summary["constant"] == pytest.approx(other["constant"], abs=1e-6)
+
+
+def assert_near(found, expected, near, where):
+    """Equal JSON but for numbers that are off by at most `near`, or that part of themselves."""
+    if isinstance(expected, float):
+        assert found == pytest.approx(expected, abs=near, rel=near), where
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        for key, value in expected.items():
+            assert_near(found[key], value, near, f"{where}.{key}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), where
+        for number, value in enumerate(expected):
+            assert_near(found[number], value, near, f"{where}[{number}]")
+    else:
+        assert found == expected, where
 
 
 def assert_few_codes_differ(ours, theirs):
@@ -203,7 +213,7 @@ def connect_locally(monkeypatch, handlers, answers):
     """Have a run on Flower find these handlers; `answers["answered"]` may change what they say."""
 
     @contextmanager
-    def connected(config, notice):
+    def connected(config, notice, given):
         transport = LocalTransport(handlers, connect.hello(config), answers["answered"])
         answers["transport"] = transport
         yield connect.joined(config, make_task(config.task), transport, notice)

@@ -36,7 +36,8 @@ class Case:
 def classification_oracle(output, targets):
     loss = nn.functional.cross_entropy(output.double(), targets)
     accuracy = sk.accuracy_score(targets, output.argmax(1))
-    return {"accuracy": accuracy, "loss": float(loss)}
+    macro = sk.f1_score(targets, output.argmax(1), average="macro", zero_division=0)
+    return {"accuracy": accuracy, "macro_f1": macro, "loss": float(loss)}
 
 
 def regression_oracle(output, targets):

@@ -13,8 +13,8 @@ from experiments.methods import ROLORA
 from experiments.mnist.report import optimizer_words
 from experiments.report import Table
 from experiments.tuning import rate_in_words
+from rolora.records.units import byte_size
 from rolora.report.statistics import PairedDifference, paired_difference
-from rolora.report.units import byte_size
 
 SOURCE = "beyond the paper"
 FEWEST_SEEDS = 5

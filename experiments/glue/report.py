@@ -24,7 +24,7 @@ from experiments.methods import FFA, FLEXLORA, LORA, ROLORA
 from experiments.report import Table
 from experiments.short_runs import TrialResult
 from experiments.tuning import rate_in_words
-from rolora.report.units import byte_size
+from rolora.records.units import byte_size
 
 
 @dataclass(frozen=True)

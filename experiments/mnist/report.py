@@ -25,7 +25,7 @@ from experiments.mnist.runs import (
 from experiments.report import Table
 from experiments.short_runs import Ending
 from experiments.tuning import rate_in_words
-from rolora.report.units import byte_size
+from rolora.records.units import byte_size
 
 PAPER, BEYOND = "Figure 2", "beyond the paper"
 INITS = {

@@ -9,9 +9,10 @@ import torch
 
 from experiments.mnist.data import CLASSES, PIXELS, Mnist, mnist_examples
 from experiments.mnist.net import TwoLayerNet, two_layer_model, with_base_product
-from rolora.config import Config, DataConfig, ModelConfig
+from rolora.config import Config, DataConfig, ModelConfig, PartitionConfig
 from rolora.core.section import Section
 from rolora.data import Examples, RawSplits
+from rolora.data.sources import Splits
 from rolora.model.loading import Pretrained
 from rolora.model.lora import LoraModel
 from rolora.tasks.classification import Classification
@@ -44,14 +45,20 @@ class WhichDigit(Classification):
         super().__init__(Section())
         self.mnist, self.width, self.init = mnist, width, init
 
-    def load(self, config: DataConfig, seed: int) -> RawSplits[Examples]:
+    def load(
+        self,
+        config: DataConfig,
+        seed: int,
+        splits: Splits | None = None,
+        partition: PartitionConfig | None = None,
+    ) -> RawSplits[Examples]:
         """The splits of the digits; of `config`, ``validation`` and ``limit`` count.
 
         Raises:
             BadInput: too few digits.
         """
-        splits = mnist_examples(self.mnist, config.validation, seed, config.limit)
-        return RawSplits(**splits, test_from="test")
+        digits = mnist_examples(self.mnist, config.validation, seed, config.limit)
+        return RawSplits(**digits, test_from="test")
 
     def backbone(self, config: ModelConfig, names: tuple[str, ...], seed: int) -> Pretrained:
         """The two-layer net, drawn from `seed`; the section ``model`` says nothing of it."""

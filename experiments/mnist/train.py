@@ -15,6 +15,7 @@ from experiments.short_runs import Ending, ending, run_short
 from rolora.config import Config
 from rolora.core.seeds import torch_generator
 from rolora.core.types import Adapter, Key
+from rolora.engines.given import Given
 from rolora.engines.preparation import Loaded, Prepared, load, prepare
 from rolora.model.lora import LoraModel
 
@@ -81,7 +82,7 @@ def prepared(job: Job, mnist: Mnist) -> Prepared:
 @lru_cache(maxsize=1)
 def _loaded(mnist: Mnist, width: int, init: Init, config: Config) -> Loaded:
     """The net of a seed, and the examples with what ``W_0`` makes of them."""
-    return load(config, task=WhichDigit(mnist, width, init))
+    return load(config, given=Given(task=WhichDigit(mnist, width, init)))
 
 
 def initial_adapter(model: LoraModel, config: Config, init: Init) -> Adapter:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -17,7 +14,7 @@ import small
 from rolora.config import load_config
 from rolora.engines.preparation import build_engine, prepare
 from rolora.methods import METHODS
-from shell import rolora
+from shell import ended, rolora, start
 
 
 @pytest.fixture(scope="session")
@@ -195,21 +192,15 @@ def test_a_killed_run_goes_on_bit_for_bit(project, options):
 
 def kill_after(command, run, lines):
     """Start the command in its own process and kill -9 it once it has written `lines` lines."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rolora", *command],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    )
+    process = start(*command)
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and process.exitcode is None:
         written = run / "metrics.jsonl"
         if written.exists() and len(written.read_text().splitlines()) >= lines:
-            process.send_signal(signal.SIGKILL)
             break
         time.sleep(0.002)
-    process.wait()
+    process.kill()
+    assert ended(process) == -signal.SIGKILL
 
 
 def test_interrupt_keeps_the_run_and_says_how_to_go_on(project, monkeypatch, capsys):
@@ -373,8 +364,7 @@ def test_ten_thousand_clients_in_constant_memory(project, tmp_path):
     for clients in (200, 10_000):
         options = [f"data.path={path}", f"federation.clients={clients}"]
         options += ["federation.clients_per_round=100", "rounds=3", "partition.name=iid"]
-        command = [sys.executable, "-m", "rolora", "run", "small.yaml", *options]
-        subprocess.run([*command, "--out", f"r{clients}"], check=True, stdout=subprocess.DEVNULL)
+        assert ended(start("run", "small.yaml", *options, "--out", f"r{clients}"), 300) == 0
         summary = json.loads((project / f"r{clients}/summary.json").read_text())
         peaks[clients] = summary["peak_memory_mb"]
     assert peaks[10_000] < peaks[200] + 60

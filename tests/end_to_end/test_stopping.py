@@ -6,8 +6,6 @@ import json
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +16,7 @@ import yaml
 from rolora.core.errors import RunFailed
 from rolora.engines.in_process import InProcess
 from rolora.server.screen import Screen
-from shell import rolora
+from shell import ended, rolora, send, start
 
 
 @pytest.fixture
@@ -43,23 +41,19 @@ def project(tmp_path, bert, monkeypatch):
 @contextmanager
 def running(run, *options, lines=3):
     """A long run in a process of its own, once it has written `lines` lines; killed in the end."""
-    command = [sys.executable, "-m", "rolora", "run", "small.yaml", "rounds=2000", *options]
-    with Path("said").open("w") as said:
-        process = subprocess.Popen(
-            [*command, "--out", str(run)], stdout=said, stderr=said, start_new_session=True
-        )
+    process = start("run", "small.yaml", "rounds=2000", *options, "--out", run, said="said")
     try:
         wait_for_lines(run, lines, process)
         yield process
     finally:
         process.kill()
-        process.wait()
+        process.join()
 
 
 def wait_for_lines(run, lines, process):
     deadline = time.monotonic() + 60
     while not (run / "metrics.jsonl").exists() or len(texts(run)) < lines:
-        assert process.poll() is None, Path("said").read_text()
+        assert process.exitcode is None, Path("said").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
@@ -159,9 +153,9 @@ def test_every_finished_round_is_kept_whatever_the_signal(project, number, times
     run = project / "r"
     with running(run, "checkpoint.every=1000") as process:
         for _ in range(times):
-            process.send_signal(number)
+            send(process, number)
             time.sleep(0.002)
-        assert process.wait(60) == code
+        assert ended(process) == code
     rounds = len(texts(run))
     said = said_by_process()
     assert f"saved as it was after round {rounds}" in said
@@ -179,28 +173,23 @@ def said_by_process():
 
 
 def test_a_comparison_ends_in_order_too(project):
-    command = ["compare", "small.yaml", "rounds=2000", "checkpoint.every=1000"]
-    command += ["--methods", "fedit", "--seeds", "0", "--out", "c"]
-    with Path("said").open("w") as said:
-        process = subprocess.Popen([sys.executable, "-m", "rolora", *command], stdout=said)
+    options = ["rounds=2000", "checkpoint.every=1000", "--methods", "fedit", "--seeds", "0"]
+    process = start("compare", "small.yaml", *options, "--out", "c", said="said")
     cell = project / "c/fedit/seed-0"
     wait_for_lines(cell, 2, process)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
+    send(process, signal.SIGTERM)
+    assert ended(process) == 143
     rounds = len(texts(cell))
     assert f"saved as it was after round {rounds}" in said_by_process()
     assert (cell / "checkpoint" / f"round_{rounds:06d}").exists()
 
 
 def test_nohup_is_heeded(project):
-    def ignore():
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-    command = [sys.executable, "-m", "rolora", "run", "small.yaml", "rounds=60", "--out", "r"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=ignore)
+    command = ["run", "small.yaml", "rounds=60", "--out", "r"]
+    process = start(*command, said="said", ignoring=[signal.SIGHUP])
     wait_for_lines(project / "r", 2, process)
-    process.send_signal(signal.SIGHUP)
-    assert process.wait(60) == 0
+    send(process, signal.SIGHUP)
+    assert ended(process) == 0
     assert len(texts(project / "r")) == 60
 
 

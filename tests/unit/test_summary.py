@@ -3,7 +3,7 @@
 from made_up import MULTILABEL, classification, make_run
 from rolora.records.files import read_run
 from rolora.records.schema import Metric, TaskRecord
-from rolora.run import best_of
+from rolora.running import best_of
 
 ERRORS = TaskRecord(
     name="regression", title="regression", metrics=(Metric("mse", "error", higher_is_better=False),)

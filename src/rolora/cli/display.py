@@ -3,94 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rolora.core.types import Failure, Update
-from rolora.engines.preparation import Ready
+from rolora.library.plan import RunPlan
 from rolora.methods import METHODS
-from rolora.records.schema import CLASSIFICATION, RoundRecord, Summary, TaskRecord
-from rolora.report.units import byte_size, duration, show
-from rolora.run import task_of
-
-
-class RunDisplay:
-    """A line a round, and under them a bar for the run and one for the round's clients."""
-
-    def __init__(self, console: Console):
-        self.console, self.task = console, CLASSIFICATION
-        self.progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            transient=True,
-        )
-        self.rounds = self.progress.add_task("rounds", total=None, note="")
-        self.clients = self.progress.add_task("clients", total=None, note="", visible=False)
-
-    @contextmanager
-    def live(self) -> Iterator[RunDisplay]:
-        """Show the bars while the block runs; only lines where this is no terminal."""
-        if not self.console.is_terminal:
-            yield self
-            return
-        with self.progress:
-            yield self
-
-    def begin(self, ready: Ready, finished: int) -> None:
-        """Say what runs."""
-        config, self.task = ready.config, task_of(ready)
-        sizes = sorted(map(sum, ready.facts().strata_table))
-        source = config.data.name or config.data.path or "the sites' own data"
-        self.console.print(
-            f"[bold]{METHODS[config.method.name].title}[/] · {config.model.name} "
-            f"({ready.model.num_parameters() / 1e6:.1f} M parameters) · "
-            f"{source} ({sum(sizes)} training examples) · "
-            f"{len(sizes)} clients of {sizes[0]} to {sizes[-1]} examples · "
-            f"{config.rounds} rounds",
-            highlight=False,
-        )
-        self.progress.update(self.rounds, total=config.rounds, completed=finished)
-        size = config.federation.cohort_size
-        self.progress.update(self.clients, total=size, completed=0, visible=True)
-
-    def answered(self, answer: Update | Failure) -> None:
-        """One more client of the round is done."""
-        self.progress.advance(self.clients)
-
-    def round_finished(self, metrics: RoundRecord) -> None:
-        """A line for the round."""
-        self.progress.update(self.rounds, completed=metrics.round)
-        self.progress.reset(self.clients)
-        self.console.print(round_line(metrics, self.task), highlight=False)
-
-    def notice(self, text: str) -> None:
-        """Something to know."""
-        self.console.print(f"[yellow]{text}[/]", highlight=False)
-
-
-def round_line(metrics: RoundRecord, task: TaskRecord) -> str:
-    """One round in one line: what trained, the training loss, bytes, time, the first score."""
-    score, failed = task.first_of(metrics.validation), metrics.failures
-    evaluated = trouble = ""
-    if metrics.validation is not None:
-        evaluated = f"  [green]{task.first.title} {show(score, task.first)}[/]"
-    if failed:
-        trouble = f"  [red]{len(failed)} failed ({escape(failed[0].reason)})[/]"
-    loss = "nan" if metrics.train_loss is None else f"{metrics.train_loss:.4f}"
-    return (  # in 80 columns, where one factor trains and nothing fails
-        f"round {metrics.round:>3}  {metrics.phase:<2}  loss {loss:>6}  "
-        f"up {byte_size(metrics.bytes_up):>8}  down {byte_size(metrics.bytes_down):>8}  "
-        f"{duration(metrics.total_seconds):>6}{evaluated}{trouble}"
-    )
+from rolora.records.schema import Summary
+from rolora.records.units import byte_size, duration, show
 
 
 def summary_table(summary: Summary, directory: Path) -> Table:
@@ -121,6 +42,27 @@ def _results(summary: Summary) -> Iterator[tuple[str, str]]:
     if final.validation:
         score = show(task.first_of(final.validation), task.first)
         yield f"validation {task.first.title}", f"{score} after round {final.round}"
+
+
+def plan_table(plan: RunPlan) -> Table:
+    """What a config would run."""
+    sizes, config = sorted(plan.client_sizes), plan.config
+    splits = ", ".join(f"{count} {name}" for name, count in plan.examples.items())
+    rows = {
+        "method": f"{config.method.name}: {plan.travels}",
+        "model": f"{plan.model}, {plan.architecture}, {plan.parameters:,} parameters, "
+        f"{plan.device}",
+        "adapter": f"{len(plan.modules)} modules, {plan.adapter_parameters:,} parameters, "
+        f"{plan.trained_parameters:,} trained in round 1",
+        "data": f"{splits}, {config.task.name} of {', '.join(plan.label_names)}",
+        "clients": f"{len(sizes)} of {sizes[0]} to {sizes[-1]} examples "
+        f"(median {sizes[len(sizes) // 2]}), {config.federation.cohort_size} a round",
+        "round 1": f"{byte_size(plan.bytes_up)} up, {byte_size(plan.bytes_down)} down",
+    }
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in rows.items():
+        table.add_row(name, escape(value))
+    return table
 
 
 def methods_table() -> Table:

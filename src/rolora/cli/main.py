@@ -7,7 +7,6 @@ ended by SIGTERM, 129 by SIGHUP.
 from __future__ import annotations
 
 import logging
-import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -18,9 +17,9 @@ from typing import Annotated, Optional
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from rolora.cli import begin
+from rolora.cli import ask, begin
+from rolora.cli.watch import watch
 from rolora.core.errors import BadInput, RunFailed
 
 app = typer.Typer(
@@ -51,6 +50,7 @@ RunPath = Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN")
 
 app.command()(begin.init)
 app.command()(begin.doctor)
+app.command()(watch)
 app.command("presets")(begin.show_presets)
 
 
@@ -73,21 +73,27 @@ def run(
     ] = False,
 ) -> None:
     """Run a federation and leave a run directory with metrics, adapter and report."""
-    from rolora.cli.display import RunDisplay, summary_table
+    from rolora.callbacks import Terminal
+    from rolora.cli.display import summary_table
     from rolora.config import load_config
-    from rolora.report.run_report import write_report
-    from rolora.run import execute
+    from rolora.library.runs import default_directory
+    from rolora.library.runs import run as carry_out
 
     console = Console()
     settings = load_config(config, overrides or ())
     directory = out or default_directory(config.stem, resume or start_over)
     again = ["rolora", "run", str(config), *(overrides or ()), "--out", str(directory), "--resume"]
-    display = RunDisplay(console)
     with ending_on_signals(console, f"Go on with:\n  {shlex.join(again)}"):
-        with display.live():
-            summary = execute(settings, directory, resume, display, command(), start_over)
-        write_report(directory)
-        console.print(summary_table(summary, directory))
+        done = carry_out(
+            settings,
+            out=directory,
+            resume=resume,
+            start_over=start_over,
+            callbacks=[Terminal(console)],
+            show=False,
+            command=command(),
+        )
+    console.print(summary_table(done.summary, directory))
 
 
 @app.command()
@@ -104,24 +110,24 @@ def compare(
 
     Run again with the same --out, it goes on where it was.
     """
-    from rolora.cli.display import RunDisplay
-    from rolora.compare import compare_methods
+    from rolora.callbacks import Terminal
     from rolora.config import load_config
+    from rolora.library.runs import compare as carry_out
     from rolora.report.compare_report import comparison_table
 
     console = Console()
     settings = load_config(config, overrides or ())
     names = [name.strip() for name in methods.split(",") if name.strip()]
     directory = out or Path("runs") / f"{config.stem}-compare"
-
-    @contextmanager
-    def watched(which: str) -> Iterator[RunDisplay]:
-        console.rule(which, align="left")
-        with RunDisplay(console).live() as display:
-            yield display
-
     with ending_on_signals(console, "Run the same command again to go on."):
-        compare_methods(settings, names, seed_list(seeds), directory, watched, command())
+        carry_out(
+            settings,
+            methods=names,
+            seeds=seed_list(seeds),
+            out=directory,
+            watched=lambda which: Terminal(console, which),
+            command=command(),
+        )
     console.print(comparison_table(directory))
     console.print(f"table, numbers and curves: {directory}/comparison.md, .json, .png")
 
@@ -142,63 +148,30 @@ def report(run: RunPath) -> None:
     Console().print(str(write_report(run)), soft_wrap=True)
 
 
+app.command()(ask.predict)
+app.command()(ask.evaluate)
+
+
 @app.command()
 def export(
     run: RunPath,
     merge: Annotated[Path, typer.Option("--merge", help="Directory for the merged model.")],
 ) -> None:
     """Merge a run's adapter into its base model, loadable by from_pretrained."""
-    from rolora.config import parse_config
-    from rolora.model.peft_format import save_merged
-    from rolora.records.files import read_json
-    from rolora.records.rundir import read_run_config
-    from rolora.records.schema import Summary
-    from rolora.tasks import make_task
+    from rolora.library.finished import Run
 
-    settings = parse_config(read_run_config(run), source=str(run / "config.yaml"))
-    if not (run / "summary.json").is_file():
-        raise BadInput(f"{run}: no finished run there; it holds no summary.json")
-    names = read_json(run / "summary.json", Summary).data.label_names
-    if merge.exists() and any(merge.iterdir()):
-        raise BadInput(f"--merge {merge}: is not empty; name a new directory")
-    model = settings.model.model_copy(update={"device": "cpu", "dtype": "float32"})
-    pretrained = make_task(settings.task).backbone(model, tuple(names), settings.seed)
-    save_merged(merge, run / "adapter", pretrained, _warn)
-    Console().print(f"merged model: {merge}", soft_wrap=True)
+    written = Run(run, notice=_warn).export(merge)
+    Console().print(f"merged model: {written}", soft_wrap=True)
 
 
 @app.command()
 def validate(config: ConfigPath, overrides: Overrides = None) -> None:
     """Say what a config would run, without training."""
+    from rolora.cli.display import plan_table
     from rolora.config import load_config
-    from rolora.engines.preparation import prepare
-    from rolora.report.units import byte_size
-    from rolora.run import round_bytes
+    from rolora.library.plan import plan_of
 
-    settings = load_config(config, overrides or ())
-    prepared = prepare(settings, notice=_warn)
-    state = prepared.initial()
-    up, down = round_bytes(prepared, state)
-    sizes = sorted(len(rows) for rows in prepared.shares["train"])
-    splits = {name: len(examples) for name, examples in prepared.examples.items()}
-    factors = state.parts.select({"A", "B"})
-    train = prepared.method.plan(state, prepared.client(0)).train
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    rows = {
-        "method": f"{settings.method.name}: {prepared.method.travels}",
-        "model": f"{settings.model.name}, {prepared.pretrained.model_type}, "
-        f"{prepared.model.num_parameters():,} parameters, {prepared.model.device}",
-        "adapter": f"{len(prepared.model.layers)} modules, {factors.layout.size:,} parameters, "
-        f"{state.parts.select(train).layout.size:,} trained in round 1",
-        "data": ", ".join(f"{count} {name}" for name, count in splits.items())
-        + f", {settings.task.name} of {', '.join(prepared.examples['train'].names)}",
-        "clients": f"{len(sizes)} of {sizes[0]} to {sizes[-1]} examples "
-        f"(median {sizes[len(sizes) // 2]}), {settings.federation.cohort_size} a round",
-        "round 1": f"{byte_size(up)} up, {byte_size(down)} down",
-    }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    Console().print(table)
+    Console().print(plan_table(plan_of(load_config(config, overrides or ()), notice=_warn)))
 
 
 @app.command()
@@ -301,19 +274,6 @@ def ending_on_signals(console: Console, how: str) -> Iterator[None]:
 
 def _warn(text: str) -> None:
     Console().print(text, style="yellow", highlight=False, markup=False)
-
-
-def default_directory(stem: str, resume: bool) -> Path:
-    """``runs/STEM``, numbered if it is taken; to resume, the last one there is."""
-    pattern = re.compile(re.escape(stem) + r"(?:-(\d+))?")
-    found = {}
-    for path in Path("runs").glob(f"{stem}*"):
-        match = pattern.fullmatch(path.name)
-        if match:
-            found[int(match.group(1) or 1)] = path
-    if resume and found:
-        return found[max(found)]
-    return Path("runs") / (f"{stem}-{max(found) + 1}" if found else stem)
 
 
 def seed_list(text: str) -> list[int]:

@@ -31,6 +31,7 @@ class Examples:
             One for all columns, whose lengths agree.
         dense: columns with one row for each example, ``[n, ...]``, such as the pixels ``x``.
         fields: columns of the raw data, as lists of `n` plain values, to partition by.
+        cut: how many texts were longer than was taken; not known of a selection.
 
     Raises:
         ValueError: columns disagree in length.
@@ -43,6 +44,7 @@ class Examples:
     offsets: Tensor | None = None
     dense: Mapping[str, Tensor] = field(default_factory=dict)
     fields: Mapping[str, Sequence[object]] = field(default_factory=dict)
+    cut: int = 0
 
     def __post_init__(self) -> None:
         n = len(self)

@@ -5,81 +5,33 @@ Row numbers in messages count the rows of data from 1, without a header.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from itertools import chain
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
-from rolora.config import DataConfig
+from rolora.config import DataConfig, PartitionConfig
 from rolora.core.errors import BadInput, nearest
-from rolora.core.seeds import numpy_generator
-from rolora.data.columns import Column, Reader, check_whole, missing
+from rolora.data.columns import Column, Reader, missing
 from rolora.data.examples import Examples
+from rolora.data.partition import check_field
+from rolora.data.raw import RawSplit, RawSplits, column_of, text_columns
 from rolora.data.sources import Source, Splits, Table, open_splits, source_of
-
-Split = TypeVar("Split")
+from rolora.data.splitting import draw, hold_out
 
 _TEST_NAMES = ("test", "validation", "validation_matched", "dev")
 """Splits that can serve as the test set, in order of preference."""
 
 
-@dataclass(frozen=True)
-class RawSplit:
-    """`n` texts with targets.
-
-    Args:
-        text: `n` texts.
-        text_pair: their second texts, where the task has pairs.
-        targets: ``[n, ...]``, in the task's own form.
-        strata: int64 ``[n]``, the stratum of each.
-        names: what the model's outputs stand for, in order.
-        fields: every other column of plain values, and the target's own, by name.
-    """
-
-    text: list[str]
-    text_pair: list[str] | None
-    targets: np.ndarray
-    strata: np.ndarray
-    names: tuple[str, ...]
-    fields: Mapping[str, list[Any]] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.text)
-
-    def select(self, rows: np.ndarray) -> RawSplit:
-        """The given rows, in that order."""
-        chosen = rows.tolist()
-        return RawSplit(
-            text=[self.text[i] for i in chosen],
-            text_pair=None if self.text_pair is None else [self.text_pair[i] for i in chosen],
-            targets=self.targets[rows],
-            strata=self.strata[rows],
-            names=self.names,
-            fields={name: [column[i] for i in chosen] for name, column in self.fields.items()},
-        )
-
-
-@dataclass(frozen=True)
-class RawSplits(Generic[Split]):
-    """Training, validation and test examples as they were read, :class:`RawSplit` where they are
-    texts; `test_from` says where the last come from.
-    """
-
-    train: Split
-    validation: Split
-    test: Split
-    test_from: str
-
-    @property
-    def by_name(self) -> dict[str, Split]:
-        """The three splits by name."""
-        return {"train": self.train, "validation": self.validation, "test": self.test}
-
-
-def load_data(config: DataConfig, seed: int, task: Reader) -> RawSplits[RawSplit]:
+def load_data(
+    config: DataConfig,
+    seed: int,
+    task: Reader,
+    splits: Splits | None = None,
+    partition: PartitionConfig | None = None,
+) -> RawSplits[RawSplit]:
     """Read the data and split them.
 
     Sources: ``rotten_tomatoes`` and ``imdb`` (training sentences of Pang & Lee, 2005, and Maas et
@@ -95,32 +47,56 @@ def load_data(config: DataConfig, seed: int, task: Reader) -> RawSplits[RawSplit
     Rotten Tomatoes has none, IMDB 96. Nothing is removed from, or compared with, a test split
     that the data bring themselves.
 
+    Where clients are told apart by a field, each value keeps ``partition.min_examples`` rows to
+    train on, whatever the seed.
+
     Args:
         config: the section ``data``.
         seed: the run's seed.
         task: reads the column of what is to be learned.
+        splits: the data themselves, in place of what `config` names.
+        partition: how the examples will be dealt out; None: not by a field.
 
     Raises:
-        BadInput: the source cannot be read, a column or a text is missing, or the task does not
-            take a target.
+        BadInput: the source cannot be read, a column or a text is missing, the task does not
+            take a target, or the partition's field has a value that is missing or rare.
     """
+    by = partition or PartitionConfig()
     source = source_of(config)
-    splits = open_splits(config, source)
+    if splits is None:
+        splits = open_splits(config, source)
     table = _split(splits, config.train_split, "data.train_split")
     train = _parse(table, source, task, config.labels)
+    if by.by is not None:
+        check_field(_field(train, by.by, table.source), by, table.source)
     found = _own_test(splits, config, source)
     if found is not None:
         test_from, table = found
         test = _parse(table, source, task, train.names, train.targets)
     else:
-        rest, held = _hold_out(train, config.test, seed, "test")
+        rest, held = hold_out(train, by, config.test, seed, "test")
         train, test = train.select(rest), train.select(held)
         test_from = f"{config.test:.0%} of {config.train_split}"
-    rest, held = _hold_out(train, config.validation, seed, "validation")
+    rest, held = hold_out(train, by, config.validation, seed, "validation")
     train, validation = train.select(rest), train.select(held)
     if config.limit is not None and config.limit < len(train):
-        train = train.select(_draw(train.strata, config.limit, seed))
+        train = train.select(draw(train, by, config.limit, seed))
     return RawSplits(train, validation, test, test_from)
+
+
+def read_split(table: Table, source: Source, task: Reader, names: tuple[str, ...]) -> RawSplit:
+    """A table as a split of data that were trained on before.
+
+    Args:
+        table: as it was read.
+        source: the columns to read.
+        task: reads the column of what is to be learned.
+        names: of the model's outputs.
+
+    Raises:
+        BadInput: a column or a text is missing, or the task does not take a target.
+    """
+    return _parse(table, source, task, names)
 
 
 def tokenize(raw: RawSplit, tokenizer: Any, max_length: int) -> Examples:
@@ -139,17 +115,21 @@ def tokenize(raw: RawSplit, tokenizer: Any, max_length: int) -> Examples:
     _check_length(tokenizer, max_length, raw.text_pair is not None)
     pieces: dict[str, list[np.ndarray]] = {}
     lengths: list[int] = []
+    cut = 0
     for start in range(0, len(raw), 1024):
         rows = slice(start, start + 1024)
+        texts = raw.text[rows]
+        pairs = raw.text_pair[rows] if raw.text_pair is not None else None
         encoded = tokenizer(
-            raw.text[rows],
-            raw.text_pair[rows] if raw.text_pair is not None else None,
+            texts,
+            pairs,
             truncation=True,
             max_length=max_length,
             padding=False,
             return_attention_mask=False,
         )
         lengths += map(len, encoded["input_ids"])
+        cut += _cut(tokenizer, encoded, texts, pairs, max_length)
         for name in padding.keys() & encoded.keys():
             flat = np.fromiter(chain.from_iterable(encoded[name]), dtype=np.int32)
             pieces.setdefault(name, []).append(flat)
@@ -165,7 +145,20 @@ def tokenize(raw: RawSplit, tokenizer: Any, max_length: int) -> Examples:
         },
         offsets=torch.tensor([0, *lengths]).cumsum(0),
         fields=raw.fields,
+        cut=cut,
     )
+
+
+def _cut(
+    tokenizer: Any, encoded: Any, texts: list[str], pairs: list[str] | None, max_length: int
+) -> int:
+    """How many of the texts were cut when they were `encoded`."""
+    full = [i for i, ids in enumerate(encoded["input_ids"]) if len(ids) == max_length]
+    if encoded.encodings is not None:
+        return sum(bool(encoded.encodings[i].overflowing) for i in full)
+    # A slow tokenizer does not say what it cut.
+    again = [tokenizer(texts[i], pairs and pairs[i], verbose=False) for i in full]
+    return sum(len(whole["input_ids"]) > max_length for whole in again)
 
 
 def check_known(examples: Examples, tokenizer: Any, notice: Callable[[str], None]) -> None:
@@ -257,11 +250,10 @@ def _parse(
     train: np.ndarray | None = None,
 ) -> RawSplit:
     """Check and convert one split; `known` are the names, `train` the targets of training."""
-    text = _texts(table, source.text, "data.text")
-    pair = None if source.text_pair is None else _texts(table, source.text_pair, "data.text_pair")
+    text, pair = text_columns(table, source)
     if not text:
         raise BadInput(f"{table.source}: holds no examples")
-    values = _column(table, source.label, "data.label")
+    values = column_of(table, source.label, "data.label")
     column = Column(source.label, values, table.classes.get(source.label), table.source)
     targets, names = task.targets(column, known)
     return RawSplit(
@@ -278,63 +270,12 @@ def _parse(
     )
 
 
-def _column(table: Table, name: str, key: str) -> list[Any]:
-    if name not in table.columns:
-        raise BadInput(
-            f"{key} = {name!r}: {table.source} has no such column{nearest(name, table.columns)}"
-        )
-    return table.columns[name]
-
-
-def _texts(table: Table, name: str, key: str) -> list[str]:
-    column = _column(table, name, key)
-    for row, value in enumerate(column, 1):
-        if not isinstance(value, str):
-            found = "is missing" if missing(value) else f"is {value!r:.60}, not text"
-            raise BadInput(f"{key} = {name!r}: row {row} of {table.source} {found}")
-        check_whole(value, f"{key} = {name!r}: row {row} of {table.source}")
-    return column
+def _field(data: RawSplit, name: str, source: str) -> list[Any]:
+    if name not in data.fields:
+        known = nearest(name, data.fields)
+        raise BadInput(f"partition.field = {name!r}: {source} has no such column{known}")
+    return data.fields[name]
 
 
 def _plain(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float)
-
-
-# Splitting ---------------------------------------------------------------------------------
-
-
-def _hold_out(
-    data: RawSplit, fraction: float, seed: int, name: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """The rows that stay and the rows held out: `fraction` of each stratum, at least one text.
-
-    Rows of identical text (and pair) are one group, held out or not as a whole, in the stratum
-    of the first. No stratum loses its last group.
-    """
-    rng = numpy_generator(seed, name)
-    ids: dict[tuple[str, ...], int] = {}
-    keys = zip(data.text) if data.text_pair is None else zip(data.text, data.text_pair, strict=True)
-    group = np.array([ids.setdefault(key, len(ids)) for key in keys])
-    size = np.bincount(group)
-    stratum = data.strata[np.unique(group, return_index=True)[1]]
-    held = np.zeros(len(size), dtype=bool)
-    for c in np.unique(stratum):
-        groups = rng.permutation(np.flatnonzero(stratum == c))
-        before = size[groups].cumsum() - size[groups]
-        target = max(1, round(fraction * size[groups].sum()))
-        held[groups[:-1][before[:-1] < target]] = True
-    if not held.any():
-        raise BadInput(
-            f"data: {len(data)} examples are too few to split {name} off: no label has two texts"
-        )
-    return np.flatnonzero(~held[group]), np.flatnonzero(held[group])
-
-
-def _draw(strata: np.ndarray, limit: int, seed: int) -> np.ndarray:
-    """`limit` rows, each stratum's share kept to within one."""
-    rng = numpy_generator(seed, "limit")
-    exact = np.bincount(strata) * limit / len(strata)
-    quota = np.floor(exact).astype(np.int64)
-    quota[np.argsort(quota - exact, kind="stable")[: limit - quota.sum()]] += 1
-    drawn = [rng.permutation(np.flatnonzero(strata == c))[:q] for c, q in enumerate(quota)]
-    return np.sort(np.concatenate(drawn))

@@ -76,6 +76,11 @@ class InProcess:
         self.workers = Workers(model, count, threads)
         self.stack = config.engine.stack or self._choose_stack(splits["train"].examples)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the model's outputs stand for."""
+        return self.splits["train"].examples.names
+
     def registered(self, client: int) -> int:
         """The number of the client's training examples."""
         return self.clients[client].num_examples

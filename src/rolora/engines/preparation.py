@@ -14,16 +14,18 @@ import torch
 from rolora.client.evaluation import Split
 from rolora.config import Config
 from rolora.core.types import Adapter, ClientInfo, ServerState
-from rolora.data import Examples, strata_table
+from rolora.data import Examples, strata_table, tell_shares
 from rolora.data.deal import deal
+from rolora.engines.given import NOTHING, Given
 from rolora.engines.in_process import InProcess
-from rolora.methods import Method, Setting, make_method
+from rolora.methods import Method, Setting
+from rolora.model.adopted import adopt_pretrained
 from rolora.model.loading import Pretrained, resolve_device
 from rolora.model.lora import LoraModel, check_ranks
 from rolora.server.ledger import Ledger
 from rolora.server.round import Engine
 from rolora.stages import make_stage
-from rolora.tasks import Task, make_task
+from rolora.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -197,34 +199,42 @@ def loaded_from(config: Config) -> dict[str, Any]:
         "model": config.model.model_dump(mode="json"),
         "data": config.data.model_dump(mode="json"),
         "task": config.task.model_dump(mode="json"),
+        "kept": [config.partition.by, config.partition.by and config.partition.min_examples],
         "lora": config.lora.model_dump(include={"target_modules", "layers", "dropout"}),
         "cache_mb": config.engine.cache_mb,
     }
 
 
 def load(
-    config: Config, notice: Callable[[str], None] = warnings.warn, task: Task | None = None
+    config: Config, notice: Callable[[str], None] = warnings.warn, given: Given = NOTHING
 ) -> Loaded:
     """Load data and model; give notice of what is doubtful in them.
 
     Args:
         config: of the run.
         notice: told what is doubtful in the data.
-        task: one that no config names, in place of the config's.
+        given: objects in place of what the config names.
 
     Raises:
         BadInput: they cannot be had or do not fit.
     """
     resolve_device(config.model.device)
-    task = task or make_task(config.task)
-    raw = task.load(config.data, config.seed)
-    pretrained = task.backbone(config.model, raw.train.names, config.seed)
+    task = given.make_task(config)
+    raw = task.load(config.data, config.seed, given.splits, config.partition)
+    if given.model is None:
+        pretrained = task.backbone(config.model, raw.train.names, config.seed)
+    else:
+        mine = (given.model, given.tokenizer)
+        pretrained = adopt_pretrained(*mine, config.model, raw.train.names, task.kind)
     examples = task.encode(raw, pretrained, config.data, notice)
     return Loaded(task, pretrained, task.adapted(pretrained, config), examples, raw.test_from)
 
 
 def prepare(
-    config: Config, loaded: Loaded | None = None, notice: Callable[[str], None] = warnings.warn
+    config: Config,
+    loaded: Loaded | None = None,
+    notice: Callable[[str], None] = warnings.warn,
+    given: Given = NOTHING,
 ) -> Prepared:
     """Load data and model, deal the examples out, make the method.
 
@@ -233,32 +243,35 @@ def prepare(
         loaded: what was loaded for a config with the same :func:`loaded_from`; its task is the
             run's.
         notice: told what is doubtful in the data.
+        given: objects in place of what the config names.
 
     Raises:
         BadInput: something in the config cannot be had or does not fit.
     """
-    method = checked_method(config)
-    loaded = loaded or load(config, notice)
+    method = checked_method(config, given)
+    loaded = loaded or load(config, notice, given)
     check_ranks(loaded.model, config.lora)
+    shares = deal(config, loaded.examples)
+    tell_shares(config, loaded.examples, shares, notice)
     return Prepared(
         config=config,
         pretrained=loaded.pretrained,
         model=loaded.model,
         examples=loaded.examples,
-        shares=deal(config, loaded.examples),
+        shares=shares,
         test_from=loaded.test_from,
         method=method,
         task=loaded.task,
     )
 
 
-def checked_method(config: Config) -> Method:
+def checked_method(config: Config, given: Given = NOTHING) -> Method:
     """The run's method.
 
     Raises:
         BadInput: it, or a stage, does not go with another setting.
     """
-    method = make_method(config.method, setting_of(config))
+    method = given.make_method(config, setting_of(config))
     for options in config.stages:
         make_stage(options).check(method.turns())
     return method
@@ -273,10 +286,12 @@ def build_engine(prepared: Prepared) -> InProcess:
 
 
 @contextmanager
-def in_process(config: Config, notice: Callable[[str], None]) -> Iterator[Ready]:
+def in_process(
+    config: Config, notice: Callable[[str], None], given: Given = NOTHING
+) -> Iterator[Ready]:
     """A run on the simulator.
 
     Raises:
         BadInput: the config does not fit.
     """
-    yield prepare(config, notice=notice).ready()
+    yield prepare(config, notice=notice, given=given).ready()

@@ -1,9 +1,12 @@
-"""The methods by name. To add one: one file beside these, one line in `METHODS`."""
+"""The methods by name. To add one: one file beside these, one line in `METHODS`; in a package of
+your own, an entry point in the group ``rolora.methods``.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from rolora.core.catalogue import Catalogue
 from rolora.core.errors import BadInput, nearest
 from rolora.methods.base import Method, Setting
 from rolora.methods.fedex_lora import FedExLoRA
@@ -16,16 +19,20 @@ from rolora.methods.options import Options
 from rolora.methods.rolora import RoLoRA
 from rolora.methods.scaffold import Scaffold
 
-METHODS: dict[str, type[Method]] = {
-    "rolora": RoLoRA,
-    "fedit": FedIT,
-    "ffa_lora": FFALoRA,
-    "flexlora": FlexLoRA,
-    "flora": FLoRA,
-    "fedex_lora": FedExLoRA,
-    "fedsa_lora": FedSALoRA,
-    "scaffold": Scaffold,
-}
+METHODS: Catalogue[Method] = Catalogue(
+    "rolora.methods",
+    Method,  # type: ignore[type-abstract]
+    {
+        "rolora": RoLoRA,
+        "fedit": FedIT,
+        "ffa_lora": FFALoRA,
+        "flexlora": FlexLoRA,
+        "flora": FLoRA,
+        "fedex_lora": FedExLoRA,
+        "fedsa_lora": FedSALoRA,
+        "scaffold": Scaffold,
+    },
+)
 
 
 def method_named(name: str) -> type[Method]:
@@ -48,6 +55,12 @@ def options_of(name: str, **options: Any) -> Options:
     return method_named(name).Options(name=name, **options)
 
 
+def named_options(method: Method) -> Options:
+    """The options of a method that is an object, under the name of its class."""
+    options: Options = method.options.model_copy(update={"name": type(method).__name__})
+    return options
+
+
 def make_method(options: Options, setting: Setting) -> Method:
     """The method that `options` names and sets.
 
@@ -64,5 +77,6 @@ __all__ = [
     "Setting",
     "make_method",
     "method_named",
+    "named_options",
     "options_of",
 ]

@@ -58,9 +58,9 @@ class Setting:
         stages: by name, in order.
     """
 
-    lora_alpha: float
-    max_rank: int
-    rounds: int
+    lora_alpha: float = 16.0
+    max_rank: int = 4
+    rounds: int = 20
     clients: int = 1
     head: Literal["frozen", "train", "local"] = "frozen"
     mixed_ranks: bool = False
@@ -77,6 +77,10 @@ class Method(ABC):
     `exactness`; `personal`, whether each client ends with a model of its own; `mixed_ranks`,
     whether clients may have different ranks; `reduction`, what the server needs of them; `stepped`,
     the parts on which a server optimiser acts; `Options`, what may be set in a config.
+
+    Args:
+        setting: of the run; a method that a program hands over is made again with the run's own.
+        options: as they were set; else their defaults.
     """
 
     Options: ClassVar[type[Options]] = Options
@@ -89,8 +93,8 @@ class Method(ABC):
     reduction: ClassVar[Reduction] = "sum"
     stepped: ClassVar[frozenset[Part]] = frozenset({"A", "B", "head"})
 
-    def __init__(self, setting: Setting, options: Any = None):
-        self.setting = setting
+    def __init__(self, setting: Setting | None = None, options: Any = None):
+        self.setting = Setting() if setting is None else setting
         self.options: Any = self.Options() if options is None else options
         self.check()
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from rolora.core.errors import BadInput
 from rolora.core.types import Adapter, ServerState
 from rolora.records.atomic import write_atomic
-from rolora.records.schema import SCHEMA
+from rolora.records.base import SCHEMA
 from rolora.records.wire import parse_name, tensor_name
 
 SHARED = "pieces"

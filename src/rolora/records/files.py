@@ -14,12 +14,11 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from rolora.config import Config, load_config
+from rolora.config import Config, recorded_config
 from rolora.core.errors import BadInput
+from rolora.records.base import SCHEMA, FileRecord
 from rolora.records.schema import (
     CLASSIFICATION,
-    SCHEMA,
-    FileRecord,
     MethodRecord,
     ModelRecord,
     RoundRecord,
@@ -65,7 +64,7 @@ class RunFiles:
         """The name of the data."""
         config = self.config.data
         known = self.summary.data.name if self.summary else ""
-        return known or config.name or (config.path.name if config.path else "")
+        return known or config.name or (config.path.name if config.path else "the sites' own")
 
     @property
     def model(self) -> str:
@@ -113,7 +112,7 @@ def read_run(directory: Path) -> RunFiles:
     path = directory / "config.yaml"
     if not path.is_file():
         raise BadInput(f"run {directory}: not a run directory (it holds no config.yaml)")
-    config = load_config(path)
+    config = recorded_config(path)
     summary = _read_if_there(directory / "summary.json", Summary)
     return RunFiles(
         directory=directory,

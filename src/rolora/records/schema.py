@@ -7,44 +7,14 @@ should take each.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-SCHEMA = 2
-"""Of the files that this version writes. 1 was before scores had names."""
-
-
-class Record(BaseModel):
-    """A JSON object; what it does not know, and a value of another type, is refused in writing."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        validate_by_name=True,
-        validate_by_alias=True,
-        serialize_by_alias=True,
-    )
-
-
-class FileRecord(Record):
-    """A record that is a file, or a line of one."""
-
-    schema_version: int = Field(default=SCHEMA, alias="schema")
-
-
-def finite(value: Any) -> Any:
-    """The value, or None where JSON has no word for it."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Score = Annotated[float | None, BeforeValidator(finite)]
-"""None where it is not finite, or not defined (a correlation of constants)."""
-Scores = dict[str, Score]
+from rolora.records.base import FileRecord, Record, Score, Scores
+from rolora.records.detail import DetailRecord, UpdateRecord
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
@@ -127,6 +97,11 @@ class RoundRecord(FileRecord):
         phase: the parts that trained: ``A``, ``B`` or ``AB``, with ``+head``.
         train_loss: mean over the clients' batches of the round.
         validation: scores over all clients' validation examples; None where nobody looked.
+        prediction_shares: of each stratum among the validation predictions; empty where the task
+            has none, or nobody looked.
+        detail: the validation scores of every label; None where the task has none.
+        collapsed: the label that alone is predicted; None where there is no such one.
+        updates: each contributing client's part, by id.
         clients: of the `cohort` that was asked, how many contributed.
         attempts: cohorts that were drawn until one reached the quorum.
         failures: clients that gave no usable update, in all attempts.
@@ -140,6 +115,10 @@ class RoundRecord(FileRecord):
     phase: str
     train_loss: Score
     validation: Scores | None = None
+    prediction_shares: tuple[Score, ...] = ()
+    detail: DetailRecord | None = None
+    collapsed: str | None = None
+    updates: tuple[UpdateRecord, ...] = ()
     clients: int
     cohort: int
     attempts: int = 1
@@ -148,7 +127,7 @@ class RoundRecord(FileRecord):
     faults: tuple[str, ...] = ()
     bytes_up: int
     bytes_down: int
-    seconds: dict[str, float] = {}
+    seconds: dict[str, float] = Field(default_factory=dict)
 
     @property
     def total_seconds(self) -> float:
@@ -255,7 +234,7 @@ class Start(FileRecord):
     """
 
     rolora_version: str | None = None
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
     task: TaskRecord
     method: MethodRecord
     model: ModelRecord
@@ -281,6 +260,7 @@ class Summary(Start):
         constant: scores of the best constant prediction on the test examples, by metric.
         prediction_shares: of each stratum among the test predictions; empty where the task has
             none.
+        detail: the test scores of every label; None where the task has none.
         bytes_up, bytes_down, failures: over all rounds.
         seconds: by stage over all rounds, and ``total``.
         peak_memory_mb: resident memory of the process, in MiB.
@@ -295,12 +275,13 @@ class Summary(Start):
     test_examples: int | None = None
     test_failures: tuple[FailureRecord, ...] = ()
     test_faults: tuple[str, ...] = ()
-    constant: Scores = {}
+    constant: Scores = Field(default_factory=dict)
     prediction_shares: tuple[float, ...] = ()
+    detail: DetailRecord | None = None
     bytes_up: int
     bytes_down: int
     failures: int
-    seconds: dict[str, float] = {}
+    seconds: dict[str, float] = Field(default_factory=dict)
     peak_memory_mb: float | None = None
     finished: str | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rolora.records.files import RunFiles
 from rolora.records.schema import Metric, Summary
-from rolora.report.units import percent, show
+from rolora.records.units import percent, show
 
 COLLAPSED_SHARE = 0.98
 """Of the test predictions, in one stratum."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rolora.records.schema import Comparison, DifferenceRecord, Metric
+from rolora.records.units import NONE, duration
 from rolora.report.compare_table import (
     difference,
     header,
@@ -13,7 +14,6 @@ from rolora.report.compare_table import (
     rows,
     title,
 )
-from rolora.report.units import NONE, duration
 
 DIFFERENCES = ("method", "mean difference", "95 % interval", "p", "by seed")
 

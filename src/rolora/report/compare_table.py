@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rolora.records.schema import ComparedMethod, Comparison, Measured, Metric
-from rolora.report.units import NONE, capital
+from rolora.records.units import NONE, capital
 
 MIB = 2**20
 MINUS = "\N{MINUS SIGN}"

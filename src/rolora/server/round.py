@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -35,6 +35,8 @@ from rolora.server.screen import Screen
 from rolora.stages import make_stage
 from rolora.tasks import Task, added
 
+Result = TypeVar("Result")
+
 ATTEMPTS = 3
 """How often a round is tried, each time with another cohort, before the run ends."""
 
@@ -45,6 +47,10 @@ class Engine(Protocol):
     @property
     def clients(self) -> Sequence[ClientInfo]:
         """All clients, by id."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the model's outputs stand for."""
 
     def registered(self, client: int) -> int:
         """The number of training examples that the client has said it holds; 0: not known."""
@@ -94,6 +100,62 @@ class Clock:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
 
 
+def rounds(
+    config: Config,
+    method: Method,
+    task: Task,
+    engine: Engine,
+    state: ServerState,
+    ledger: Ledger,
+    record: Record,
+    answered: Callable[[Update | Failure], None] = lambda answer: None,
+) -> Generator[RoundRecord, None, ServerState]:
+    """Run the rounds that are left, one at a time; the value at the end is the final state.
+
+    Args:
+        config: the run's settings.
+        method: plans and aggregates.
+        task: how a round's model is scored.
+        engine: where clients run.
+        state: the state to go on from; ``method.init(...)`` for a new run.
+        ledger: what clients hold.
+        record: the run's files.
+        answered: told of every client's answer.
+
+    Yields:
+        the record of a round, once it is finished: its metrics are written.
+
+    Raises:
+        RunFailed: the quorum was lost in every attempt at a round.
+
+    Whatever ends the run, an interrupt or a closed generator too, is passed on after the last
+    finished round has been checkpointed.
+    """
+    saved, held = state.round, Ledger(ledger.held)
+    try:
+        while state.round < config.rounds:
+            clock = Clock()
+            new, metrics = one_round(config, method, engine, state, ledger, clock, answered)
+            last, seen = new.round == config.rounds, {}
+            if last or new.round % config.evaluation.every == 0:
+                with clock("evaluate"):
+                    results = engine.evaluate(method.evaluation_plan(new), "validation")
+                    seen = validated(task, results, engine.names)
+            metrics = completed(metrics, seen, engine.take_notes(), clock)
+            with shielded():
+                record.round_finished(metrics)
+                state, held = new, Ledger(ledger.held)
+                if last or state.round % config.checkpoint.every == 0:
+                    record.checkpoint(state, held, engine)
+                    saved = state.round
+            yield metrics
+    finally:
+        if saved != state.round:
+            with shielded():
+                record.checkpoint(state, held, engine)
+    return state
+
+
 def run_rounds(
     config: Config,
     method: Method,
@@ -104,45 +166,17 @@ def run_rounds(
     record: Record,
     answered: Callable[[Update | Failure], None] = lambda answer: None,
 ) -> ServerState:
-    """Run the rounds that are left and return the final state.
+    """All of :func:`rounds`; the final state."""
+    return finished(rounds(config, method, task, engine, state, ledger, record, answered))
 
-    Args:
-        config: the run's settings.
-        method: plans and aggregates.
-        task: how a round's model is scored.
-        engine: where clients run.
-        state: the state to go on from; ``method.init(...)`` for a new run.
-        ledger: what clients hold.
-        record: the run's files.
-        answered: told of every client's answer, for a progress display.
 
-    Raises:
-        RunFailed: the quorum was lost in every attempt at a round.
-
-    Whatever ends the run, an interrupt too, is passed on after the last finished round has been
-    checkpointed; a round is finished once its metrics are written.
-    """
-    saved, held = state.round, Ledger(ledger.held)
-    try:
-        while state.round < config.rounds:
-            clock = Clock()
-            new, metrics = one_round(config, method, engine, state, ledger, clock, answered)
-            last, scores = new.round == config.rounds, None
-            if last or new.round % config.evaluation.every == 0:
-                with clock("evaluate"):
-                    scores = evaluate(task, method, engine, new, "validation")
-            metrics = completed(metrics, scores, engine.take_notes(), clock)
-            with shielded():
-                record.round_finished(metrics)
-                state, held = new, Ledger(ledger.held)
-                if last or state.round % config.checkpoint.every == 0:
-                    record.checkpoint(state, held, engine)
-                    saved = state.round
-    finally:
-        if saved != state.round:
-            with shielded():
-                record.checkpoint(state, held, engine)
-    return state
+def finished(steps: Generator[RoundRecord, None, Result]) -> Result:
+    """Take every step; the value at the end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
 
 
 def one_round(
@@ -162,8 +196,9 @@ def one_round(
     for attempt in range(ATTEMPTS):
         with clock("plan"):
             cohort = sample_cohort(config, engine.clients, state.round + 1, attempt)
-            plans = [ledger.narrow(method.plan(state, client)) for client in cohort]
-        screen = Screen(engine.registered, plans, start, config.server.weighting, stages, answered)
+            whole = [method.plan(state, client) for client in cohort]
+            plans = [ledger.narrow(plan) for plan in whole]
+        screen = Screen(engine.registered, whole, start, config.server.weighting, stages, answered)
         with clock("aggregate"):
             reducer = reducer_of(config, method)
             for update in screen.sound(engine.train(plans)):
@@ -173,8 +208,8 @@ def one_round(
         down += sum(payload_bytes(plan.send.layout) for plan in plans)
         up, failures = up + screen.bytes_up, failures + screen.failures
         for plan in plans:
-            ledger.replied(plan) if plan.client in screen.losses else ledger.failed(plan.client)
-        if len(screen.losses) < max(1, needed(config.federation.quorum, len(plans))):
+            ledger.replied(plan) if plan.client in screen.updates else ledger.failed(plan.client)
+        if len(screen.updates) < max(1, needed(config.federation.quorum, len(plans))):
             continue
         with clock("aggregate"):
             new = method.combine(start, reducer.result())
@@ -185,7 +220,8 @@ def one_round(
             round=new.round,
             phase=phase(plans[0].train),
             train_loss=screen.train_loss(),
-            clients=len(screen.losses),
+            updates=screen.written(),
+            clients=len(screen.updates),
             cohort=len(plans),
             attempts=attempt + 1,
             failures=written(failures),
@@ -226,11 +262,6 @@ def sample_cohort(
     return [clients[i] for i in sorted(chosen.tolist())]
 
 
-def evaluate(task: Task, method: Method, engine: Engine, state: ServerState, split: str) -> Scores:
-    """The task's scores over all clients' held-out examples; None where one is undefined."""
-    return scored(task, engine.evaluate(method.evaluation_plan(state), split))
-
-
 def scored(task: Task, results: Iterable[Evaluation]) -> Scores:
     """The scores of evaluations put together."""
     sums = added(result.sums for result in results)
@@ -239,12 +270,25 @@ def scored(task: Task, results: Iterable[Evaluation]) -> Scores:
     return dict(task.scores(sums))
 
 
+def validated(task: Task, results: Sequence[Evaluation], names: Sequence[str]) -> dict[str, Any]:
+    """What a round's record says of its evaluations."""
+    sums = added(result.sums for result in results)
+    if not sums:
+        return {"validation": scored(task, ())}
+    return {
+        "validation": dict(task.scores(sums)),
+        "prediction_shares": task.prediction_shares(sums),
+        "detail": task.detail(sums, names),
+        "collapsed": task.collapsed(sums, names),
+    }
+
+
 def completed(
-    metrics: RoundRecord, scores: Scores | None, notes: RoundNotes, clock: Clock
+    metrics: RoundRecord, seen: Mapping[str, Any], notes: RoundNotes, clock: Clock
 ) -> RoundRecord:
     """A round's record with what came after the aggregate."""
     return metrics.changed(
-        validation=scores,
+        **seen,
         eval_failures=written(notes.eval_failures),
         faults=tuple(notes.faults),
         bytes_down=metrics.bytes_down + notes.bytes_down,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import nan
 
 import torch
 
-from rolora.core.types import Failure, Layout, Part, Plan, ServerState, Update
+from rolora.core.types import Failure, Layout, Part, Plan, ServerState, Update, is_side
+from rolora.records.detail import UpdateRecord
 from rolora.records.wire import update_bytes
 from rolora.server.ledger import planned_layout
 from rolora.stages import BadMessage, Stage, changed
@@ -19,7 +20,7 @@ class Screen:
     """Lets sound updates through to the aggregate and names the others.
 
     Attributes:
-        losses: per client whose update was sound, its training loss and number of examples.
+        updates: per client whose update was sound, what is written down of it.
         failures: clients without a sound update.
         bytes_up: size of everything that came back.
         seconds: time spent waiting for clients.
@@ -38,7 +39,7 @@ class Screen:
         self.registered = registered  # asked when an answer comes: a client may join meanwhile
         self.start, self.weighting, self.stages = start, weighting, stages
         self.answered = answered
-        self.losses: dict[int, tuple[float, int]] = {}
+        self.updates: dict[int, UpdateRecord] = {}
         self.failures: list[Failure] = []
         self.bytes_up = 0
         self.seconds = 0.0
@@ -59,16 +60,17 @@ class Screen:
             if isinstance(answer, Failure):
                 self.failures.append(answer)
                 continue
-            loss = answer.metrics.get("train_loss", math.nan)
-            self.losses[answer.client] = (loss, answer.num_examples)
-            yield answer if self.weighting == "examples" else replace(answer, weight=1.0)
+            if self.weighting != "examples":
+                answer = replace(answer, weight=1.0)
+            self.updates[answer.client] = recorded(answer, self.plans[answer.client])
+            yield answer
 
     def judge(self, update: Update) -> Update | Failure:
         """The update, or why it is refused."""
         client = update.client
         if client not in self.plans:
             return Failure(client, "foreign_client", "it was not asked")
-        if client in self.losses:
+        if client in self.updates:
             return Failure(client, "repeated", "it has answered this round already")
         registered = self.registered(client)
         if not 1 <= update.num_examples <= registered:
@@ -97,8 +99,44 @@ class Screen:
 
     def train_loss(self) -> float:
         """The mean of the clients' training losses, weighted by examples."""
-        total = sum(n for _, n in self.losses.values())
-        return sum(loss * n for loss, n in self.losses.values()) / total
+        updates = self.written()
+        total = sum(update.examples for update in updates)
+        losses = (nan if u.train_loss is None else u.train_loss * u.examples for u in updates)
+        return sum(losses) / total
+
+    def written(self) -> tuple[UpdateRecord, ...]:
+        """What is written down of the sound updates, by client, in whatever order they came."""
+        return tuple(self.updates[client] for client in sorted(self.updates))
+
+
+def recorded(update: Update, plan: Plan) -> UpdateRecord:
+    """What is written down of an update; its tensors are not held.
+
+    Args:
+        update: as the client had it.
+        plan: with all that the client starts from, held or sent.
+    """
+    return UpdateRecord(
+        client=update.client,
+        examples=update.num_examples,
+        weight=float(update.mass),
+        train_loss=float(update.metrics.get("train_loss", nan)),
+        norms={
+            part: moved(update, plan, part)
+            for part in sorted(update.parts.parts)
+            if not is_side(part)
+        },
+    )
+
+
+def moved(update: Update, plan: Plan, part: Part) -> float:
+    """How far the client went in `part`; from zero where it drew its start by itself."""
+    begin, end = update.parts.layout.extent(part)
+    change = update.parts.flat[begin:end]
+    if part in plan.send.parts:
+        begin, end = plan.send.layout.extent(part)
+        change = change - plan.send.flat[begin:end]
+    return float(torch.linalg.vector_norm(change, dtype=torch.float64))
 
 
 def not_finite(update: Update) -> Failure | None:

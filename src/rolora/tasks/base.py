@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from rolora.config import Config, DataConfig, ModelConfig
+from rolora.config import Config, DataConfig, ModelConfig, PartitionConfig
+from rolora.core.errors import BadInput
 from rolora.core.section import Section
 from rolora.core.types import Sums
-from rolora.data import Column, Examples, RawSplits, check_known, load_data, tokenize
+from rolora.data import (
+    Column,
+    Examples,
+    RawSplits,
+    check_known,
+    load_data,
+    tell_cut,
+    tell_lacking,
+    tokenize,
+)
+from rolora.data.sources import Splits
 from rolora.model.checks import check_positions
 from rolora.model.loading import Kind, Pretrained, build_lora_model, load_pretrained
 from rolora.model.lora import LoraModel
 from rolora.model.prefix import Rows
+from rolora.records.detail import DetailRecord, alone
 from rolora.records.schema import Metric
+
+Score = Callable[[np.ndarray, np.ndarray], float]
+"""A score of true labels and predicted ones, both int64 ``[n]``, in whatever order of rows."""
 
 
 class Task(ABC):
@@ -48,13 +63,25 @@ class Task(ABC):
 
     # What is learned ----------------------------------------------------------------------
 
-    def load(self, config: DataConfig, seed: int) -> RawSplits[Any]:
+    def load(
+        self,
+        config: DataConfig,
+        seed: int,
+        splits: Splits | None = None,
+        partition: PartitionConfig | None = None,
+    ) -> RawSplits[Any]:
         """Training, validation and test examples (:func:`rolora.data.load_data`).
+
+        Args:
+            config: the section ``data``.
+            seed: the run's seed.
+            splits: the data themselves, where a program hands them over.
+            partition: how they will be dealt out, where that is known.
 
         Raises:
             BadInput: they cannot be had or do not fit.
         """
-        return load_data(config, seed, self)
+        return load_data(config, seed, self, splits, partition)
 
     def encode(
         self,
@@ -80,6 +107,9 @@ class Task(ABC):
             for name, split in raw.by_name.items()
         }
         check_known(examples["train"], pretrained.tokenizer, notice)
+        tell_cut(examples, config.max_length, notice)
+        for name, split in examples.items():
+            tell_lacking(name, *self.support(split.targets, split.names), notice)
         return examples
 
     @abstractmethod
@@ -107,6 +137,12 @@ class Task(ABC):
             targets: ``[n, ...]``.
             train: the targets of training, by which strata may be drawn up.
         """
+
+    def support(
+        self, targets: Tensor, names: tuple[str, ...]
+    ) -> tuple[Sequence[int], Sequence[str]]:
+        """How many targets have each label, and the labels; both empty where there are none."""
+        return (), ()
 
     @abstractmethod
     def strata_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -158,6 +194,15 @@ class Task(ABC):
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """The loss of each row, ``[b]``, to be trained on; a client's loss is their mean."""
 
+    def predictions(self, output: Tensor, names: tuple[str, ...]) -> dict[str, list[Any]]:
+        """What is said of new rows, as columns: ``prediction``, and what is known beside it.
+
+        Args:
+            output: of the model, on the CPU.
+            names: of its outputs.
+        """
+        return {"prediction": output.tolist()}
+
     # Scores -------------------------------------------------------------------------------
 
     @abstractmethod
@@ -189,6 +234,33 @@ class Task(ABC):
     def prediction_shares(self, sums: Sums) -> tuple[float, ...]:
         """The share of predictions that fall into each stratum; empty where none do."""
         return ()
+
+    def scored_by(self, metrics: Mapping[str, Score]) -> Task:
+        """The same task with scores beside its own.
+
+        Args:
+            metrics: by name.
+
+        Raises:
+            BadInput: what clients send of this task does not tell predictions and targets.
+        """
+        raise BadInput(
+            f"metrics = {list(metrics)}: {self.title.lower()} sends sums that do not hold each "
+            "prediction; derive a task of your own from it, with sums and scores as you need them"
+        )
+
+    def collapsed(self, sums: Sums, names: Sequence[str]) -> str | None:
+        """What is predicted, where it is the same for all rows or nearly all, in words; else None.
+
+        Args:
+            sums: of a model's predictions.
+            names: of the model's outputs.
+        """
+        return alone(self.prediction_shares(sums), self.strata_names(tuple(names)))
+
+    def detail(self, sums: Sums, names: Sequence[str]) -> DetailRecord | None:
+        """The scores of each of `names`; None where the task has no such thing."""
+        return None
 
     # Sums from elsewhere ------------------------------------------------------------------
 

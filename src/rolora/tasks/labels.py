@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from torch import Tensor
+
 from rolora.core.errors import BadInput
 from rolora.data import Column
 from rolora.data.columns import check_whole, missing
@@ -51,6 +53,11 @@ def unknown(column: Column, row: int, name: str, names: tuple[str, ...]) -> BadI
         f"{column.at(row)} has the label {name!r}, which training does not know "
         f"(known: {', '.join(names[:20])})"
     )
+
+
+def named_shares(names: tuple[str, ...], shares: Tensor) -> dict[str, list[float]]:
+    """Columns ``p(NAME)`` of the probabilities ``[n, names]``."""
+    return {f"p({name})": column.tolist() for name, column in zip(names, shares.T, strict=True)}
 
 
 def _natural(name: str) -> tuple[bool, int, str]:

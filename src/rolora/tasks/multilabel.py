@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -16,9 +16,11 @@ from rolora.core.types import Sums
 from rolora.data import Column
 from rolora.data.columns import missing
 from rolora.model.loading import Kind
+from rolora.records.detail import DetailRecord
 from rolora.records.schema import LOSS, Metric
 from rolora.tasks.base import Task, counts, ratio
-from rolora.tasks.labels import label_name, label_names, unknown
+from rolora.tasks.by_label import ByLabel, f1
+from rolora.tasks.labels import label_name, label_names, named_shares, unknown
 
 
 class MultiLabel(Task):
@@ -72,6 +74,12 @@ class MultiLabel(Task):
         found: np.ndarray = np.where(targets.any(1), rarest, n_labels)
         return found
 
+    def support(
+        self, targets: Tensor, names: tuple[str, ...]
+    ) -> tuple[Sequence[int], Sequence[str]]:
+        """Of every label."""
+        return targets.sum(0).tolist(), names
+
     def strata_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The labels, and none."""
         return (*names, "(none)")
@@ -82,6 +90,11 @@ class MultiLabel(Task):
             output, targets.to(output.dtype), reduction="none"
         )
         return each.mean(1)
+
+    def predictions(self, output: Tensor, names: tuple[str, ...]) -> dict[str, list[Any]]:
+        """The labels that are likelier than not, as a list, and the probability of each."""
+        chosen = [[names[i] for i, likely in enumerate(row) if likely] for row in output > 0]
+        return {"prediction": chosen, **named_shares(names, output.sigmoid())}
 
     def outcome(self, output: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """The loss, and the labels that are likelier than not."""
@@ -108,11 +121,11 @@ class MultiLabel(Task):
         """``micro_f1``, ``macro_f1`` (a label that is neither predicted nor true scores 0),
         ``subset_accuracy`` and ``loss``.
         """
-        both, marked = sums["both"], _marked(sums)
+        both, marked = sums["both"], ByLabel.of(sums).marked
         n = sums["loss"][1]
         return {
-            "micro_f1": _f1(sum(both), sum(marked)),
-            "macro_f1": fmean(map(_f1, both, marked)),
+            "micro_f1": f1(sum(both), sum(marked)),
+            "macro_f1": fmean(map(f1, both, marked)),
             "subset_accuracy": ratio(sums["exact"][0], n),
             "loss": ratio(sums["loss"][0], n),
         }
@@ -123,12 +136,24 @@ class MultiLabel(Task):
         """
         n, actual = sums["loss"][1], sorted(sums["actual"], reverse=True)
         total = sum(actual)
-        micro = [_f1(sum(actual[:k]), total + k * n) for k in range(1, len(actual) + 1)]
+        micro = [f1(sum(actual[:k]), total + k * n) for k in range(1, len(actual) + 1)]
         return {
             "micro_f1": max(micro),
-            "macro_f1": fmean(_f1(count, count + n) for count in actual),
+            "macro_f1": fmean(f1(count, count + n) for count in actual),
             "loss": fmean(_entropy(ratio(count, n)) for count in actual),
         }
+
+    def detail(self, sums: Sums, names: Sequence[str]) -> DetailRecord:
+        """The labels' scores, each label a yes or no by itself."""
+        return DetailRecord(classes=ByLabel.of(sums).records(names, sums["loss"][1]))
+
+    def collapsed(self, sums: Sums, names: Sequence[str]) -> str | None:
+        """The labels that every row is given, where each is given to all rows or to none."""
+        n, predicted = sums["loss"][1], sums["predicted"]
+        if any(0 < count < n for count in predicted):
+            return None
+        given = [name for name, count in zip(names, predicted, strict=True) if count]
+        return " | ".join(given) or "(none)"
 
     def sizes(self, names: tuple[str, ...]) -> dict[str, int]:
         """A loss, a count, and three counts a label."""
@@ -155,15 +180,6 @@ def _labels(value: Any, column: Column, row: int) -> set[str]:
         return {name.strip() for name in re.split(r"[|;]", value)} - {""}
     items = value if isinstance(value, list | tuple) else [value]
     return {label_name(item, column, row) for item in items}
-
-
-def _marked(sums: Sums) -> tuple[float, ...]:
-    """For each label, how often it was predicted and how often true, together."""
-    return tuple(p + a for p, a in zip(sums["predicted"], sums["actual"], strict=True))
-
-
-def _f1(both: float, marked: float) -> float:
-    return 2 * both / marked if marked else 0.0
 
 
 def _entropy(share: float) -> float:

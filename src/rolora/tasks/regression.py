@@ -135,6 +135,10 @@ class Regression(Task):
         """The squared error, in halves of the range."""
         return ((output.squeeze(1) - targets) / self.half).square()
 
+    def predictions(self, output: Tensor, names: tuple[str, ...]) -> dict[str, list[Any]]:
+        """The number."""
+        return {"prediction": output.squeeze(1).tolist()}
+
     def outcome(self, output: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """The prediction."""
         return {"score": output.squeeze(1)}

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from made_up import classification, make_run, multilabel, regression
-from rolora.cli.display import round_line, summary_table
+from rolora.callbacks.terminal import round_line
+from rolora.cli.display import summary_table
 from rolora.records.files import read_run
 from rolora.records.schema import FailureRecord
 

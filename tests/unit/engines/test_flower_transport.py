@@ -246,7 +246,7 @@ class TestCluster:
 
             start = time.monotonic()
             late = ask_all(transport, {0: [b"a"], 1: [b"sleep"]}, deadline_s=2)
-            assert 2 <= time.monotonic() - start < 3
+            assert 2 <= time.monotonic() - start < 4  # in which client 1 would have answered
             assert late[1].reason == "deadline"
             assert late[0].seconds < 2
 

@@ -18,8 +18,8 @@ from made_up import (
     summary_of,
 )
 from rolora.records.schema import Metric, TaskRecord
+from rolora.records.units import byte_size, count, percent, show
 from rolora.report.run_report import write_report
-from rolora.report.units import byte_size, count, percent, show
 
 
 @pytest.fixture(scope="module")

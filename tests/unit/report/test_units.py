@@ -3,8 +3,8 @@
 import pytest
 
 from rolora.records.schema import Metric
+from rolora.records.units import byte_size, duration, plain, show
 from rolora.report.statistics import paired_difference, wilson_interval
-from rolora.report.units import byte_size, duration, plain, show
 
 
 class TestUnits:

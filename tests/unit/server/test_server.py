@@ -35,10 +35,15 @@ class FakeEngine:
     plans: list = field(default_factory=list)
     evaluated: list = field(default_factory=list)
     notes: RoundNotes = field(default_factory=RoundNotes)
+    ranks: dict = field(default_factory=dict)
 
     @property
     def clients(self):
-        return [ClientInfo(i, 2, 10 * (i + 1)) for i in range(self.count)]
+        return [ClientInfo(i, self.ranks.get(i, 2), 10 * (i + 1)) for i in range(self.count)]
+
+    @property
+    def names(self):
+        return ("no", "yes")
 
     def registered(self, client):
         return 10 * (client + 1)
@@ -59,8 +64,8 @@ class FakeEngine:
     def evaluate(self, plan, split):
         self.evaluated.append((plan.round - 1, split))
         return [
-            Evaluation(0, 10, classified(10, 5.0, 6, (4.0, 6.0))),
-            Evaluation(1, 30, classified(30, 3.0, 24, (10.0, 20.0))),
+            Evaluation(0, 10, {"loss": (5.0, 10.0), "confusion": (2.0, 2.0, 2.0, 4.0)}),
+            Evaluation(1, 30, {"loss": (3.0, 30.0), "confusion": (7.0, 3.0, 3.0, 17.0)}),
         ]
 
     def take_notes(self):
@@ -71,11 +76,6 @@ class FakeEngine:
 
     def restore(self, tensors, state):
         pass
-
-
-def classified(n, loss, correct, predicted):
-    counts = {"correct": (float(correct),), "predicted": predicted, "actual": predicted}
-    return {"loss": (loss, float(n)), **counts}
 
 
 def start():
@@ -104,6 +104,13 @@ def one_bad(bad, client=2):
     return lambda plan, update: [bad(update) if plan.client == client else update]
 
 
+def swapped(engine):
+    """The engine, whose clients answer in the opposite order."""
+    train = engine.train
+    engine.train = lambda plans: reversed(list(train(plans)))
+    return engine
+
+
 # The ordinary round ------------------------------------------------------------------------
 
 
@@ -115,6 +122,64 @@ def test_the_mean_is_weighted_by_examples_or_not():
     state, record = play(FakeEngine(), rounds=1, server={"weighting": "uniform"})
     torch.testing.assert_close(state.parts["m", "B"], torch.full((3, 2), 2.5))
     assert record.metrics[0].train_loss == pytest.approx(1.5)  # still by examples
+
+
+def test_each_label_s_scores_are_written_down():
+    _, record = play(FakeEngine(), rounds=2, evaluation={"every": 2})
+    first, second = record.metrics
+    assert first.detail is first.collapsed is None
+    assert first.prediction_shares == ()
+    assert second.prediction_shares == (14 / 40, 26 / 40)
+    assert second.detail.confusion == ((9, 5), (5, 21))
+    no, yes = second.detail.classes
+    assert (no.name, no.support, no.precision) == ("no", 14, 9 / 14)
+    assert (yes.name, yes.support, yes.recall) == ("yes", 26, 21 / 26)
+    assert second.collapsed is None
+
+
+def test_a_label_that_alone_is_predicted_is_named():
+    engine = FakeEngine()
+    engine.evaluate = lambda plan, split: [
+        Evaluation(0, 10, {"loss": (5.0, 10.0), "confusion": (0.0, 4.0, 0.0, 6.0)})
+    ]
+    _, record = play(engine, rounds=1)
+    assert record.metrics[0].collapsed == "yes"
+    assert record.metrics[0].detail.classes[0].precision is None
+
+
+@pytest.mark.parametrize("weighting", ["examples", "uniform"])
+def test_each_client_s_part_is_written_down_in_the_clients_order(weighting):
+    server = {"weighting": weighting}
+    _, record = play(swapped(FakeEngine()), rounds=2, server=server)
+    for line in record.metrics:
+        assert [update.client for update in line.updates] == [0, 1, 2, 3]
+        assert [update.train_loss for update in line.updates] == [0.5, 1.0, 1.5, 2.0]
+        assert [update.examples for update in line.updates] == [10, 20, 30, 40]
+        weights = [10, 20, 30, 40] if weighting == "examples" else [1, 1, 1, 1]
+        assert [update.weight for update in line.updates] == weights
+    for update in record.metrics[0].updates:  # B, of 6 numbers, was zero
+        assert update.norms == {"B": pytest.approx((update.client + 1) * 6**0.5)}
+    assert all(set(update.norms) == {"A"} for update in record.metrics[1].updates)
+    assert record.metrics[0].train_loss == play(FakeEngine(), rounds=1)[1].metrics[0].train_loss
+
+
+def test_a_norm_is_of_the_change_since_the_round_s_start():
+    _, record = play(FakeEngine(), rounds=3)
+    for number, update in enumerate(record.metrics[2].updates):  # B was 3, the mean, before
+        assert update.norms["B"] == pytest.approx(abs(number + 1 - 3.0) * 6**0.5)
+
+
+def test_clients_of_different_ranks_are_measured_from_what_each_was_sent():
+    lora = {"r": 2, "lora_alpha": 8, "client_ranks": [1, 2, 2, 2]}
+
+    def stays(plan, update):
+        parts = plan.send.select(plan.upload)
+        return [replace(update, parts=parts if plan.client == 0 else update.parts)]
+
+    engine = FakeEngine(answer=stays, ranks={0: 1})
+    _, record = play(engine, rounds=1, lora=lora, method={"name": "flexlora"})
+    assert record.metrics[0].updates[0].norms == {"A": 0.0, "B": 0.0}
+    assert record.metrics[0].updates[1].norms["A"] > 0
 
 
 def test_a_line_a_round():
@@ -129,7 +194,8 @@ def test_a_line_a_round():
     loss = sum(w * 0.5 * w for w in weights) / sum(weights)
     assert first.train_loss == pytest.approx(loss)
     assert first.validation is None
-    assert second.validation == pytest.approx({"loss": 8.0 / 40, "accuracy": 30 / 40})
+    scores = {"loss": 8.0 / 40, "accuracy": 30 / 40, "macro_f1": (18 / 28 + 42 / 52) / 2}
+    assert second.validation == pytest.approx(scores)
     assert third.validation is not None  # always after the last
     assert engine.evaluated == [(2, "validation"), (3, "validation")]
     up = payload_bytes(engine.sound(engine.plans[0][0]).parts.layout)

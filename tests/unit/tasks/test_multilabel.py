@@ -75,6 +75,30 @@ def test_f1_by_hand():
     assert found["subset_accuracy"] == 0.5
 
 
+def test_each_label_by_hand():
+    made = task("multilabel")
+    targets, names = targets_of(["a|b", "a", "b", ""], ("a", "b", "c"))
+    output = torch.tensor([[1.0, -1, -1], [1, 1, -1], [-1, 1, -1], [-1, -1, -1]])
+    detail = made.detail(sums_of(made, output, torch.from_numpy(targets), names), names)
+    assert detail.confusion == ()
+    a, b, c = detail.classes
+    assert (a.name, a.precision, a.recall, a.f1, a.support) == ("a", 1, 1, 1, 2)
+    assert (b.precision, b.recall, b.f1, b.predicted_share) == (0.5, 0.5, 0.5, 0.5)
+    assert (c.precision, c.recall, c.f1, c.support) == (None, None, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [([-1.0, -1], "(none)"), ([1.0, -1], "a"), ([1.0, 1], "a | b")],
+)
+def test_what_every_row_is_given_is_named(output, said):
+    made, targets = task("multilabel"), torch.tensor([[True, False], [True, True]])
+    output = torch.tensor(output).expand(2, -1).clone()
+    assert made.collapsed(sums_of(made, output, targets, "ab"), "ab") == said
+    output[0] = -output[0]
+    assert made.collapsed(sums_of(made, output, targets, "ab"), "ab") is None
+
+
 def test_the_best_constant_by_trying_all():
     made, rng = task("multilabel"), np.random.default_rng(0)
     targets = torch.from_numpy(rng.random((60, 4)) < [0.7, 0.4, 0.2, 0.05])

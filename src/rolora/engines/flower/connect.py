@@ -16,13 +16,14 @@ from rolora.config import (
 )
 from rolora.core.errors import BadInput, RunFailed
 from rolora.core.types import Layout
+from rolora.engines.given import NOTHING, Given
 from rolora.engines.preparation import DataFacts, Ready, TrainingEngine, checked_method
 from rolora.methods import Method
 from rolora.model.loading import resolve_device
 from rolora.model.lora import check_ranks
 from rolora.server.ledger import Ledger
 from rolora.server.round import needed
-from rolora.tasks import Task, make_task
+from rolora.tasks import Task
 
 if TYPE_CHECKING:
     from rolora.engines.flower.messages import ClientFacts
@@ -37,7 +38,9 @@ _STRAGGLERS_S = 10.0
 
 
 @contextmanager
-def connected(config: Config, notice: Callable[[str], None]) -> Iterator[Ready]:
+def connected(
+    config: Config, notice: Callable[[str], None], given: Given = NOTHING
+) -> Iterator[Ready]:
     """A run over the clients that ``rolora server`` on this machine has connected, or, with
     ``engine.runtime: simulation``, over Flower's own simulation.
 
@@ -51,8 +54,9 @@ def connected(config: Config, notice: Callable[[str], None]) -> Iterator[Ready]:
     from rolora.engines.flower.transport import FlowerTransport
 
     engine = config.engine
+    given.check_for_sites()
     checked_method(config)
-    task = make_task(config.task)
+    task = given.make_task(config)
     if engine.runtime == "simulation":
         from rolora.engines.flower.simulation import simulation
 

@@ -113,6 +113,11 @@ class FlowerEngine:
             for client in range(self.config.federation.clients)
         ]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the model's outputs stand for."""
+        return self.facts.names
+
     def registered(self, client: int) -> int:
         """The number of training examples that the client gave when it joined."""
         self._meet()

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import rolora
 from rolora.core.errors import RunFailed
+from rolora.core.version import VERSION
 from rolora.engines.flower import bound
 
 _START_TIMEOUT_S = 60.0
@@ -199,7 +199,7 @@ def prepare(home: Path, address: str, authority: Path | None) -> None:
     of its two parts, as both are installed wherever it runs.
     """
     (home / "app").mkdir(parents=True, exist_ok=True)
-    (home / "app" / "pyproject.toml").write_text(_APP.format(version=rolora.__version__))
+    (home / "app" / "pyproject.toml").write_text(_APP.format(version=VERSION))
     security = f'root-certificates = "{authority}"' if authority else "insecure = true"
     text = f'[superlink]\ndefault = "{_CONNECTION}"\n\n[superlink.{_CONNECTION}]\n'
     (home / "config.toml").write_text(f'{text}address = "{address}"\n{security}\n')

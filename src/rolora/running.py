@@ -5,29 +5,32 @@ from __future__ import annotations
 import hashlib
 import platform
 import resource
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 
-import rolora
+from rolora.callbacks import Begun, Callback
 from rolora.config import Config, dump_config
 from rolora.core.errors import BadInput, RunFailed
-from rolora.core.types import Adapter, Evaluation, Failure, Layout, RoundNotes, ServerState, Update
+from rolora.core.types import Adapter, Evaluation, Layout, RoundNotes, ServerState, Update
+from rolora.core.version import VERSION
 from rolora.engines.preparation import (
+    NOTHING,
     DataFacts,
+    Given,
     Prepared,
     Ready,
     TrainingEngine,
 )
 from rolora.engines.table import ENGINES
 from rolora.methods import Method
-from rolora.model.peft_format import save_adapter
+from rolora.model.peft_format import describe_adapters, save_adapter
 from rolora.records.checkpoint import Checkpoint
+from rolora.records.detail import turn
 from rolora.records.lock import held
 from rolora.records.rundir import RunDirectory
 from rolora.records.schema import (
@@ -45,71 +48,74 @@ from rolora.records.schema import (
 )
 from rolora.records.wire import payload_bytes, update_bytes
 from rolora.server.ledger import Ledger, planned_layout
-from rolora.server.round import run_rounds, scored, written
+from rolora.server.round import finished, rounds, scored, written
 from rolora.stages import At, make_stage
 from rolora.tasks import added
-
-
-class Display(Protocol):
-    """What a person sees of a run."""
-
-    def begin(self, ready: Ready, finished: int) -> None:
-        """Everything is loaded; `finished` rounds were done by an earlier process."""
-
-    def answered(self, answer: Update | Failure) -> None:
-        """A client answered."""
-
-    def round_finished(self, metrics: RoundRecord) -> None:
-        """A round is done."""
-
-    def notice(self, text: str) -> None:
-        """Something to know."""
 
 
 def execute(
     config: Config,
     directory: Path,
     resume: bool,
-    display: Display,
+    callbacks: Callback,
     command: str,
     start_over: bool = False,
+    given: Given = NOTHING,
 ) -> Summary:
-    """Run from the start, or go on, to the end; leave the run directory; return the summary.
+    """All of :func:`stepped`; the summary."""
+    return finished(stepped(config, directory, resume, callbacks, command, start_over, given))
+
+
+def stepped(
+    config: Config,
+    directory: Path,
+    resume: bool,
+    callbacks: Callback,
+    command: str,
+    start_over: bool = False,
+    given: Given = NOTHING,
+) -> Generator[RoundRecord, None, Summary]:
+    """Run from the start, or go on, round by round; leave the run directory.
 
     Args:
         config: of the run.
         directory: to write.
         resume: whether to go on with the run that `directory` may hold.
-        display: shows what happens.
+        callbacks: told of what happens.
         command: noted in the summary.
         start_over: whether to drop that run instead.
+        given: objects in place of what the config names.
+
+    Yields:
+        the record of a round once it is written down; the value at the end is the summary. Where
+        the generator is closed before, the last finished round is in the checkpoint.
 
     Raises:
         BadInput: the config does not fit, another process runs in `directory`, or it holds a run
             and neither `resume` nor `start_over` is set; nothing in it has changed.
         RunFailed: the quorum was lost.
     """
-    with held(directory):
+    with closing(callbacks), held(directory):
         record = RunDirectory(directory, config, now())
         if record.holds_run() and not (resume or start_over):
             raise BadInput(f"--out {directory}: holds a run already; add --resume, or name another")
-        checkpoint = None if start_over else record.newest(display.notice)
-        with ENGINES[config.engine.name](config, display.notice) as ready:
+        checkpoint = None if start_over else record.newest(callbacks.notice)
+        with ENGINES[config.engine.name](config, callbacks.notice, given) as ready:
             try:
-                return _carry_out(ready, record, checkpoint, display, command)
+                return (yield from _carried_out(ready, record, checkpoint, callbacks, command))
             except (KeyboardInterrupt, RunFailed):
                 saved = f"after round {record.saved}" if record.saved else "before round 1"
-                display.notice(f"saved as it was {saved}")
+                callbacks.notice(f"saved as it was {saved}")
                 raise
 
 
-def _carry_out(
+def _carried_out(
     ready: Ready,
     record: RunDirectory,
     checkpoint: Checkpoint | None,
-    display: Display,
+    callbacks: Callback,
     command: str,
-) -> Summary:
+) -> Generator[RoundRecord, None, Summary]:
     """All rounds that are left, the final test, and what a finished run leaves."""
     record.begin(checkpoint, ready.data)
     ledger = Ledger(checkpoint.ledger if checkpoint else None)
@@ -119,32 +125,51 @@ def _carry_out(
         record.checkpoint(state, ledger, engine)
     else:
         engine.restore(checkpoint.engine, state)
-        display.notice(f"going on after round {state.round}")
-    record.start(start_of(ready, record, state, command))
-    display.begin(ready, state.round)
-    watched = _Watched(record, display)
+        callbacks.notice(f"going on after round {state.round}")
+    start = start_of(ready, record, state, command)
+    record.start(start)
+    callbacks.begin(begun(ready, record, start, state.round))
     run = (ready.config, ready.method, ready.task, engine)
-    state = run_rounds(*run, state, ledger, watched, display.answered)
+    with closing(rounds(*run, state, ledger, record, callbacks.answer)) as steps:
+        state = yield from _told(steps, callbacks)
     save_adapters(record.path, ready, engine, state)  # whatever happens in the test
     results = engine.evaluate(ready.method.evaluation_plan(state), "test")
     summary = summarise(ready, record, state, results, engine.take_notes(), command)
     record.finish(summary)
+    describe_adapters(record.path / "adapter", ready.pretrained, ready.config, summary)
+    callbacks.end(summary)
     return summary
 
 
-@dataclass
-class _Watched:
-    """Writes a round down, then shows it."""
+def _told(
+    steps: Generator[RoundRecord, None, ServerState], callbacks: Callback
+) -> Generator[RoundRecord, None, ServerState]:
+    """The same steps, of each of which the callbacks are told, and where the model collapses."""
+    collapsed: str | None = None
+    while True:
+        try:
+            record = next(steps)
+        except StopIteration as end:
+            return end.value
+        callbacks.round(record)
+        if record.validation is not None:
+            said = turn(collapsed, record.collapsed, record.round)
+            collapsed = record.collapsed
+            if said:
+                callbacks.notice(said)
+        yield record
 
-    record: RunDirectory
-    display: Display
 
-    def round_finished(self, metrics: RoundRecord) -> None:
-        self.record.round_finished(metrics)
-        self.display.round_finished(metrics)
-
-    def checkpoint(self, state: ServerState, ledger: Ledger, engine: Any) -> None:
-        self.record.checkpoint(state, ledger, engine)
+def begun(ready: Ready, record: RunDirectory, start: Start, finished: int) -> Begun:
+    """What callbacks are told at the start."""
+    return Begun(
+        directory=record.path,
+        config=ready.config,
+        start=start,
+        data=data_name(ready.config),
+        sizes=tuple(map(sum, ready.facts().strata_table)),
+        finished=finished,
+    )
 
 
 def save_adapters(
@@ -167,7 +192,7 @@ def start_of(ready: Ready, record: RunDirectory, state: ServerState, command: st
     """What ``start.json`` holds."""
     config = ready.config
     return Start(
-        rolora_version=rolora.__version__,
+        rolora_version=VERSION,
         versions=versions(),
         task=task_of(ready),
         method=about(config.method.name, ready.method),
@@ -221,6 +246,7 @@ def summarise(
         test_faults=tuple(notes.faults),
         constant=dict(ready.task.constant(sums)) if sums else {},
         prediction_shares=tuple(ready.task.prediction_shares(sums)) if sums else (),
+        detail=ready.task.detail(sums, facts.names) if sums else None,
         bytes_up=sum(r.bytes_up for r in rounds),
         bytes_down=sum(r.bytes_down for r in rounds),
         failures=sum(len(r.failures) for r in rounds),
@@ -233,10 +259,15 @@ def summarise(
     )
 
 
+def data_name(config: Config) -> str:
+    """What the data are called."""
+    return config.data.name or str(config.data.path or "the sites' own")
+
+
 def data_of(config: Config, facts: DataFacts) -> DataRecord:
     """The data as they are written down."""
     return DataRecord(
-        name=config.data.name or str(config.data.path or "the sites' own"),
+        name=data_name(config),
         **facts.examples,
         test_from=facts.test_from,
         label_names=tuple(facts.names),

@@ -1,0 +1,90 @@
+"""A run in the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from rolora.callbacks.base import Begun, Callback
+from rolora.core.types import Failure, Update
+from rolora.records.schema import CLASSIFICATION, RoundRecord, TaskRecord
+from rolora.records.units import byte_size, duration, show
+
+
+class Terminal(Callback):
+    """A line a round, and under them a bar for the run and one for the round's clients; only lines
+    where this is no terminal.
+
+    Args:
+        console: where to; None: standard output.
+        title: a line above it all.
+    """
+
+    def __init__(self, console: Console | None = None, title: str | None = None):
+        self.console, self.title, self.task = console or Console(), title, CLASSIFICATION
+        self.progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            transient=True,
+        )
+        self.rounds = self.progress.add_task("rounds", total=None, note="")
+        self.clients = self.progress.add_task("clients", total=None, note="", visible=False)
+
+    def begin(self, run: Begun) -> None:
+        """Say what runs, and show the bars."""
+        config, start, sizes = run.config, run.start, sorted(run.sizes)
+        self.task = start.task
+        if self.title:
+            self.console.rule(self.title, align="left")
+        self.console.print(
+            f"[bold]{escape(start.method.title)}[/] · {escape(start.model.name)} "
+            f"({(start.model.parameters or 0) / 1e6:.1f} M parameters) · "
+            f"{escape(run.data)} ({sum(sizes)} training examples) · "
+            f"{len(sizes)} clients of {sizes[0]} to {sizes[-1]} examples · "
+            f"{config.rounds} rounds",
+            highlight=False,
+        )
+        self.progress.update(self.rounds, total=config.rounds, completed=run.finished)
+        size = config.federation.cohort_size
+        self.progress.update(self.clients, total=size, completed=0, visible=True)
+        if self.console.is_terminal:
+            self.progress.start()
+
+    def answer(self, answer: Update | Failure) -> None:
+        """One more client of the round is done."""
+        self.progress.advance(self.clients)
+
+    def round(self, record: RoundRecord) -> None:
+        """A line for the round."""
+        self.progress.update(self.rounds, completed=record.round)
+        self.progress.reset(self.clients)
+        self.console.print(round_line(record, self.task), highlight=False)
+
+    def close(self) -> None:
+        """Take the bars away."""
+        self.progress.stop()
+
+    def notice(self, text: str) -> None:
+        """Something to know."""
+        self.console.print(f"[yellow]{text}[/]", highlight=False)
+
+
+def round_line(metrics: RoundRecord, task: TaskRecord) -> str:
+    """One round in one line: what trained, the training loss, bytes, time, the first score."""
+    score, failed = task.first_of(metrics.validation), metrics.failures
+    evaluated = trouble = ""
+    if metrics.validation is not None:
+        evaluated = f"  [green]{task.first.title} {show(score, task.first)}[/]"
+    if failed:
+        trouble = f"  [red]{len(failed)} failed ({escape(failed[0].reason)})[/]"
+    loss = "nan" if metrics.train_loss is None else f"{metrics.train_loss:.4f}"
+    return (  # in 80 columns, where one factor trains and nothing fails
+        f"round {metrics.round:>3}  {metrics.phase:<2}  loss {loss:>6}  "
+        f"up {byte_size(metrics.bytes_up):>8}  down {byte_size(metrics.bytes_down):>8}  "
+        f"{duration(metrics.total_seconds):>6}{evaluated}{trouble}"
+    )
