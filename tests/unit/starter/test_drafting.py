@@ -139,6 +139,18 @@ def test_the_path_is_taken_from_where_the_config_lies(tmp_path, bert):
     assert parse_yaml(made.text)["data"]["path"] == "../../data/a.csv"
 
 
+def test_a_csv_of_another_separator_is_read_and_said(tmp_path, bert):
+    table = TABLES["classification"]
+    lines = [";".join(map(str, row)) for row in (table, *zip(*table.values(), strict=True))]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    config = draft(tmp_path, tmp_path / "a.csv", model=bert).config
+    assert (config.data.options.sep, config.data.text, config.data.label) == (
+        ";",
+        "text",
+        "verdict",
+    )
+
+
 def test_saved_splits_bring_their_test_and_their_class_names(tmp_path, bert):
     features = Features({"text": Value("string"), "y": ClassLabel(names=["dog", "cat"])})
     rows = {"text": TABLES["classification"]["text"], "y": [i % 2 for i in range(N)]}
