@@ -27,7 +27,7 @@ COLOURS = tuple(f"label-{number}" for number in range(8))
 MARKS = {"line": "-", "dash": "--", "dots": ":"}
 """Of a legend: how matplotlib calls them."""
 MOST_RUNS = len(COLOURS) * len(MARKS)
-MOST_TIPS, LEAST_TIPS = 1000, 20
+MOST_TIPS, LEAST_TIPS = 500, 20
 """Points of a picture that tell their value, and of each of its curves however many there are."""
 
 Reader = Callable[[RoundRecord], float | None]
