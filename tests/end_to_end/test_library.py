@@ -156,7 +156,7 @@ def test_what_a_trainer_was_given_is_taken_over(bert, config, tmp_path):
     assert cut.examples["train"] == 98
     assert any("were cut" in line for line in said)
     with pytest.raises(rolora.BadInput, match="hold the token 9999"):
-        rolora.plan(config, train=[{"input_ids": [9999, 3], "labels": i % 2} for i in range(20)])
+        rolora.plan(config, train=[{"input_ids": [9999, i], "labels": i % 2} for i in range(20)])
     with pytest.raises(rolora.BadInput, match="row 1 of train is 'a'; must be a list"):
         rolora.plan(config, train=[{"input_ids": "a", "labels": 1}])
 
