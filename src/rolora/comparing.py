@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rolora.callbacks import Callback
 from rolora.config import Config, dump_config, parse_config
@@ -14,9 +15,10 @@ from rolora.engines.preparation import checked_method
 from rolora.methods import Method, method_named, named_options
 from rolora.records.files import read_json
 from rolora.records.schema import Summary
-from rolora.report.compare_report import ComparedRun, write_comparison
-from rolora.report.run_report import write_report
 from rolora.running import execute
+
+if TYPE_CHECKING:
+    from rolora.report.compare_report import ComparedRun
 
 
 def variant(config: Config, method: str | Method, seed: int, given: Given = NOTHING) -> Config:
@@ -68,6 +70,9 @@ def compare_methods(
         BadInput: an unknown method, or `directory` holds cells of another config.
         RunFailed: a run lost its quorum.
     """
+    from rolora.report.compare_report import ComparedRun, write_comparison
+    from rolora.report.run_report import write_report
+
     cells = []
     for method in methods:
         own = replace(given, method=type(method) if isinstance(method, Method) else None)

@@ -21,7 +21,7 @@ class Eighth(FedIT):
 
 @pytest.fixture
 def eighth(monkeypatch):
-    monkeypatch.setitem(METHODS, "eighth", Eighth)
+    monkeypatch.setitem(METHODS.own, "eighth", Eighth)
     return "eighth"
 
 

@@ -67,10 +67,11 @@ def plan_table(plan: RunPlan) -> Table:
 
 def methods_table() -> Table:
     """Every method: what travels, whether it is exact, its citation."""
-    table = Table(title="Methods", title_justify="left")
-    for column in ("name", "method", "what travels", "exact", "ranks may differ", "source"):
-        table.add_column(column, overflow="fold")
+    table = Table(show_header=False, box=None, padding=(0, 2, 1, 0))
+    table.add_column(no_wrap=True)
     for name, method in METHODS.items():
-        ranks = "yes" if method.mixed_ranks else "no"
-        table.add_row(name, method.title, method.travels, method.exactness, ranks, method.citation)
+        ranks = "clients' ranks may differ" if method.mixed_ranks else "one rank for all"
+        facts = f"travels: {method.travels}; exact: {method.exactness}; {ranks}"
+        about = f"{method.title}\n{facts}\n[dim]{escape(method.citation)}[/]"
+        table.add_row(f"[bold]{escape(name)}[/]", about)
     return table

@@ -23,7 +23,6 @@ from rolora.model.lora import LoraModel
 from rolora.model.peft_format import save_merged, with_adapter
 from rolora.records.files import RunFiles, read_run
 from rolora.records.schema import Summary
-from rolora.report.run_report import write_report
 from rolora.tasks import Task
 
 if TYPE_CHECKING:
@@ -95,6 +94,8 @@ class Run:
     @property
     def report(self) -> Path:
         """The report, made anew where the run has gone on since."""
+        from rolora.report.run_report import write_report
+
         path, metrics = self.directory / "report.html", self.directory / "metrics.jsonl"
         if path.is_file() and path.stat().st_mtime >= metrics.stat().st_mtime:
             return path

@@ -17,7 +17,6 @@ from rolora.library.objects import config_of, with_objects
 from rolora.library.plan import RunPlan, plan_of
 from rolora.methods import Method
 from rolora.records.schema import RoundRecord
-from rolora.report.run_report import write_report
 from rolora.running import stepped
 from rolora.server.round import finished
 
@@ -58,6 +57,8 @@ def stream(
             nor `start_over` is set; nothing in it has changed.
         RunFailed: the quorum was lost. Every finished round is kept.
     """
+    from rolora.report.run_report import write_report
+
     settings, given = with_objects(config_of(config), **objects)
     directory = _directory(config, out, resume or start_over)
     told = Callbacks([*make_trackers(settings.tracking), *callbacks])
