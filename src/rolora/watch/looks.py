@@ -93,7 +93,7 @@ class Runs:
             state, words = _progress(files, running)
             words += ", collapsed" if _collapsed(files) else ""
         elif running:
-            state, words = "preparing", "reading model and data"
+            state, words = "preparing", "model and data"
         else:
             state, words = "gone", "its directory holds no run any more"
         return Look(name, files, state, words, stamp)

@@ -53,7 +53,7 @@ class TestStates:
         run.mkdir()
         hold(run)
         runs = Runs([run])
-        assert states(runs) == {"run": ("preparing", "reading model and data")}
+        assert states(runs) == {"run": ("preparing", "model and data")}
         make_run(run, done=0)
         (run / "metrics.jsonl").unlink()
         assert states(runs) == {"run": ("waiting", "for round 1")}

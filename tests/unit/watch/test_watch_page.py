@@ -109,7 +109,7 @@ class TestSeveralRuns:
                 if record["validation"]:
                     score = percent(record["validation"]["accuracy"])
                     where = f"round {record['round']}, {byte_size(sent)} sent"
-                    told.remove(f"{name}/seed-0\n{where}\n{score}".replace("\u202f", " "))
+                    told.remove(f"{name}/seed-0\n{where}\n{score}")
         assert not told
 
     def test_a_value_lies_over_its_point(self, overlaid):
