@@ -23,7 +23,7 @@ def built(tmp_path_factory):
     # What pip calls: the build backend that pyproject.toml names.
     code = (
         "import sys; from setuptools.build_meta import build_sdist, build_wheel; "
-        "build_wheel(sys.argv[1]); build_sdist(sys.argv[1])"
+        "out = sys.argv[1]; build_wheel(out); build_sdist(out)"  # they change sys.argv
     )
     done = subprocess.run(
         [sys.executable, "-c", code, out], cwd=copy, capture_output=True, text=True, check=False
