@@ -10,7 +10,7 @@ chromium = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs ch
 
 
 def browse(
-    address: str, directory: Path, *options: str, width: int = 1200, height: int = 2400
+    address: str, directory: Path, *options: str, width: int = 1200, height: int = 3600
 ) -> tuple[str, str]:
     """Open a page; returns Chromium's standard output and what the page logged."""
     profile = directory / "profile"

@@ -228,9 +228,20 @@ class OptimizerConfig(Section):
         return self
 
 
+class ObjectiveConfig(Section):
+    """What clients train on. With `logit_adjustment` tau above 0 the log of a client's own label
+    shares, times tau, is added to the model's outputs while it trains, so that it need not learn
+    them (:mod:`rolora.client.objective`); for tasks of one label a row.
+    """
+
+    logit_adjustment: NonNegative = 0.0
+
+
 class ServerConfig(Section):
     """The server optimiser (Reddi et al., 2021), what the clients' updates are reduced by
-    (:data:`rolora.reducers.REDUCERS`), and the weights of the mean.
+    (:data:`rolora.reducers.REDUCERS`), and the weights of the mean: a client's number of examples,
+    one for all, or what its label shares let it teach
+    (:func:`rolora.client.objective.information`), which it says itself.
     """
 
     optimizer: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
@@ -238,7 +249,7 @@ class ServerConfig(Section):
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
     tau: Rate = 1e-3
-    weighting: Literal["examples", "uniform"] = "examples"
+    weighting: Literal["examples", "uniform", "information"] = "examples"
     reducer: str = "mean"
 
     @field_validator("reducer")
@@ -337,6 +348,7 @@ class Config(Section):
     federation: FederationConfig = FederationConfig()
     method: MethodOptions = RoLoRAOptions()
     stages: tuple[AnyStage, ...] = ()
+    objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     server: ServerConfig = ServerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

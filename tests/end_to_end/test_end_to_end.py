@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +15,6 @@ from rolora.config import load_config
 from rolora.engines.preparation import build_engine, prepare
 from rolora.methods import METHODS
 from shell import ended, rolora, start
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")

@@ -263,6 +263,11 @@ def test_the_recommended_config_is_the_quickstart_with_the_preset():
     assert load_config("recommended") == load_config("quickstart", preset)
 
 
+def test_the_calibrated_config_is_the_recommended_one_with_loss_and_weights_by_label_shares():
+    more = ["objective.logit_adjustment=1", "server.weighting=information"]
+    assert load_config("calibrated") == load_config("recommended", more)
+
+
 # Fuzzing -----------------------------------------------------------------------------------
 
 sections = {

@@ -5,7 +5,7 @@ Row numbers in messages count the rows of data from 1, without a header.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -17,7 +17,14 @@ from rolora.core.errors import BadInput, nearest
 from rolora.data.columns import Column, Reader, missing
 from rolora.data.examples import Examples
 from rolora.data.partition import check_field
-from rolora.data.raw import RawSplit, RawSplits, column_of, text_columns
+from rolora.data.raw import (
+    TOKEN_COLUMNS,
+    RawSplit,
+    RawSplits,
+    column_of,
+    text_columns,
+    token_columns,
+)
 from rolora.data.sources import Source, Splits, Table, open_splits, source_of
 from rolora.data.splitting import draw, hold_out
 
@@ -100,7 +107,7 @@ def read_split(table: Table, source: Source, task: Reader, names: tuple[str, ...
 
 
 def tokenize(raw: RawSplit, tokenizer: Any, max_length: int) -> Examples:
-    """Tokenise once, cut to `max_length`, without padding.
+    """Tokenise once, cut to `max_length`, without padding; what comes tokenised is only cut.
 
     Args:
         raw: the texts.
@@ -111,7 +118,8 @@ def tokenize(raw: RawSplit, tokenizer: Any, max_length: int) -> Examples:
         BadInput: `max_length` does not fit the tokenizer, it has nothing to pad with, or a text
             has no tokens.
     """
-    padding = {"input_ids": pad_id(tokenizer), "token_type_ids": tokenizer.pad_token_type_id}
+    if raw.tokens:
+        return _as_tokens(raw, tokenizer, max_length)
     _check_length(tokenizer, max_length, raw.text_pair is not None)
     pieces: dict[str, list[np.ndarray]] = {}
     lengths: list[int] = []
@@ -130,11 +138,44 @@ def tokenize(raw: RawSplit, tokenizer: Any, max_length: int) -> Examples:
         )
         lengths += map(len, encoded["input_ids"])
         cut += _cut(tokenizer, encoded, texts, pairs, max_length)
-        for name in padding.keys() & encoded.keys():
+        for name in encoded.keys() & set(TOKEN_COLUMNS):
             flat = np.fromiter(chain.from_iterable(encoded[name]), dtype=np.int32)
             pieces.setdefault(name, []).append(flat)
     if 0 in lengths:
         raise BadInput(f"data.text: example {lengths.index(0) + 1} has no tokens")
+    return _examples(raw, tokenizer, pieces, lengths, cut)
+
+
+def _as_tokens(raw: RawSplit, tokenizer: Any, max_length: int) -> Examples:
+    """What was tokenised before, cut to `max_length`."""
+    _check_length(tokenizer, max_length, pair=False)
+    ids = raw.tokens["input_ids"]
+    last = max(int(row.max(initial=0)) for row in ids)
+    if last >= len(tokenizer):
+        raise BadInput(
+            f"input_ids: hold the token {last}, and the model's tokenizer knows {len(tokenizer)}; "
+            "tokenise with the model's own, or give texts"
+        )
+    pieces = {
+        name: [np.concatenate([row[:max_length] for row in column])]
+        for name, column in raw.tokens.items()
+    }
+    lengths = [min(len(row), max_length) for row in ids]
+    if 0 in lengths:
+        raise BadInput(f"attention_mask: leaves nothing of example {lengths.index(0) + 1}")
+    cut = sum(len(row) > max_length for row in ids)
+    return _examples(raw, tokenizer, pieces, lengths, cut)
+
+
+def _examples(
+    raw: RawSplit,
+    tokenizer: Any,
+    pieces: Mapping[str, Sequence[np.ndarray]],
+    lengths: Sequence[int],
+    cut: int,
+) -> Examples:
+    """The rows of `raw` with these tokens, which lie end to end in `pieces`."""
+    padding = {"input_ids": pad_id(tokenizer), "token_type_ids": tokenizer.pad_token_type_id}
     return Examples(
         targets=torch.from_numpy(raw.targets),
         strata=torch.from_numpy(raw.strata),
@@ -250,8 +291,9 @@ def _parse(
     train: np.ndarray | None = None,
 ) -> RawSplit:
     """Check and convert one split; `known` are the names, `train` the targets of training."""
-    text, pair = text_columns(table, source)
-    if not text:
+    tokens = token_columns(table, source)
+    text, pair = ([], None) if tokens else text_columns(table, source)
+    if not text and not tokens:
         raise BadInput(f"{table.source}: holds no examples")
     values = column_of(table, source.label, "data.label")
     column = Column(source.label, values, table.classes.get(source.label), table.source)
@@ -267,6 +309,7 @@ def _parse(
             for name, values in table.columns.items()
             if name not in (source.text, source.text_pair) and all(map(_plain, values))
         },
+        tokens=tokens,
     )
 
 

@@ -22,9 +22,8 @@ def hold_out(
     that its client needs.
     """
     rng = numpy_generator(seed, name)
-    ids: dict[tuple[str, ...], int] = {}
-    keys = zip(data.text) if data.text_pair is None else zip(data.text, data.text_pair, strict=True)
-    group = np.array([ids.setdefault(key, len(ids)) for key in keys])
+    ids: dict[tuple[Any, ...], int] = {}
+    group = np.array([ids.setdefault(key, len(ids)) for key in data.identities])
     size = np.bincount(group)
     rows = np.split(np.argsort(group, kind="stable"), size.cumsum()[:-1])
     stratum = data.strata[np.unique(group, return_index=True)[1]]

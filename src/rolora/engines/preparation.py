@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from rolora.client.evaluation import Split
+from rolora.client.objective import check_shares
 from rolora.config import Config
 from rolora.core.types import Adapter, ClientInfo, ServerState
 from rolora.data import Examples, strata_table, tell_shares
@@ -250,6 +251,7 @@ def prepare(
     """
     method = checked_method(config, given)
     loaded = loaded or load(config, notice, given)
+    check_shares(config, loaded.task)
     check_ranks(loaded.model, config.lora)
     shares = deal(config, loaded.examples)
     tell_shares(config, loaded.examples, shares, notice)

@@ -49,7 +49,9 @@ class Task(ABC):
 
     Class attributes: `name`; `title`, for people; `metrics`, the scores, of which the first
     chooses between rounds and compares runs; `kind`, which model of Transformers is loaded and
-    what PEFT calls it; `Options`, the keys that the section ``task`` may have beside ``name``.
+    what PEFT calls it; `Options`, the keys that the section ``task`` may have beside ``name``;
+    `one_label`, whether a row's target is one of the outputs, int64 ``[n]``, so that a client has
+    label shares.
     """
 
     name: ClassVar[str]
@@ -57,6 +59,7 @@ class Task(ABC):
     metrics: ClassVar[tuple[Metric, ...]]
     kind: ClassVar[Kind]
     Options: ClassVar[type[Section]] = Section
+    one_label: ClassVar[bool] = False
 
     def __init__(self, options: Section):
         self.options = options

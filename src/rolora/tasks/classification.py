@@ -44,6 +44,7 @@ class Classification(Task):
         LOSS,
     )
     kind = Kind("single_label_classification")
+    one_label = True
     more: Mapping[str, Score] = MappingProxyType({})
 
     def targets(

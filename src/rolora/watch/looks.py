@@ -91,6 +91,7 @@ class Runs:
             state, words = "damaged", found
         elif files is not None:
             state, words = _progress(files, running)
+            words += ", collapsed" if _collapsed(files) else ""
         elif running:
             state, words = "preparing", "reading model and data"
         else:
@@ -158,6 +159,12 @@ def _progress(files: RunFiles, running: bool) -> tuple[str, str]:
     last = files.rounds[-LAST:]
     left = (planned - done) * sum(record.total_seconds for record in last) / len(last)
     return "running", f"for about {_about(left)} more"
+
+
+def _collapsed(files: RunFiles) -> bool:
+    """Whether one label alone was predicted when the model was last looked at."""
+    looked = [record for record in files.rounds if record.validation]
+    return bool(looked) and looked[-1].collapsed is not None
 
 
 def _about(seconds: float) -> str:

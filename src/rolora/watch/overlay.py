@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from rolora.records.files import RunFiles
 from rolora.records.schema import LOSS, Metric, RoundRecord
 from rolora.records.units import byte_size, byte_unit, capital, show, thinned
 from rolora.report.figures.learning import widen
-from rolora.report.figures.svg import MANY_ROUNDS, PERCENT, Panel, colour, draw, finish
+from rolora.report.figures.svg import (
+    MANY_ROUNDS,
+    PERCENT,
+    Panel,
+    colour,
+    draw,
+    finish,
+    logarithmic,
+)
+from rolora.report.figures.tips import Tip, at
 
 COLOURS = tuple(f"label-{number}" for number in range(8))
 MARKS = {"line": "-", "dash": "--", "dots": ":"}
 """Of a legend: how matplotlib calls them."""
 MOST_RUNS = len(COLOURS) * len(MARKS)
-MOST_SPOTS = 120
-"""Of one curve, that tell their value."""
+MOST_TIPS, LEAST_TIPS = 500, 20
+"""Points of a picture that tell their value, and of each of its curves however many there are."""
 
 Reader = Callable[[RoundRecord], float | None]
-Spot = tuple[float, float, str]
-"""Where in the picture, from left and top, and what is said there."""
 
 
 @dataclass(frozen=True)
@@ -79,36 +85,38 @@ def _pair(runs: Sequence[Drawn], metric: Metric, which: str, read: Reader) -> It
     if not curves:
         return
     unit, divisor = byte_unit(max(curve.sent[-1] for curve in curves))
-    in_units = [replace(curve, sent=curve.sent / divisor) for curve in curves]
     title = capital(f"{which} {metric.title}")
     yield _panel(f"{title} over rounds", "round", curves, [c.rounds for c in curves], metric)
-    sent = [curve.sent for curve in in_units]
+    sent = [curve.sent / divisor for curve in curves]
     yield _panel(f"{title} over bytes", f"{unit} sent, up and down", curves, sent, metric)
 
 
 def _panel(
-    title: str, label: str, curves: Sequence[_Curve], at: Sequence[np.ndarray], metric: Metric
+    title: str, label: str, curves: Sequence[_Curve], places: Sequence[np.ndarray], metric: Metric
 ) -> Panel:
     values = np.concatenate([curve.values for curve in curves])
     wide = metric.name == LOSS.name and values.min() > 0 and values.max() > 30 * values.min()
-    spots: list[Spot] = []
 
     def paint(axes: Axes) -> None:
-        for curve, x in zip(curves, at, strict=True):
+        for curve, x in zip(curves, places, strict=True):
             _line(axes, x, curve)
         if metric.share:
             widen(axes)
             axes.yaxis.set_major_formatter(PERCENT)
         if wide:
-            axes.set_yscale("log")
+            logarithmic(axes)
         axes.set_xlim(left=0)
         finish(axes, label)
-        for curve, x in zip(curves, at, strict=True):
-            spots.extend(_spots(axes, x, curve, metric))
 
     way = "higher" if metric.higher_is_better else "lower"
     caption = f"{capital(way)} is better." + (" Logarithmic scale." if wide else "")
-    return Panel(title, _telling(draw(title, paint), spots), caption)
+    most = max(LEAST_TIPS, MOST_TIPS // len(curves))
+    tips = [
+        tip
+        for curve, x in zip(curves, places, strict=True)
+        for tip in _tips(x, curve, metric, thinned(np.arange(len(x)), most))
+    ]
+    return Panel(title, draw(title, paint, tips), caption)
 
 
 def _line(axes: Axes, x: np.ndarray, curve: _Curve) -> None:
@@ -117,18 +125,9 @@ def _line(axes: Axes, x: np.ndarray, curve: _Curve) -> None:
     axes.plot(x, curve.values, style, color=hue, lw=1.8, marker=marker, ms=3.5)
 
 
-def _spots(axes: Axes, x: np.ndarray, curve: _Curve, metric: Metric) -> Iterator[Spot]:
-    height = axes.figure.bbox.height
-    placed = axes.transData.transform(np.column_stack([x, curve.values]))
-    for i in thinned(np.arange(len(x)), MOST_SPOTS):
-        where = f"round {curve.rounds[i]}, {byte_size(curve.sent[i])}"
-        text = f"{curve.run.name}, {where}: {show(float(curve.values[i]), metric)}"
-        yield placed[i, 0], height - placed[i, 1], text
-
-
-def _telling(svg: Markup, spots: Sequence[Spot]) -> Markup:
-    """The picture with spots that say, under a pointer, what they stand for."""
-    spot = Markup('<circle class="spot" cx="{:.1f}" cy="{:.1f}" r="7"><title>{}</title></circle>')
-    before, end = svg.rsplit("</svg>", 1)
-    circles = Markup("").join(spot.format(x, y, text) for x, y, text in spots)
-    return Markup(before) + circles + Markup("</svg>") + Markup(end)
+def _tips(x: np.ndarray, curve: _Curve, metric: Metric, which: np.ndarray) -> Iterator[Tip]:
+    """What the curve says at `which` of its points."""
+    for i in which:
+        when = f"round {curve.rounds[i]}, {byte_size(curve.sent[i])} sent"
+        value = float(curve.values[i])
+        yield at(float(x[i]), value, f"{curve.run.name}\n{when}\n{show(value, metric)}")

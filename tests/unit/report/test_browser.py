@@ -27,7 +27,7 @@ def page(run):
 class TestBrowser:
     """The report in headless Chromium."""
 
-    @pytest.mark.parametrize(("width", "height"), [(1200, 2400), (400, 4800)])
+    @pytest.mark.parametrize(("width", "height"), [(1200, 3600), (400, 7200)])
     def test_it_renders_without_a_complaint(self, run, page, tmp_path, width, height):
         shot = f"--screenshot={tmp_path / 'shot.png'}"
         _, console = browse(

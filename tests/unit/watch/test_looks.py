@@ -73,6 +73,13 @@ class TestStates:
         make_run(run, done=0)
         assert states(runs) == {"run": ("stopped", "before round 1")}
 
+    def test_a_collapse_is_named_until_it_is_over(self, tmp_path):
+        run = make_run(tmp_path / "run", done=4)
+        change_rounds(run, lambda records: records[1].update(collapsed="positive"))
+        assert states(Runs([run])) == {"run": ("stopped", "after round 4")}
+        change_rounds(run, lambda records: records[3].update(collapsed="positive"))
+        assert states(Runs([run])) == {"run": ("stopped", "after round 4, collapsed")}
+
     def test_a_line_half_written_is_not_seen_yet(self, tmp_path):
         run = make_run(tmp_path / "run", done=3)
         whole = (run / "metrics.jsonl").read_bytes()

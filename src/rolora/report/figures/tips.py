@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unicodedata import category
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -87,6 +88,5 @@ def _wide_enough(ends: NDArray[np.float64]) -> Span:
 
 
 def _printable(words: str) -> str:
-    """Line by line, without what no browser shows."""
-    lines = ("".join(c if c.isprintable() else " " for c in line) for line in words.split("\n"))
-    return "\n".join(lines)
+    """Without the control characters, which no browser shows."""
+    return "".join(c if c == "\n" or category(c) != "Cc" else " " for c in words)
