@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+import small
 from rolora.config import parse_config
+from rolora.model.loading import build_lora_model, load_pretrained
+from rolora.model.peft_format import save_adapter
 from shell import rolora
 
 REPOSITORY = Path(__file__).parents[2]
@@ -45,6 +48,34 @@ def test_the_first_screen_is_a_sentence_a_command_and_a_result():
 def test_the_config_on_the_page_is_valid():
     (text,) = blocks("yaml")
     assert parse_config(yaml.safe_load(text)).federation.clients == 3
+
+
+LINKS = re.findall(r"\]\(([^)\s]+)\)", README)
+AT = "https://github.com/rolora/rolora/blob/main/"
+
+
+def test_links_are_absolute_for_the_package_index_and_lead_to_files_that_are_here():
+    assert all(link.startswith("https://") for link in LINKS)
+    ours = [link.removeprefix(AT).partition("#")[0] for link in LINKS if link.startswith(AT)]
+    assert len(ours) > 10
+    assert [path for path in ours if not (REPOSITORY / path).is_file()] == []
+    elsewhere = [link for link in LINKS if "rolora/rolora" in link and not link.startswith(AT)]
+    assert elsewhere == []
+
+
+def test_the_lines_that_load_an_adapter_run(model_dir, tmp_path, monkeypatch):
+    """As they stand, on an adapter of a small model."""
+    config = small.config(model={"name": str(model_dir("bert"))})
+    loaded = load_pretrained(config.model, ("no", "yes"), seed=0)
+    model = build_lora_model(loaded, config)
+    path = tmp_path / "runs/quickstart/adapter"
+    save_adapter(path, model.initial_adapter(2, 0), model, loaded, config)
+    monkeypatch.chdir(tmp_path)
+    (code,) = [block for block in blocks("python") if "PeftModel" in block]
+    left = {"BASE": config.model.name}
+    exec(code, left)
+    assert left["model"].config.id2label == {0: "no", 1: "yes"}
+    assert left["tokenizer"]("w1")["input_ids"]
 
 
 def test_make_and_the_plain_lines_agree():
