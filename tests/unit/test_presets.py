@@ -41,7 +41,7 @@ def test_a_file_comes_before_a_preset_and_a_preset_before_a_directory(tmp_path, 
     [
         ("quickstrat", ["did you mean quickstart?", "known: ", "./rolora.yaml"]),
         ("configs/quickstart.yaml", ["no such file", "did you mean quickstart?"]),
-        ("none.yaml", ["no such file", "known: personal"]),
+        ("none.yaml", ["no such file", "known: calibrated"]),
         ("", ["is a directory"]),
         (".", ["is a directory", "rolora.yaml"]),
         ("x" * 5000, ["no such file"]),

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from rolora.cli import ask, begin
+from rolora.cli.watch import watch
 from rolora.core.errors import BadInput, RunFailed
 
 app = typer.Typer(
@@ -49,6 +50,7 @@ RunPath = Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN")
 
 app.command()(begin.init)
 app.command()(begin.doctor)
+app.command()(watch)
 app.command("presets")(begin.show_presets)
 
 

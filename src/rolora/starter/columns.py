@@ -97,7 +97,8 @@ class Profile:
             return False
         if self.numbers and not self.whole:
             return False
-        return 2 <= len(self.counts) <= min(_MOST_LABELS, max(2, len(self.filled) // 3))
+        most = min(_MOST_LABELS, max(2, len(self.filled) // 3), len(self.filled) - 1)
+        return 2 <= len(self.counts) <= most
 
     @property
     def numbered(self) -> bool:

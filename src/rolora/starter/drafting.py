@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from rolora.config import Config, DataConfig, parse_config
+from rolora.config import Config, DataConfig, ReadOptions, parse_config
 from rolora.core.errors import BadInput, nearest
 from rolora.core.yaml_text import YamlError, parse_yaml
 from rolora.data import Examples, load_data
@@ -148,7 +148,8 @@ def _training(data: Path) -> tuple[str, Table, Splits]:
     """The split to train on, its table, and all splits."""
     if not os.path.exists(data):
         raise BadInput(f"--data {data}: there is no such file or directory")
-    config = DataConfig(path=data, text="text", label="label")
+    options = ReadOptions(sep=_separator(data))
+    config = DataConfig(path=data, text="text", label="label", options=options)
     splits = open_splits(config, source_of(config))
     name = next(iter(splits)) if len(splits) == 1 else config.train_split
     if name not in splits:
@@ -162,6 +163,16 @@ def _training(data: Path) -> tuple[str, Table, Splits]:
     return name, table, splits
 
 
+def _separator(data: Path) -> str | None:
+    """What stands between the cells of a csv whose header has no comma."""
+    if data.suffix.lower() != ".csv" or not data.is_file():
+        return None
+    with data.open(encoding="utf-8-sig", errors="replace") as file:
+        header = file.readline()
+    others = [other for other in (";", "\t", "|") if other in header]
+    return others[0] if others and "," not in header else None
+
+
 def _data(
     path: Path, data: Path, split: str, table: Table, roles: Roles, model: str
 ) -> tuple[dict[str, Any], Guess]:
@@ -172,6 +183,8 @@ def _data(
     length = fitting_length(texts, pairs, model)
     relative = Path(os.path.relpath(data, path.parent)).as_posix()
     raw: dict[str, Any] = {"path": relative, "text": roles.text.value}
+    sep = _separator(data)
+    raw |= {"options": {"sep": sep}} if sep else {}
     raw |= {"text_pair": pair} if pair else {}
     raw |= {"label": roles.label.value, "max_length": int(length.value)}
     return raw | ({"train_split": split} if split != "train" else {}), length

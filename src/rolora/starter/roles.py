@@ -203,7 +203,7 @@ def guess_task(label: Profile) -> Guess:
     score = _named(label.name, SCORES) is not None
     most = 10 if score else 200 if _named(label.name, CLASSES) is not None else 20
     if label.few and distinct <= most:
-        advice = "; regression would take them as scores" if distinct > 2 else ""
+        advice = "; regression would take them as scores" if score else ""
         return Guess("classification", f"{distinct} different whole numbers{advice}")
     return Guess("regression", label.described())
 

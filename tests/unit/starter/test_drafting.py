@@ -139,6 +139,18 @@ def test_the_path_is_taken_from_where_the_config_lies(tmp_path, bert):
     assert parse_yaml(made.text)["data"]["path"] == "../../data/a.csv"
 
 
+def test_a_csv_of_another_separator_is_read_and_said(tmp_path, bert):
+    table = TABLES["classification"]
+    lines = [";".join(map(str, row)) for row in (table, *zip(*table.values(), strict=True))]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    config = draft(tmp_path, tmp_path / "a.csv", model=bert).config
+    assert (config.data.options.sep, config.data.text, config.data.label) == (
+        ";",
+        "text",
+        "verdict",
+    )
+
+
 def test_saved_splits_bring_their_test_and_their_class_names(tmp_path, bert):
     features = Features({"text": Value("string"), "y": ClassLabel(names=["dog", "cat"])})
     rows = {"text": TABLES["classification"]["text"], "y": [i % 2 for i in range(N)]}
@@ -201,6 +213,7 @@ def test_the_length_fits_95_of_100_texts(bert):
     short, long = ["w1 " * 20] * 96, ["w1 " * 60] * 4
     assert fitting_length(short + long, None, bert).value == "32"
     assert "at most 22 tokens; longer ones are cut" in fitting_length(short + long, None, bert).why
+    assert fitting_length(short[:90] + ["w1 " * 50] * 10, None, bert).value == "64"
     assert fitting_length(short, short, bert).value == "64"
     assert fitting_length(["w1 " * 500], None, bert).value == "64"  # the tokenizer's most
     assert fitting_length(["w"], None, bert).value == "32"

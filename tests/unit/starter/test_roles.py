@@ -164,6 +164,12 @@ def test_what_cannot_be_guessed_is_refused_with_the_columns(columns, words):
         assert word in str(error.value)
 
 
+def test_two_rows_are_enough_to_see_which_is_the_text():
+    columns = {"comment": ["all well", "hello there"], "id": ["1", "2"]}
+    with pytest.raises(BadInput, match="--label"):
+        guessed(columns)
+
+
 def test_what_a_person_named_is_taken_and_the_rest_guessed():
     columns = FILES["notes of hospitals"][0] | {"history": prose(30)}
     assert guessed(columns, text="history")[0][0] == "history"

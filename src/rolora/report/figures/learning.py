@@ -83,7 +83,7 @@ def score_panel(run: RunFiles, metric: Metric, axis: Axis) -> Panel:
         if test is not None:
             axes.plot(axis.x[-1:], [test], "D", ms=6, color=colour("orange"), zorder=4)
         if metric.share:
-            _widen(axes)
+            widen(axes)
             axes.yaxis.set_major_formatter(PERCENT)
         finish(axes, axis.label)
 
@@ -212,7 +212,8 @@ def line(axes: Axes, x: Array, y: Array, name: str, gaps: bool = False) -> None:
     axes.plot(x[known], y[known], color=colour(name), lw=1.8, zorder=3, marker=marker, ms=4)
 
 
-def _widen(axes: Axes) -> None:
+def widen(axes: Axes) -> None:
+    """Show at least :data:`LEAST_SPAN` of a share."""
     low, high = axes.get_ylim()
     room = max(0.0, LEAST_SPAN - (high - low)) / 2
     axes.set_ylim(low - room, high + room)
