@@ -70,7 +70,9 @@ def test_a_run_leaves_its_directory(project, capsys):
     assert [line["round"] for line in lines] == [1, 2, 3, 4]
     assert [line["phase"] for line in lines] == ["B", "A", "B", "A"]
     assert all(line["clients"] == 4 and line["failures"] == [] for line in lines)
-    assert lines[1]["validation"].keys() == {"accuracy", "loss"}
+    assert lines[1]["validation"].keys() == {"accuracy", "macro_f1", "loss"}
+    assert [label["name"] for label in lines[1]["detail"]["classes"]] == ["maybe", "no", "yes"]
+    assert [update["client"] for update in lines[0]["updates"]] == [0, 1, 2, 3]
     assert lines[0]["validation"] is None
     assert set(lines[0]["seconds"]) >= {"plan", "train", "aggregate", "total"}
     summary = json.loads((run / "summary.json").read_text())

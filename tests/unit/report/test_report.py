@@ -359,14 +359,14 @@ class TestLabels:
         def scores(up):
             return learned.scores(up) | {"macro_f1": 0.3 + 0.4 * up}
 
-        run = make_run(tmp_path, replace(learned, task=task, scores=scores))
+        run = make_run(tmp_path, replace(learned, task=task, scores=scores), rounds=6)
         points = line_of(figure_of(write_report(run).read_text(), "Macro F1 over rounds"), "blue")
         seen = [r["validation"]["macro_f1"] for r in rounds_of(run) if r["validation"]]
         assert np.corrcoef(points[:, 1], seen)[0, 1] < 1e-9 - 1
 
     def test_many_labels_are_cells_and_the_page_stays_small(self, tmp_path):
         names = tuple(f"intent {i}" for i in range(77))
-        path = write_report(make_run(tmp_path, classification(names), rounds=120))
+        path = write_report(make_run(tmp_path, classification(names), rounds=60))
         page = path.read_text()
         assert len(page) < 3_000_000
         assert len(tips_of(page, "F1 by label")) <= 2000
