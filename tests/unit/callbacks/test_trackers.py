@@ -176,6 +176,14 @@ def test_every_round_is_tracked_once_though_the_run_is_killed_and_resumed(name, 
     assert read(name, run.directory, whole) == whole
 
 
+def test_tensorboard_shows_the_rounds_of_a_run_that_started_over_alone(run):
+    process("tensorboard", run, finished=0, until=4).close()
+    (run.directory / "run.json").write_text(json.dumps({"schema": 2, "id": "decaf" * 6}))
+    process("tensorboard", run, finished=0, until=2).close()
+    expected = written(ROUNDS[:2])
+    assert read("tensorboard", run.directory, expected) == expected
+
+
 @pytest.mark.parametrize("kind", [TensorBoard, Trackio])
 def test_runs_of_one_process_do_not_mix(kind, tmp_path):
     runs = [made(tmp_path / "one"), made(tmp_path / "two")]
