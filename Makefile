@@ -1,7 +1,7 @@
 .PHONY: run test test-fast test-faults test-docs lint bench clean
 PYTHON ?= python3
 BIN := .venv/bin
-CONFIG ?= configs/quickstart.yaml
+CONFIG ?= quickstart
 # Two processes, each with one thread; the one that is through takes tests over from the other.
 SIDE_BY_SIDE := --numprocesses 2 --dist worksteal
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,7 +16,6 @@ from rolora.report.statistics import describe, paired_difference
 from rolora.server.ledger import Ledger
 from rolora.server.round import run_rounds, scored
 
-QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 DTYPES = ("float32", "bfloat16")
 
 
@@ -31,7 +29,7 @@ def bfloat16_accuracy(quick: bool, console: Console) -> dict[str, Any]:
             overrides = [f"seed={seed}", f"rounds={rounds}", f"model.dtype={dtype}"]
             overrides.append(f"evaluation.every={rounds}")
             begin = time.perf_counter()
-            accuracy[dtype].append(test_accuracy(load_config(QUICKSTART, overrides)))
+            accuracy[dtype].append(test_accuracy(load_config("quickstart", overrides)))
             seconds[dtype].append(round(time.perf_counter() - begin, 2))
             console.print(f"seed {seed}, {dtype}: {accuracy[dtype][-1]:.4f}")
     pairs = zip(accuracy["bfloat16"], accuracy["float32"], strict=True)

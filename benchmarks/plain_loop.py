@@ -22,7 +22,7 @@ from rolora.client.batches import batch_rows
 from rolora.config import Config, OptimizerConfig
 from rolora.core.types import EMPTY, Plan
 from rolora.data import Examples
-from rolora.model.lora import layer_numbers
+from rolora.model.targets import layer_numbers
 
 StateDict = dict[str, Tensor]
 Batches = list[list[int]]
@@ -87,14 +87,14 @@ def average(states: Sequence[StateDict], num_examples: Sequence[int]) -> StateDi
 
 def with_peft(module: nn.Module, tokenizer: Any, examples: Examples, config: Config) -> PlainLoop:
     """The loop over a sequence classifier of Transformers, in evaluation mode: no dropout."""
-    lora = config.lora
+    lora, wanted = config.lora, config.lora.target_modules or ()
     model = get_peft_model(
         module,
         LoraConfig(
             task_type=TaskType.SEQ_CLS,
             r=lora.r,
             lora_alpha=lora.lora_alpha,
-            target_modules=list(lora.target_modules or ()),
+            target_modules=wanted if isinstance(wanted, str) else list(wanted),
             layers_to_transform=layer_numbers(lora.layers),
         ),
     )

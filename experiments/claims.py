@@ -61,6 +61,22 @@ def greater(ours: Sequence[float], theirs: Sequence[float]) -> tuple[Standing, s
     return standing, f"{mean_std(ours)} against {mean_std(theirs)}; {in_words(test)}"
 
 
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """The p-values after Holm's correction for their number; None, a test without a result, counts
+    as one that was made.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of
+    Statistics, 1979.
+    """
+    left, least = len(p_values), 0.0
+    corrected: list[float | None] = [None] * left
+    known = [(p, place) for place, p in enumerate(p_values) if p is not None]
+    for p, place in sorted(known):
+        least = max(least, min(1.0, left * p))
+        corrected[place], left = least, left - 1
+    return corrected
+
+
 def not_below(
     ours: Sequence[float], theirs: Sequence[float], margin: float
 ) -> tuple[Standing, str]:

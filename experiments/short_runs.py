@@ -15,6 +15,7 @@ from rolora.engines.preparation import Prepared, build_engine
 from rolora.records.schema import RoundRecord
 from rolora.server.ledger import Ledger
 from rolora.server.round import Engine, run_rounds, scored
+from rolora.tasks import added
 
 ACCURACY = "accuracy"
 """The score of every experiment here: all of them classify."""
@@ -37,12 +38,16 @@ class Ending(TypedDict):
 class TrialResult(Ending):
     """What a run leaves. `accuracy`, over all clients' validation examples, and
     `bytes_up_by_round`, sent up by then, belong to the evaluated `rounds`. `client_accuracy` is
-    each client's test accuracy, of those that have test examples; None where it was not asked for.
+    each client's test accuracy, of those that have test examples. `constant` is what the best
+    constant guess scores on the test examples, `top_share` the share of the commonest label among
+    the predictions for them. None where the test was not asked for or nothing came of the run.
     """
 
     rounds: list[int]
     bytes_up_by_round: list[int]
     client_accuracy: dict[str, float] | None
+    constant: float | None
+    top_share: float | None
 
 
 @dataclass
@@ -95,6 +100,7 @@ def run_short(prepared: Prepared, state: ServerState, test: bool) -> TrialResult
         return scored(task, results)[ACCURACY] or 0.0
 
     chance = 1.0 / len(prepared.examples["train"].names)
+    sums = None if judged is None else added(one.sums for one in judged)
     seen, sent = curve.evaluated(), curve.sent_up()
     missed = [number for number in evaluated_rounds(config) if number > len(curve.lines)]
     return TrialResult(
@@ -105,6 +111,8 @@ def run_short(prepared: Prepared, state: ServerState, test: bool) -> TrialResult
         client_accuracy=(
             None if judged is None else {str(one.client): accuracy(one) for one in judged}
         ),
+        constant=None if sums is None else task.constant(sums)[ACCURACY],
+        top_share=None if sums is None else max(task.prediction_shares(sums)),
         diverged=judged is None if test else len(curve.lines) < config.rounds,
         bytes_up=sent[-1],
         bytes_down=curve.sent_down(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 from typing import Generic, Protocol, TypeVar
 
 from experiments.short_runs import Ending
@@ -73,6 +74,65 @@ def best_rate(budget: Budget, grid: Grid[K, R], key: K) -> float:
     lowest.
     """
     return max(budget.rates, key=lambda rate: grid[key, rate, budget.tuning_seed]["accuracy"][-1])
+
+
+class WideBudget(Protocol):
+    """What an experiment's settings say of a grid of rates that widens by itself."""
+
+    @property
+    def rates(self) -> Sequence[float]:
+        """The learning rates to begin with, ascending."""
+
+    @property
+    def widen_by(self) -> float:
+        """The next rate beyond an end, as a multiple of it."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and the highest rate that is tried."""
+
+    @property
+    def tuning_seeds(self) -> Sequence[int]:
+        """At which the rate is chosen."""
+
+
+def widening_grid(
+    budget: WideBudget, keys: Sequence[K], run: Run[K, R]
+) -> dict[tuple[K, float, int], R]:
+    """Run every key with every rate at the tuning seeds, and with further rates as long as its best
+    lies at an end of those that it has been run with.
+    """
+    grid: dict[tuple[K, float, int], R] = {}
+    new = {key: list(budget.rates) for key in keys}
+    while any(new.values()):
+        wanted = [(k, rate, seed) for seed in budget.tuning_seeds for k in keys for rate in new[k]]
+        grid.update(zip(wanted, run("tuning", wanted, False), strict=True))
+        new = {key: _beyond(budget, grid, key) if new[key] else [] for key in keys}
+    return grid
+
+
+def _beyond(budget: WideBudget, grid: Grid[K, R], key: K) -> list[float]:
+    """The next rate where the best is at an end and the bounds allow one more."""
+    rates, best = rates_of(grid, key), steadiest_rate(budget, grid, key)
+    further = {rates[0]: best / budget.widen_by, rates[-1]: best * budget.widen_by}
+    low, high = budget.bounds
+    return [rate for end, rate in further.items() if end == best and low <= rate <= high]
+
+
+def steadiest_rate(budget: WideBudget, grid: Grid[K, R], key: K) -> float:
+    """The rate with the best mean validation accuracy at the end of the runs at the tuning seeds;
+    of several the lowest.
+    """
+
+    def mean_end(rate: float) -> float:
+        return fmean(grid[key, rate, seed]["accuracy"][-1] for seed in budget.tuning_seeds)
+
+    return max(rates_of(grid, key), key=mean_end)
+
+
+def rates_of(grid: Grid[K, R], key: K) -> list[float]:
+    """The rates with which a key was run, ascending."""
+    return sorted({rate for of, rate, _ in grid if of == key})
 
 
 def rate_in_words(rates: Sequence[float], rate: float) -> str:

@@ -175,6 +175,11 @@ RUNS = {
     "scaffold": ["method.name=scaffold", SAMPLED],
     "rolora, int8": ["stages=[int8]", SAMPLED],
     "rolora, median": ["server.reducer=median"],
+    "rolora, calibrated, by information": [
+        "objective.logit_adjustment=1",
+        "server.weighting=information",
+        SAMPLED,
+    ],
 }
 
 

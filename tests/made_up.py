@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rolora.config import dump_config, parse_config
+from rolora.records.detail import ClassRecord, DetailRecord, UpdateRecord, alone
 from rolora.records.schema import (
     CLASSIFICATION,
     BestRecord,
@@ -56,6 +57,33 @@ class Learned:
     constant: dict[str, float | None]
     strata: tuple[str, ...] = ()
     shares: tuple[float, ...] = ()
+    by_label: Callable[[float], DetailRecord] | None = None
+
+
+def confused(labels, learned):
+    """The scores of labels of 40 examples each, of which all are the last until they are told
+    apart.
+    """
+    table = np.zeros((len(labels), len(labels)), int)
+    table[:, -1] = 40
+    right = round(30 * learned)
+    for i in range(len(labels) - 1):
+        table[i, -1] -= right
+        table[i, i] += right
+    classes = []
+    for i, name in enumerate(labels):
+        given, true, both = table[:, i].sum(), table[i].sum(), table[i, i]
+        classes.append(
+            ClassRecord(
+                name=name,
+                precision=float(both / given) if given else None,
+                recall=float(both / true),
+                f1=float(2 * both / (given + true)),
+                support=int(true),
+                predicted_share=float(given / table.sum()),
+            )
+        )
+    return DetailRecord(classes=tuple(classes), confusion=tuple(map(tuple, table.tolist())))
 
 
 def classification(labels=("negative", "positive"), reach=0.77, collapsed=False):
@@ -68,7 +96,12 @@ def classification(labels=("negative", "positive"), reach=0.77, collapsed=False)
         return {"accuracy": chance + up, "loss": np.log(len(labels)) * (1 - 0.35 * learned)}
 
     shares = one if collapsed else (chance,) * len(labels)
-    return Learned(CLASSIFICATION, scores, {"accuracy": chance + 0.004}, labels, shares)
+
+    def by_label(learned):
+        return confused(labels, 0.0 if collapsed else learned)
+
+    guess = {"accuracy": chance + 0.004}
+    return Learned(CLASSIFICATION, scores, guess, labels, shares, by_label)
 
 
 def regression(reach=0.87):
@@ -153,7 +186,13 @@ def made_round(setting, number, rng):
     due = number % 2 == 0 or number == setting.rounds
     stages = dict(zip(STAGES, [0.002, 5.1, 0.03, 1.9 * due, 0.05], strict=True))
     contributed = setting.cohort - len(failed)
+    detail = setting.learned.by_label(learned) if due and setting.learned.by_label else None
+    shares = [label.predicted_share for label in detail.classes] if detail else []
     return RoundRecord(
+        prediction_shares=tuple(shares),
+        detail=detail,
+        collapsed=alone(shares, setting.learned.strata),
+        updates=tuple(made_updates(setting, phase, failed.tolist(), scores["loss"], number)),
         round=number,
         phase=phase,
         train_loss=float(scores["loss"] * 0.98 + rng.normal(0, 0.01)),
@@ -174,6 +213,20 @@ def made_round(setting, number, rng):
         bytes_down=76_312 * (both + (number == 1)) * setting.cohort,
         seconds={**stages, "total": sum(stages.values()) + 0.02},
     )
+
+
+def made_updates(setting, phase, failed, loss, number):
+    """What each client that did not fail sent; drawn apart from everything else."""
+    rng = np.random.default_rng([setting.seed, number])
+    for client in range(setting.cohort):
+        if client not in failed:
+            yield UpdateRecord(
+                client=client,
+                examples=10 + client,
+                weight=10.0 + client,
+                train_loss=float(loss * rng.uniform(0.8, 1.2)),
+                norms={part: float(rng.uniform(0.5, 2) / number) for part in phase},
+            )
 
 
 def made_start(setting):
@@ -197,7 +250,7 @@ def made_start(setting):
         device="cpu",
         dtype="float32",
         threads=2,
-        command="rolora run configs/quickstart.yaml --out runs/quickstart",
+        command="rolora run quickstart --out runs/quickstart",
         started="2026-11-22T15:00:01+00:00",
     )
 
@@ -233,6 +286,7 @@ def made_summary(setting, start, rounds, rng):
         best=BestRecord(round=best.round, validation=best.validation),
         test_examples=853,
         constant=learned.constant,
+        detail=learned.by_label(1.0) if learned.by_label else None,
         prediction_shares=learned.shares,
         bytes_up=sum(r.bytes_up for r in rounds),
         bytes_down=sum(r.bytes_down for r in rounds),

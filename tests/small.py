@@ -30,6 +30,58 @@ ARCHITECTURES = {
     "distilbert": {"dim": 32, "n_heads": 4, "hidden_dim": 48, "n_layers": 3},
     "modernbert": {**WIDTHS, "num_hidden_layers": 3, "global_attn_every_n_layers": 2},
 }
+_TWO = {**WIDTHS, "num_hidden_layers": 2}
+_GROUPED = {**_TWO, "num_key_value_heads": 2}
+_GPT = {"n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 80}
+OTHERS = {
+    "albert": {**_TWO, "num_hidden_layers": 3, "embedding_size": 16},
+    "bart": {
+        "d_model": 32,
+        **{f"{part}_layers": 2 for part in ("encoder", "decoder")},
+        **{f"{part}_attention_heads": 4 for part in ("encoder", "decoder")},
+        **{f"{part}_ffn_dim": 48 for part in ("encoder", "decoder")},
+    },
+    "bloom": {"hidden_size": 32, "n_head": 4, "n_layer": 2},
+    "camembert": {**_TWO, "type_vocab_size": 1},
+    "deberta": {**_TWO, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    "deberta-v2": {**_TWO, "relative_attention": True, "pos_att_type": "p2c|c2p"},
+    "electra": {**_TWO, "embedding_size": 16},
+    "ernie": _TWO,
+    "falcon": _TWO,
+    "gemma": {**_GROUPED, "head_dim": 8},
+    "gemma2": {**_GROUPED, "head_dim": 8},
+    "gemma3_text": {**_GROUPED, "head_dim": 8},
+    "gpt2": _GPT,
+    "gpt_neo": {
+        "hidden_size": 32,
+        "num_heads": 4,
+        "num_layers": 2,
+        "attention_types": [[["global", "local"], 1]],
+    },
+    "gpt_neox": _TWO,
+    "gptj": {**_GPT, "rotary_dim": 4},
+    "llama": _GROUPED,
+    "mistral": _GROUPED,
+    "mixtral": {**_GROUPED, "num_local_experts": 2},
+    "mobilebert": {**_TWO, "embedding_size": 16, "intra_bottleneck_size": 16},
+    "mpnet": _TWO,
+    "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 80},
+    "opt": {
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "ffn_dim": 48,
+        "num_hidden_layers": 2,
+        "word_embed_proj_dim": 32,
+    },
+    "phi": _TWO,
+    "phi3": _GROUPED,
+    "qwen2": _GROUPED,
+    "qwen3": {**_GROUPED, "head_dim": 8},
+    "stablelm": _GROUPED,
+    "t5": {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4},
+    "xlm-roberta": {**_TWO, "type_vocab_size": 1},
+}
+"""Architectures that are looked at for their targets and their adapters alone."""
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 
 
@@ -46,15 +98,16 @@ def save_model(path, architecture):
     """A body of random weights without a head, and the tokenizer; returns `path`."""
     config = AutoConfig.for_model(
         architecture,
-        vocab_size=64,
+        vocab_size=64 if architecture in ARCHITECTURES else 72,  # some tokenizers add their own
         max_position_embeddings=80,
         pad_token_id=0,
         cls_token_id=2,
         sep_token_id=3,
         bos_token_id=2,
         eos_token_id=3,
+        decoder_start_token_id=0,
         initializer_range=0.2,  # lively activations, so that a wrong one shows
-        **ARCHITECTURES[architecture],
+        **(ARCHITECTURES | OTHERS)[architecture],
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -13,7 +13,7 @@ from rolora.config import Config, PartitionConfig
 from rolora.core.types import Adapter, ClientInfo
 from rolora.engines.preparation import checked_method
 from rolora.methods import Options, options_of
-from rolora.model.lora import layer_numbers
+from rolora.model.targets import layer_numbers
 
 TITLES: Mapping[str, str] = {
     "table1": "GLUE over the number of clients (Table 1)",

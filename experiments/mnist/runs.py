@@ -161,7 +161,7 @@ def job(
         rounds=config.rounds,
         lora=LoraSettings(r=config.r, lora_alpha=config.lora_alpha, target_modules=("hidden",)),
         data=DataConfig(name="mnist", validation=config.validation, limit=config.limit),
-        partition=PartitionConfig(name="field", field="digit", min_examples=1),
+        partition=PartitionConfig(name="field", field="digit", merge=True, min_examples=1),
         federation=FederationConfig(clients=clients, quorum=1.0),
         method=variant.method,
         optimizer=OptimizerConfig(

@@ -9,7 +9,7 @@ import torch
 
 from experiments.mnist.data import CLASSES, PIXELS, Mnist, mnist_examples
 from experiments.mnist.net import TwoLayerNet, two_layer_model, with_base_product
-from rolora.config import Config, DataConfig, ModelConfig
+from rolora.config import Config, DataConfig, ModelConfig, PartitionConfig
 from rolora.core.section import Section
 from rolora.data import Examples, RawSplits
 from rolora.data.sources import Splits
@@ -46,7 +46,11 @@ class WhichDigit(Classification):
         self.mnist, self.width, self.init = mnist, width, init
 
     def load(
-        self, config: DataConfig, seed: int, splits: Splits | None = None
+        self,
+        config: DataConfig,
+        seed: int,
+        splits: Splits | None = None,
+        partition: PartitionConfig | None = None,
     ) -> RawSplits[Examples]:
         """The splits of the digits; of `config`, ``validation`` and ``limit`` count.
 

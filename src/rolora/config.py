@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,14 +19,17 @@ from pydantic import (
 )
 
 from rolora.core.errors import nearest
-from rolora.core.parsing import apply_override, chosen, parse_section, shown
+from rolora.core.parsing import apply_override, chosen, parse_section, place_path, shown
 from rolora.core.section import NonNegative, Positive, Rate, Section, Seed
 from rolora.core.types import ClientInfo
 from rolora.core.yaml_text import read_mapping
 from rolora.methods import METHODS, Options
 from rolora.methods.rolora import RoLoRAOptions
+from rolora.presets import located
 from rolora.reducers import REDUCERS
 from rolora.stages import STAGES, StageOptions
+
+DEFAULT_DATA = "rotten_tomatoes"
 
 
 class ModelConfig(Section):
@@ -38,13 +42,15 @@ class ModelConfig(Section):
 
 
 class LoraSettings(Section):
-    """The adapter. `layers` is ``all``, ``12-23`` or ``0,3,5``; `client_ranks` repeats over
-    clients for methods that take clients of different ranks.
+    """The adapter. `target_modules` are names of layers, ``all-linear`` for all but the head's, or
+    a regular expression for their whole names, as in PEFT; null takes the architecture's default.
+    `layers` is ``all``, ``12-23`` or ``0,3,5``; `client_ranks` repeats over clients for methods
+    that take clients of different ranks.
     """
 
     r: Positive = 4
     lora_alpha: Rate = 16.0
-    target_modules: tuple[str, ...] | None = None
+    target_modules: tuple[str, ...] | str | None = None
     layers: str = Field(default="all", pattern=r"^(all|\d{1,6}(-\d{1,6})?(,\d{1,6}(-\d{1,6})?)*)$")
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     client_ranks: tuple[Positive, ...] | None = None
@@ -59,8 +65,35 @@ class LoraSettings(Section):
         return self.client_ranks[client % len(self.client_ranks)] if self.client_ranks else self.r
 
 
+class ReadOptions(Section):
+    """How a text file is read where it is not the usual way: `sep` stands between the cells of a
+    csv and `quotechar` around those that hold one (a tsv has no quotes); `encoding` is that of a
+    csv, tsv, json or jsonl, utf-8 where null.
+    """
+
+    sep: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    encoding: str | None = None
+    quotechar: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+
+    @field_validator("encoding")
+    @classmethod
+    def _of_text(cls, name: str | None) -> str | None:
+        try:
+            if name is not None:
+                "".encode(name)
+                codecs.lookup(name)
+        except (LookupError, ValueError):  # unknown, or no encoding of text
+            known = ("utf-8", "latin-1", "cp1252", "utf-16", "shift_jis", "gb18030")
+            raise ValueError(f"{name!r} is no encoding{nearest(str(name), known)}") from None
+        return name
+
+
 class DataConfig(Section):
     """The data: a known name, a hub name, or a file or ``datasets`` directory with its fields.
+
+    A relative `path` in a config is taken from where the config lies; one that is typed in the
+    shell, as ``data.path=notes.csv``, from the working directory. `options` say how a text file
+    is read (:class:`ReadOptions`).
 
     `validation` is split off the training data; `test` is touched once, at the end: a fraction of
     the data where they bring no test split of their own. `limit` keeps that many training
@@ -70,6 +103,7 @@ class DataConfig(Section):
 
     name: str | None = None
     path: Path | None = None
+    options: ReadOptions = ReadOptions()
     subset: str | None = None
     text: str | None = None
     text_pair: str | None = None
@@ -88,6 +122,8 @@ class DataConfig(Section):
             raise ValueError("give name or path, not both")
         if self.path is not None and (self.text is None or self.label is None):
             raise ValueError("path needs text and label: the columns to read")
+        if self.path is None and self.options != ReadOptions():
+            raise ValueError("options say how the file at path is read, and there is no path")
         return self
 
 
@@ -108,12 +144,21 @@ class TaskConfig(Section):
 
 
 class PartitionConfig(Section):
-    """How the training examples are dealt out to clients."""
+    """How the training examples are dealt out to clients.
+
+    With ``field`` every value of a column is a client of its own, and `federation.clients` is
+    their number; with `merge` several values may lie together with one client, dealt so that the
+    clients' sizes balance. The file decides, the same for every seed: a row without a value is
+    refused, a value in fewer than `min_examples` rows of the training split is refused, and of
+    every other value at least so many rows are trained on, whatever is drawn for validation, test
+    and `data.limit`.
+    """
 
     name: Literal["iid", "dirichlet", "shards", "field"] = "dirichlet"
     dirichlet_alpha: Rate = 0.5
     shards_per_client: Positive = 2
     field: str | None = None
+    merge: bool = False
     min_examples: Positive = 2
 
     @model_validator(mode="after")
@@ -121,6 +166,11 @@ class PartitionConfig(Section):
         if self.name == "field" and self.field is None:
             raise ValueError("partition by field needs field: the column to split by")
         return self
+
+    @property
+    def by(self) -> str | None:
+        """The column to split by, if that is what decides."""
+        return self.field if self.name == "field" else None
 
 
 class FederationConfig(Section):
@@ -178,9 +228,20 @@ class OptimizerConfig(Section):
         return self
 
 
+class ObjectiveConfig(Section):
+    """What clients train on. With `logit_adjustment` tau above 0 the log of a client's own label
+    shares, times tau, is added to the model's outputs while it trains, so that it need not learn
+    them (:mod:`rolora.client.objective`); for tasks of one label a row.
+    """
+
+    logit_adjustment: NonNegative = 0.0
+
+
 class ServerConfig(Section):
     """The server optimiser (Reddi et al., 2021), what the clients' updates are reduced by
-    (:data:`rolora.reducers.REDUCERS`), and the weights of the mean.
+    (:data:`rolora.reducers.REDUCERS`), and the weights of the mean: a client's number of examples,
+    one for all, or what its label shares let it teach
+    (:func:`rolora.client.objective.information`), which it says itself.
     """
 
     optimizer: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
@@ -188,7 +249,7 @@ class ServerConfig(Section):
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
     tau: Rate = 1e-3
-    weighting: Literal["examples", "uniform"] = "examples"
+    weighting: Literal["examples", "uniform", "information"] = "examples"
     reducer: str = "mean"
 
     @field_validator("reducer")
@@ -258,6 +319,14 @@ def _stage(raw: Any) -> StageOptions:
     return chosen(STAGES[name].Options, given)
 
 
+def _data(raw: Any) -> Any:
+    """The section ``data``; one that says nothing of where data are is about the default's."""
+    elsewhere = {"name", "path", "subset", "text", "text_pair", "label", "labels", "options"}
+    if isinstance(raw, Mapping) and not elsewhere & raw.keys():
+        return {"name": DEFAULT_DATA, **raw}
+    return raw
+
+
 MethodOptions = Annotated[SerializeAsAny[Options], BeforeValidator(_method)]
 AnyStage = Annotated[SerializeAsAny[StageOptions], BeforeValidator(_stage)]
 TrackerName = Literal["tensorboard", "mlflow", "wandb", "trackio"]
@@ -273,12 +342,13 @@ class Config(Section):
     rounds: Positive = 20
     model: ModelConfig = ModelConfig()
     lora: LoraSettings = LoraSettings()
-    data: DataConfig = DataConfig(name="rotten_tomatoes")
+    data: Annotated[DataConfig, BeforeValidator(_data)] = DataConfig(name=DEFAULT_DATA)
     task: TaskConfig = TaskConfig()
     partition: PartitionConfig = PartitionConfig()
     federation: FederationConfig = FederationConfig()
     method: MethodOptions = RoLoRAOptions()
     stages: tuple[AnyStage, ...] = ()
+    objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     server: ServerConfig = ServerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -291,16 +361,26 @@ class Config(Section):
         return ClientInfo(number, self.lora.rank_of(number), num_examples)
 
 
-def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
+def load_config(config: Path | str, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML config and apply ``key.path=value`` overrides.
+
+    A relative ``data.path`` is taken from where the config lies, in an override from the working
+    directory; the config has it in full, so that it is the same wherever it is written.
+
+    Args:
+        config: a file, or the name of a preset (:mod:`rolora.presets`).
+        overrides: of its values.
 
     Raises:
         BadInput: the file cannot be read, is not a mapping, or holds a wrong key or value.
     """
-    raw = read_mapping(path, f"config {path}")
+    path = located(config)
+    raw = read_mapping(path, f"config {config}")
+    place_path(raw, "data.path", path.parent)
     for override in overrides:
         apply_override(raw, override)
-    return parse_config(raw, source=str(path))
+    place_path(raw, "data.path", Path())
+    return parse_config(raw, source=str(config))
 
 
 def parse_config(raw: Mapping[Any, Any], source: str = "config") -> Config:

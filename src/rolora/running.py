@@ -28,7 +28,7 @@ from rolora.engines.preparation import (
 )
 from rolora.engines.table import ENGINES
 from rolora.methods import Method
-from rolora.model.peft_format import save_adapter
+from rolora.model.peft_format import describe_adapters, save_adapter
 from rolora.records.checkpoint import Checkpoint
 from rolora.records.detail import turn
 from rolora.records.lock import held
@@ -136,6 +136,7 @@ def _carried_out(
     results = engine.evaluate(ready.method.evaluation_plan(state), "test")
     summary = summarise(ready, record, state, results, engine.take_notes(), command)
     record.finish(summary)
+    describe_adapters(record.path / "adapter", ready.pretrained, ready.config, summary)
     callbacks.end(summary)
     return summary
 

@@ -90,7 +90,7 @@ def test_held_out_rows_of_no_client(run_yaml, tmp_path, capsys):
     write_rows(tmp_path / "d" / "test.jsonl", [{**row, "site": "d"} for row in rows[:20]])
     options = [f"data.path={tmp_path / 'd'}", "partition.name=field", "partition.field=site"]
     said = refused(capsys, tmp_path, run_yaml, *options)
-    assert "partition.field = 'site': 20 of 20 test examples have the value 'd'" in said
+    assert "partition.field = 'site': 20 of 20 test examples (the first is row 1) have the" in said
 
 
 # A finished run's adapter ------------------------------------------------------------------

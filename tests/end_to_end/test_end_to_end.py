@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,8 +15,6 @@ from rolora.config import load_config
 from rolora.engines.preparation import build_engine, prepare
 from rolora.methods import METHODS
 from shell import ended, rolora, start
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -356,11 +351,6 @@ def test_partition_by_a_field(project):
     assert len(summary["clients"]) == 4
 
 
-@pytest.mark.parametrize("path", sorted(REPOSITORY.glob("configs/*.yaml")), ids=lambda p: p.name)
-def test_every_shipped_config_is_valid(path):
-    load_config(path)
-
-
 @pytest.mark.slow
 def test_ten_thousand_clients_in_constant_memory(project, tmp_path):
     """A round of 100 among 10,000 clients takes no more memory than one among 200."""
@@ -374,8 +364,7 @@ def test_ten_thousand_clients_in_constant_memory(project, tmp_path):
     for clients in (200, 10_000):
         options = [f"data.path={path}", f"federation.clients={clients}"]
         options += ["federation.clients_per_round=100", "rounds=3", "partition.name=iid"]
-        command = [sys.executable, "-m", "rolora", "run", "small.yaml", *options]
-        subprocess.run([*command, "--out", f"r{clients}"], check=True, stdout=subprocess.DEVNULL)
+        assert ended(start("run", "small.yaml", *options, "--out", f"r{clients}"), 300) == 0
         summary = json.loads((project / f"r{clients}/summary.json").read_text())
         peaks[clients] = summary["peak_memory_mb"]
     assert peaks[10_000] < peaks[200] + 60

@@ -122,8 +122,43 @@ def test_objects_in_place_of_names(bert, config, tmp_path, capsys):
     # and a later process reads the run
     again = rolora.load_run(tmp_path / "run", model=model, tokenizer=tokenizer)
     assert again.predict(["w1 w1 w9"])["p(no)"][0] == pytest.approx(said["p(no)"][0], abs=1e-6)
-    with pytest.raises(rolora.BadInput, match="were objects of the program"):
+    with pytest.raises(rolora.BadInput, match="unknown method"):
         rolora.plan(tmp_path / "run" / "config.yaml")
+
+
+def test_what_a_trainer_was_given_is_taken_over(bert, config, tmp_path):
+    """Data sets that were tokenised for a Trainer, padded or not, train as the texts do."""
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(bert)
+    texts = [{**row, "labels": int(row["label"] == "yes")} for row in rows(120)]
+
+    def tokenised(padding):
+        made = Dataset.from_list(texts).map(
+            lambda batch: tokenizer(batch["text"], padding=padding), batched=True
+        )
+        return made.remove_columns(["text", "label"])
+
+    config["data"]["label"] = "labels"
+    runs = {
+        name: rolora.run(config, train=data, out=tmp_path / name, show=False)
+        for name, data in {
+            "texts": texts,
+            "plain": tokenised(False),
+            "padded": tokenised("max_length").to_pandas(),
+        }.items()
+    }
+    for name in ("plain", "padded"):
+        assert runs[name].summary.final == runs["texts"].summary.final
+    config["data"]["max_length"] = 6
+    cut = rolora.plan(config, train=tokenised(False), notice=(said := []).append)
+    assert cut.examples["train"] == 98
+    assert any("were cut" in line for line in said)
+    with pytest.raises(rolora.BadInput, match="hold the token 9999"):
+        rolora.plan(config, train=[{"input_ids": [9999, 3], "labels": i % 2} for i in range(20)])
+    with pytest.raises(rolora.BadInput, match="row 1 of train is 'a'; must be a list"):
+        rolora.plan(config, train=[{"input_ids": "a", "labels": 1}])
 
 
 def test_a_stream_that_is_left_goes_on(config, tmp_path):

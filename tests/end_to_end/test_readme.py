@@ -49,15 +49,14 @@ def test_the_config_on_the_page_is_valid():
 
 def test_make_and_the_plain_lines_agree():
     makefile = (REPOSITORY / "Makefile").read_text()
-    for line in ('-c constraints.txt -e ".[demo]"', "run $(CONFIG)", "configs/quickstart.yaml"):
+    for line in ('-c constraints.txt -e ".[demo]"', "run $(CONFIG)", "CONFIG ?= quickstart"):
         assert line in makefile
     assert '-c constraints.txt -e ".[demo]"' in README
 
 
 def test_the_commands_of_the_page_go_together(tmp_path, monkeypatch, capsys, run_yaml):
     """In the page's order, by a config that runs in half a second; the comparison on one seed."""
-    (tmp_path / "configs").mkdir()
-    shutil.copy(run_yaml, tmp_path / "configs/quickstart.yaml")
+    shutil.copy(run_yaml, tmp_path / "quickstart")  # a file comes before a preset
     monkeypatch.chdir(tmp_path)
     for command in commands():
         if command[0] == "compare":
@@ -70,9 +69,8 @@ def test_the_commands_of_the_page_go_together(tmp_path, monkeypatch, capsys, run
 @pytest.mark.timeout(1500)
 def test_the_commands_of_the_page_run(tmp_path, monkeypatch, capsys):
     """In the page's order; the comparison of twelve runs is cut to two short ones."""
-    shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
-    first = next(c for c in commands() if c == ["run", "configs/quickstart.yaml"])
+    first = next(c for c in commands() if c == ["run", "quickstart"])
     assert rolora(*first) == 0
     summary = json.loads((tmp_path / "runs/quickstart/summary.json").read_text())
     assert summary["final"]["test"]["accuracy"] >= 0.72

@@ -18,7 +18,7 @@ def packed(tmp_path_factory):
     copy, out = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
-    for name in ("src", "experiments", "benchmarks", "tests", "configs", "docs"):
+    for name in ("src", "experiments", "benchmarks", "tests", "docs"):
         shutil.copytree(ROOT / name, copy / name, ignore=LEFT_OUT)
     # What pip calls: the build backend that pyproject.toml names.
     code = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"

@@ -24,7 +24,7 @@ from rolora.core.errors import BadInput
 from rolora.engines.in_process import InProcess
 from rolora.engines.preparation import checked_method
 from rolora.methods import METHODS
-from rolora.model.lora import layer_numbers
+from rolora.model.targets import layer_numbers
 
 QUIET = Console(quiet=True)
 

@@ -157,7 +157,7 @@ def test_the_defaults_are_the_paper_s_size():
     assert (config.problems, config.eta) == (100, 0.25)
 
 
-@pytest.mark.slow
+@pytest.mark.docs
 def test_at_full_size_the_claims_stand_as_published(tmp_path):
     """What docs/theory.md says, and the committed report."""
     found = run("linear", [], tmp_path).findings

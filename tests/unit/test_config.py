@@ -57,6 +57,19 @@ def test_the_issue_s_shape_is_accepted(tmp_path):
         ({"roundz": 3}, ["roundz: unknown key", "did you mean rounds?", "known:", "seed"]),
         ({"lora": {"rank": 3}}, ["lora.rank: unknown key", "lora_alpha"]),
         ({"optimizer": {"learning_rate": 1}}, ["optimizer.learning_rate: unknown key", "lr"]),
+        (
+            {"data": {"path": "x", "text": "t", "label": "l", "options": {"sap": ";"}}},
+            ["data.options.sap: unknown key (did you mean sep?"],
+        ),
+        (
+            {"data": {"path": "x", "text": "t", "label": "l", "options": {"encoding": "latin_11"}}},
+            ["data.options.encoding: 'latin_11' is no encoding (did you mean latin-1?"],
+        ),
+        (
+            {"data": {"path": "x", "text": "t", "label": "l", "options": {"encoding": "base64"}}},
+            ["data.options.encoding: 'base64' is no encoding"],
+        ),
+        ({"data": {"name": "imdb", "options": {"sep": ";"}}}, ["data: options", "no path"]),
         ({"lora": {"r": 0}}, ["lora.r = 0", "greater than or equal to 1"]),
         ({"lora": {"r": "four"}}, ["lora.r = 'four'", "valid integer"]),
         ({"lora": {"layers": "upper"}}, ["lora.layers = 'upper'", "pattern"]),
@@ -216,6 +229,28 @@ def test_the_resolved_config_says_everything_and_reads_back(tmp_path):
     assert set(shown["engine"]) == set(EngineConfig.model_fields)
 
 
+def test_data_that_say_nothing_of_a_source_keep_the_default_one():
+    assert parse_config({"data": {"limit": 300}}).data.name == Config().data.name
+    sites = parse_config({"data": {"text": "note", "label": "kind", "labels": ["a", "b"]}})
+    assert sites.data.name is None  # a federation's, whose data are the sites' own
+    assert parse_config({"data": sites.data.model_dump(mode="json")}).data.name is None
+
+
+def test_a_path_is_taken_from_where_it_was_written(tmp_path, monkeypatch):
+    """In a config from where that lies, in the shell from the working directory."""
+    (tmp_path / "project").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    path = write(tmp_path / "project", "data: {path: ../d.csv, text: a, label: b}")
+    assert load_config(path).data.path == tmp_path / "d.csv"
+    assert load_config(Path("../project/config.yaml")).data.path == tmp_path / "d.csv"
+    typed = load_config(path, ["data.path=d.csv"])
+    assert typed.data.path == tmp_path / "elsewhere/d.csv"
+    again = write(tmp_path, dump_config(typed))  # as a run directory has it
+    assert load_config(again) == typed
+    assert load_config(path, ["data.path=~/d.csv"]).data.path == Path("~/d.csv")
+
+
 def test_ranks_repeat_over_clients():
     lora = LoraSettings(client_ranks=(1, 4, 2))
     assert [lora.rank_of(client) for client in range(5)] == [1, 4, 2, 1, 4]
@@ -224,18 +259,13 @@ def test_ranks_repeat_over_clients():
 
 def test_the_recommended_config_is_the_quickstart_with_the_preset():
     """What docs/beyond.md recommends, and nothing else."""
-    configs = Path(__file__).parents[2] / "configs"
     preset = ["method.gauge=orthonormal", "optimizer.state=transport"]
-    assert load_config(configs / "recommended.yaml") == load_config(
-        configs / "quickstart.yaml", preset
-    )
+    assert load_config("recommended") == load_config("quickstart", preset)
 
 
-def test_shipped_configs_are_read():
-    shipped = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
-    assert shipped
-    for path in shipped:
-        load_config(path)
+def test_the_calibrated_config_is_the_recommended_one_with_loss_and_weights_by_label_shares():
+    more = ["objective.logit_adjustment=1", "server.weighting=information"]
+    assert load_config("calibrated") == load_config("recommended", more)
 
 
 # Fuzzing -----------------------------------------------------------------------------------

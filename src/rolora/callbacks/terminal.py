@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from rolora.callbacks.base import Begun, Callback
 from rolora.core.types import Failure, Update
@@ -41,18 +44,17 @@ class Terminal(Callback):
         self.task = start.task
         if self.title:
             self.console.rule(self.title, align="left")
-        self.console.print(
+        self._say(
             f"[bold]{escape(start.method.title)}[/] · {escape(start.model.name)} "
             f"({(start.model.parameters or 0) / 1e6:.1f} M parameters) · "
             f"{escape(run.data)} ({sum(sizes)} training examples) · "
             f"{len(sizes)} clients of {sizes[0]} to {sizes[-1]} examples · "
-            f"{config.rounds} rounds",
-            highlight=False,
+            f"{config.rounds} rounds"
         )
         self.progress.update(self.rounds, total=config.rounds, completed=run.finished)
         size = config.federation.cohort_size
         self.progress.update(self.clients, total=size, completed=0, visible=True)
-        if self.console.is_terminal:
+        if self._live:
             self.progress.start()
 
     def answer(self, answer: Update | Failure) -> None:
@@ -63,7 +65,7 @@ class Terminal(Callback):
         """A line for the round."""
         self.progress.update(self.rounds, completed=record.round)
         self.progress.reset(self.clients)
-        self.console.print(round_line(record, self.task), highlight=False)
+        self._say(fitted(record, self.task, self.console.width if self._live else None))
 
     def close(self) -> None:
         """Take the bars away."""
@@ -71,20 +73,46 @@ class Terminal(Callback):
 
     def notice(self, text: str) -> None:
         """Something to know."""
-        self.console.print(f"[yellow]{text}[/]", highlight=False)
+        self._say(f"[yellow]{escape(text)}[/]")
+
+    @property
+    def _live(self) -> bool:
+        return self.console.is_terminal
+
+    def _say(self, text: str) -> None:
+        """A line; a file takes it whole, whatever its reader's width."""
+        self.console.print(text, highlight=False, soft_wrap=not self._live)
 
 
-def round_line(metrics: RoundRecord, task: TaskRecord) -> str:
+def fitted(record: RoundRecord, task: TaskRecord, width: int | None) -> str:
+    """One round in one line of at most `width`; what does not fit is left out, which metrics.jsonl
+    holds. None: all of it.
+    """
+    line = round_line(record, task)
+    for most in range(1, len(LEAST) + 1):
+        if width is None or Text.from_markup(line).cell_len <= width:
+            break
+        line = round_line(record, task, LEAST[:most])
+    return line
+
+
+LEAST = ("bytes", "time", "reason")
+"""What a line can do without, in the order in which it does."""
+
+
+def round_line(metrics: RoundRecord, task: TaskRecord, without: Collection[str] = ()) -> str:
     """One round in one line: what trained, the training loss, bytes, time, the first score."""
     score, failed = task.first_of(metrics.validation), metrics.failures
-    evaluated = trouble = ""
-    if metrics.validation is not None:
-        evaluated = f"  [green]{task.first.title} {show(score, task.first)}[/]"
-    if failed:
-        trouble = f"  [red]{len(failed)} failed ({escape(failed[0].reason)})[/]"
     loss = "nan" if metrics.train_loss is None else f"{metrics.train_loss:.4f}"
-    return (  # in 80 columns, where one factor trains and nothing fails
-        f"round {metrics.round:>3}  {metrics.phase:<2}  loss {loss:>6}  "
-        f"up {byte_size(metrics.bytes_up):>8}  down {byte_size(metrics.bytes_down):>8}  "
-        f"{duration(metrics.total_seconds):>6}{evaluated}{trouble}"
-    )
+    parts = [f"round {metrics.round:>3}", f"{metrics.phase:<2}", f"loss {loss:>6}"]
+    if "bytes" not in without:
+        up, down = byte_size(metrics.bytes_up), byte_size(metrics.bytes_down)
+        parts.append(f"up {up:>8}  down {down:>8}")
+    if "time" not in without:
+        parts.append(f"{duration(metrics.total_seconds):>6}")
+    if metrics.validation is not None:
+        parts.append(f"[green]{task.first.title} {show(score, task.first)}[/]")
+    if failed:
+        reason = "" if "reason" in without else f" ({escape(failed[0].reason)})"
+        parts.append(f"[red]{len(failed)} failed{reason}[/]")
+    return "  ".join(parts)

@@ -18,7 +18,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from rolora.cli import ask
+from rolora.cli import ask, begin
+from rolora.cli.watch import watch
 from rolora.core.errors import BadInput, RunFailed
 
 app = typer.Typer(
@@ -27,7 +28,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-ConfigPath = Annotated[Path, typer.Argument(help="A YAML config.", metavar="CONFIG")]
+ConfigPath = Annotated[
+    Path,
+    typer.Argument(help="A YAML config, or a preset's name (rolora presets).", metavar="CONFIG"),
+]
 Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Argument(help="Settings that replace the config's.", metavar="[key.path=value]..."),
@@ -43,6 +47,16 @@ Federation = Annotated[
 federation = typer.Typer(help="Runs across machines.", no_args_is_help=True)
 app.add_typer(federation, name="federation")
 RunPath = Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN")]
+
+app.command()(begin.init)
+app.command()(begin.doctor)
+app.command()(watch)
+app.command("presets")(begin.show_presets)
+
+
+@app.callback()
+def top(version: begin.Version = False) -> None:
+    """What may stand before a command."""
 
 
 @app.command()
@@ -183,7 +197,7 @@ def init(
     directory: Annotated[Path, typer.Argument(help="Directory to write.", metavar="DIR")],
     config: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Argument(help="The run's YAML config.", metavar="[CONFIG]"),
+        typer.Argument(help="The run's YAML config, or a preset.", metavar="[CONFIG]"),
     ] = None,
     sites: Annotated[
         Optional[int],  # noqa: UP045

@@ -10,6 +10,7 @@ from torch import Tensor
 from rolora.client.evaluation import Batch, Carry, Split, evaluate
 from rolora.client.kept import Kept
 from rolora.client.moments import MOMENTS
+from rolora.client.objective import information
 from rolora.client.replica import Replica
 from rolora.client.update import local_update
 from rolora.config import Config
@@ -76,7 +77,10 @@ class ClientRuntime:
         """Train a stack of clients and make their updates ready to travel."""
         config = self.config
         settings, seed = config.optimizer, config.seed
-        trained = local_update(self.task, model, data, jobs, settings, seed, self.rules)
+        given = (self.task, model, data, jobs, settings, seed, self.rules, config.objective)
+        trained = local_update(*given)
+        if config.server.weighting == "information":
+            trained = [_weighing(data, *each) for each in zip(jobs, trained, strict=True)]
         if not self.stages:
             return trained
         return [self._staged(job, item) for job, item in zip(jobs, trained, strict=True)]
@@ -107,6 +111,12 @@ class ClientRuntime:
             parts=trained.parts.select(local) if local else before.parts,
             state={**before.state, **trained.kept},
         )
+
+
+def _weighing(data: Examples, job: Job, trained: Trained) -> Trained:
+    """With what the client says that it can teach."""
+    update = replace(trained.update, weight=information(data, job.rows))
+    return replace(trained, update=update)
 
 
 def with_own(parts: Adapter, plan: Plan, kept: Kept, own: Adapter) -> Adapter:

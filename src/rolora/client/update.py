@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from rolora.client.batches import Chunk, batch_rows, chunks
+from rolora.client.objective import Objective
 from rolora.client.optimizer import build_optimizer
 from rolora.client.stack import Stack
-from rolora.config import OptimizerConfig
+from rolora.config import ObjectiveConfig, OptimizerConfig
 from rolora.core.rules import ClientRule, Job, Trained
 from rolora.core.seeds import derive
 from rolora.core.types import Adapter
@@ -32,6 +33,7 @@ def local_update(
     settings: OptimizerConfig,
     seed: int,
     rules: Sequence[ClientRule] = (),
+    objective: ObjectiveConfig = ObjectiveConfig(),
 ) -> list[Trained]:
     """Train K clients side by side, one optimiser step of all at a time.
 
@@ -48,6 +50,7 @@ def local_update(
         settings: optimiser, learning rates, steps, batch size.
         seed: the run's seed; batches depend on it, the round and the client.
         rules: what clients do beside plain training, in order.
+        objective: what is added to the task's loss.
     """
 
     def draw(rank: int, *names: str | int) -> Adapter:
@@ -58,6 +61,7 @@ def local_update(
     stack = Stack(jobs, model.device)
     optimizer = build_optimizer(stack, settings)
     beside = [rule.steps(stack, optimizer) for rule in rules]
+    loss = Objective.of(task, objective, data, jobs, model.device)
     plans = [job.plan for job in jobs]
     seeds = [derive(seed, "dropout", plan.round, plan.client) for plan in plans]
     model.mount(stack.tensors(), [plan.scaling for plan in plans])
@@ -68,7 +72,7 @@ def local_update(
         stack.gradients.zero_()
         current = [rows[step] if step < len(rows) else rows[-1] for rows in batches]
         streams = client_streams(seeds, step, model.device) if model.dropout_p > 0 else None
-        add_gradients(task, model, data, current, streams, losses)
+        add_gradients(loss, model, data, current, streams, losses)
         for steps in beside:
             steps.gradient()
         stack.clip(settings.max_grad_norm)
@@ -82,7 +86,7 @@ def local_update(
 
 
 def add_gradients(
-    task: Task,
+    objective: Objective,
     model: LoraModel,
     data: Examples,
     current: Sequence[Tensor],
@@ -93,17 +97,23 @@ def add_gradients(
     mean loss to `losses` ``[K]``.
     """
     for chunk in chunks(data, current, model.device.type):
-        loss = chunk_loss(task, model, data, chunk, streams)
+        loss = chunk_loss(objective, model, data, chunk, streams)
         loss.sum().backward()
         losses += loss.detach()
 
 
 def chunk_loss(
-    task: Task, model: LoraModel, data: Examples, chunk: Chunk, streams: Tensor | None = None
+    objective: Objective,
+    model: LoraModel,
+    data: Examples,
+    chunk: Chunk,
+    streams: Tensor | None = None,
 ) -> Tensor:
     """Each client's share of its mean loss in this chunk: ``[K]``; `streams` ``[K]`` are what its
     dropout is drawn from.
     """
     drawn = None if streams is None else row_streams(streams, chunk.places)
-    loss = task.loss(*task.outputs(model, data, chunk.rows.reshape(-1), again=True, streams=drawn))
-    return (loss.view(chunk.rows.shape) * chunk.weights.to(loss.device)).sum(1)
+    rows = chunk.rows.reshape(-1)
+    output, targets = objective.task.outputs(model, data, rows, again=True, streams=drawn)
+    losses = objective.losses(output, targets, chunk.rows.shape)
+    return (losses * chunk.weights.to(losses.device)).sum(1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
@@ -70,6 +72,17 @@ def apply_override(raw: dict[Any, Any], override: str) -> None:
             raise BadInput(f"override {override!r}: {parent} is {child!r}, which has no keys")
         node = child
     node[last] = value
+
+
+def place_path(raw: Mapping[Any, Any], path: str, directory: Path) -> None:
+    """Write the path at ``section.key`` of a mapping out in full, if it is relative to
+    `directory`; one that begins with ``~`` is left alone.
+    """
+    name, _, key = path.partition(".")
+    section = raw.get(name)
+    value = section.get(key) if isinstance(section, dict) else None
+    if isinstance(section, dict) and isinstance(value, str) and value and value[0] != "~":
+        section[key] = os.path.abspath(directory / value)
 
 
 def _numbers(value: Any) -> Any:

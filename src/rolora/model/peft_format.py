@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
@@ -13,13 +14,17 @@ from typing import Any
 import torch
 from safetensors.torch import save
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from rolora.config import Config
 from rolora.core.errors import BadInput
+from rolora.core.quiet import quiet
 from rolora.core.types import Adapter, Key, scaling_of
+from rolora.model.card import write_card
 from rolora.model.loading import Pretrained
 from rolora.model.lora import LoraModel
 from rolora.records.atomic import write_atomic
+from rolora.records.schema import Summary
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 SUMS = "SHA256SUMS"
@@ -28,8 +33,11 @@ SUMS = "SHA256SUMS"
 def save_adapter(
     directory: Path, parts: Adapter, model: LoraModel, pretrained: Pretrained, config: Config
 ) -> None:
-    """Write ``adapter_config.json``, ``adapter_model.safetensors`` and ``SHA256SUMS`` of both (for
-    ``sha256sum -c``), whole or not at all.
+    """Write all that it takes to use an adapter, beside its base model, whole or not at all.
+
+    ``adapter_config.json`` and ``adapter_model.safetensors``; the tokenizer's files;
+    ``config.json`` with the names of the labels and the padding token; a card, ``README.md``;
+    ``SHA256SUMS`` of all but the card (for ``sha256sum -c``).
 
     ``PeftModel.from_pretrained(base, directory)`` then computes what the run's model computes.
     The head is saved with the factors, since without it they mean nothing. Where the method moved
@@ -50,7 +58,7 @@ def save_adapter(
     tensors = {f"base_model.model.{name}": tensor for name, tensor in head.items()}
     for (module, part), tensor in factors.items():
         tensors[f"base_model.model.{module}.lora_{part}.weight"] = tensor
-    peft_config = adapter_config(pretrained, list(model.layers), list(head), rank, alpha)
+    peft_config = adapter_config(pretrained, model, list(head), rank, alpha)
     temporary = directory.with_name(f".{directory.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -59,10 +67,40 @@ def save_adapter(
     files = dict(zip(ADAPTER_FILES, (text.encode(), payload), strict=True))
     for name, content in files.items():
         write_atomic(temporary / name, content)
-    sums = "".join(f"{_sha256(content)}  {name}\n" for name, content in files.items())
+    _save_company(temporary, pretrained)
+    saved = sorted(path for path in temporary.iterdir() if path.is_file())
+    sums = "".join(f"{_sha256(path.read_bytes())}  {path.name}\n" for path in saved)
     write_atomic(temporary / SUMS, sums.encode())
+    write_card(temporary, pretrained, config)
     shutil.rmtree(directory, ignore_errors=True)
     temporary.rename(directory)
+
+
+def _save_company(directory: Path, pretrained: Pretrained) -> None:
+    """The tokenizer, and what the model is told of labels and padding."""
+    if pretrained.tokenizer is None:  # not a model of texts
+        return
+    config: Any = copy.copy(pretrained.module.config)
+    config.name_or_path = pretrained.source  # no path of this machine
+    with quiet():
+        pretrained.tokenizer.save_pretrained(directory)
+        config.save_pretrained(directory)
+
+
+def describe_adapters(
+    directory: Path, pretrained: Pretrained, config: Config, summary: Summary
+) -> None:
+    """Write the cards of a finished run's adapters again, with what came out.
+
+    Args:
+        directory: where :func:`save_adapter` wrote one, and perhaps those of single clients under
+            ``clients/``.
+        pretrained: what they are for.
+        config: of the run.
+        summary: of the run.
+    """
+    for adapter in (directory, *sorted(directory.glob("clients/*"))):
+        write_card(adapter, pretrained, config, summary)
 
 
 def plain_factors(parts: Adapter, config: Config) -> tuple[Mapping[Key, Tensor], int, float]:
@@ -85,7 +123,7 @@ def plain_factors(parts: Adapter, config: Config) -> tuple[Mapping[Key, Tensor],
 
 
 def adapter_config(
-    pretrained: Pretrained, targets: list[str], head: list[str], rank: int, alpha: float
+    pretrained: Pretrained, model: LoraModel, head: list[str], rank: int, alpha: float
 ) -> dict[str, Any]:
     """PEFT's config: exact module names, and the head's modules as modules_to_save."""
     from peft import LoraConfig, TaskType
@@ -97,7 +135,8 @@ def adapter_config(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=0.0,
-        target_modules=targets,
+        target_modules=list(model.layers),
+        fan_in_fan_out=all(isinstance(layer.base, Conv1D) for layer in model.layers.values()),
         modules_to_save=sorted(set(owners)) or None,
         inference_mode=True,
         base_model_name_or_path=pretrained.source,
@@ -129,12 +168,13 @@ def check_adapter(directory: Path, notice: Callable[[str], None]) -> None:
         notice(f"{directory} holds no {SUMS}: whether it is sound cannot be seen")
         return
     lines = (directory / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
-    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    for name in ADAPTER_FILES:
-        if sums.get(name) != _sha256((directory / name).read_bytes()):
+    sums = {Path(name).name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for name in dict.fromkeys([*ADAPTER_FILES, *sums]):
+        path = directory / name
+        if not path.is_file() or sums.get(name) != _sha256(path.read_bytes()):
             raise BadInput(
-                f"{directory / name}: is damaged, its checksum is not that of {SUMS}; take it "
-                "from a copy, or run again"
+                f"{path}: is damaged, its checksum is not that of {SUMS}; take it from a copy, or "
+                "run again"
             )
 
 
@@ -160,9 +200,10 @@ def save_merged(
     Raises:
         BadInput: the adapter is damaged, or does not fit the model.
     """
-    merged = with_adapter(adapter, pretrained, notice).merge_and_unload()
-    merged.save_pretrained(directory)
-    pretrained.tokenizer.save_pretrained(directory)
+    whole = with_adapter(adapter, pretrained, notice)
+    with quiet():
+        whole.merge_and_unload().save_pretrained(directory)
+        pretrained.tokenizer.save_pretrained(directory)
 
 
 def with_adapter(
@@ -182,7 +223,8 @@ def with_adapter(
 
     check_adapter(adapter, notice)
     try:
-        return PeftModel.from_pretrained(pretrained.module, str(adapter))
+        with quiet():
+            return PeftModel.from_pretrained(pretrained.module, str(adapter))
     except Exception as error:  # readers of others' files raise all sorts
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise BadInput(f"{adapter}: no adapter that fits {pretrained.source} ({reason})") from None

@@ -84,8 +84,9 @@ class FrozenPrefix(nn.Module):
 
         Returns:
             The cache, or None where there is nothing to cache: the lowest layer is adapted, the
-            adapted layers are in no numbered list, or they need more than hidden states and a
-            padding mask (rotary embeddings, causal masks).
+            adapted layers are in no numbered list, they are passed several times over (ALBERT), or
+            they need more than hidden states and a padding mask (rotary or relative positions,
+            causal masks).
         """
         matches = [re.match(r"(.*?)\.(\d+)\.", name) for name in targets]
         if capacity == 0 or not matches or any(match is None for match in matches):
@@ -95,7 +96,9 @@ class FrozenPrefix(nn.Module):
         if len(paths) != 1 or lowest == 0:
             return None
         layers = module.get_submodule(paths.pop())
-        if not isinstance(layers, nn.ModuleList) or not _takes_only_a_mask(layers[0], module):
+        if not isinstance(layers, nn.ModuleList) or not _passed_once(layers, module):
+            return None
+        if not _takes_only_a_mask(layers[0], module):
             return None
         prefix = FrozenPrefix([layers[i] for i in range(lowest)], capacity)
         layers[0] = prefix
@@ -139,9 +142,15 @@ class _Skip(nn.Module):
 
 def _takes_only_a_mask(layer: nn.Module, module: nn.Module) -> bool:
     names = list(inspect.signature(layer.forward).parameters)
-    rotary = any("position_embeddings" in name or "position_ids" in name for name in names)
+    elsewhere = ("position", "relative", "rel_embeddings", "query_states", "alibi")
+    positions = any(part in name for name in names for part in elsewhere)
     decoder = getattr(getattr(module, "config", None), "is_decoder", False)
-    return not rotary and not decoder and names[1:2] == ["attention_mask"]
+    return not positions and not decoder and names[1:2] == ["attention_mask"]
+
+
+def _passed_once(layers: nn.ModuleList, module: nn.Module) -> bool:
+    number = getattr(getattr(module, "config", None), "num_hidden_layers", len(layers))
+    return bool(number == len(layers))
 
 
 def _lengths(attention_mask: Tensor | None, hidden: Tensor) -> list[int]:

@@ -64,7 +64,7 @@ class RunFiles:
         """The name of the data."""
         config = self.config.data
         known = self.summary.data.name if self.summary else ""
-        return known or config.name or (config.path.name if config.path else "")
+        return known or config.name or (config.path.name if config.path else "the sites' own")
 
     @property
     def model(self) -> str:

@@ -51,9 +51,34 @@ def held(directory: Path) -> Iterator[None]:
                 path.rmdir()
 
 
+def is_held(directory: Path) -> bool:
+    """Whether a process runs in `directory`, as it left word: nothing is locked to find out.
+
+    A process that was killed leaves its word behind, so one of this host is looked for.
+    """
+    try:
+        host, pid = _left(directory)
+        if host == socket.gethostname():
+            os.kill(pid, 0)
+    except PermissionError:  # it is there, and another user's
+        return True
+    except (OSError, ValueError, LookupError, TypeError, OverflowError):
+        return False
+    return True
+
+
 def _holder(directory: Path) -> str:
     try:
-        holder = json.loads((directory / HOLDER).read_bytes())
-        return f"process {holder['pid']} on {holder['host']}"
+        host, pid = _left(directory)
     except (OSError, ValueError, LookupError, TypeError):  # it has only just begun
         return "another process"
+    return f"process {pid} on {host}"
+
+
+def _left(directory: Path) -> tuple[str, int]:
+    """Host and number of the process that holds `directory`."""
+    holder = json.loads((directory / HOLDER).read_bytes())
+    pid = int(holder["pid"])
+    if pid <= 0:  # to the operating system a group of processes
+        raise ValueError(pid)
+    return str(holder["host"]), pid

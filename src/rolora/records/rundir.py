@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rolora.config import Config, dump_config
 from rolora.core.errors import BadInput
+from rolora.core.parsing import shown
 from rolora.core.types import ServerState
 from rolora.core.yaml_text import read_mapping
 from rolora.records.atomic import write_atomic
@@ -23,8 +24,8 @@ from rolora.records.checkpoint import SCHEMA, Checkpoint, load_newest, save_chec
 from rolora.records.files import read_metrics
 from rolora.records.schema import RoundRecord, Start, Summary
 
-MAY_CHANGE = {"rounds", "checkpoint", "engine", "tracking"}
-"""Sections of the config that may differ when a run goes on."""
+MAY_CHANGE = {"rounds", "checkpoint", "engine", "tracking", "data.path"}
+"""What of the config may differ when a run goes on; data are known by what is in them."""
 RESULTS = ("summary.json", "report.html", "adapter", "metrics.jsonl", "checkpoint")
 """What a run leaves, beside its config and its id; in the order in which a new run drops it."""
 
@@ -169,12 +170,19 @@ class RunDirectory:
         )
 
     def _same_config(self, before: Mapping[str, Any]) -> None:
-        for section, value in self.run["config"].items():
-            if section not in MAY_CHANGE and before.get(section) != value:
-                raise BadInput(
-                    f"{section} = {_changed(value, before.get(section))}: "
-                    f"{self.path} was run with another value; use it, or another --out"
-                )
+        """Refuse other settings, each beside the one of before."""
+        new, old, unset = _fields(self.run["config"]), _fields(before), _fields(_DEFAULTS)
+        lines = []
+        for name in [*new, *(name for name in old if name not in new)]:
+            now, then = (fields.get(name, unset.get(name)) for fields in (new, old))
+            if now != then and not {name, name.partition(".")[0]} & MAY_CHANGE:
+                lines.append(f"{name} = {shown(now)}, and was {shown(then)}")
+        if lines:
+            several = "these values" if len(lines) > 1 else "that value"
+            raise BadInput(
+                f"--resume: {self.path} was run with other settings; go on with {several} of "
+                "before, or use another --out:\n  " + "\n  ".join(lines)
+            )
 
     def _lines_on_disk(self) -> list[str]:
         if not self.metrics.exists():
@@ -215,11 +223,19 @@ def _by_round(lines: Sequence[str]) -> dict[int, str]:
     return found
 
 
-def _changed(new: Any, old: Any) -> str:
-    """The keys of a section that differ, with their new values."""
-    if isinstance(new, dict) and isinstance(old, dict):
-        return str({key: value for key, value in new.items() if old.get(key) != value})
-    return repr(new)
+_DEFAULTS = Config().model_dump(mode="json")
+"""What a run of before a setting was there has in its place."""
+
+
+def _fields(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """The settings by their whole names, as ``optimizer.lr``."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            found |= _fields(value, f"{above}{name}.")
+        else:
+            found[f"{above}{name}"] = value
+    return found
 
 
 def read_run_config(path: Path) -> dict[str, Any]:

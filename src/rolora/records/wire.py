@@ -116,6 +116,7 @@ def pack_update(update: Update) -> bytes:
         {
             "client": update.client,
             "num_examples": update.num_examples,
+            "weight": update.weight,
             "metrics": dict(update.metrics),
         },
         update.side,
@@ -140,6 +141,7 @@ def unpack_update(payload: bytes) -> Update:
             parts=_adapter(tensors),
             side=side,
             metrics={str(k): float(v) for k, v in fields["metrics"].items()},
+            weight=None if fields["weight"] is None else float(fields["weight"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise WireError(f"not an update ({error})") from None

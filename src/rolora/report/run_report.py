@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from rolora.records import units
@@ -39,32 +39,37 @@ def write_report(run_dir: Path) -> Path:
         BadInput: `run_dir` is not a run directory, or one of its files is damaged.
     """
     run = read_run(run_dir)
-    page = _environment().get_template("run.html.jinja").render(_content(run))
+    page = environment("report").get_template("run.html.jinja").render(content(run))
     path = run.directory / "report.html"
     write_atomic(path, page)
     return path
 
 
-def _environment() -> Environment:
-    loader = PackageLoader("rolora", "report")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True
+def environment(*rooms: str) -> Environment:
+    """What renders the templates that lie in `rooms`, every value escaped."""
+    return Environment(
+        loader=ChoiceLoader([PackageLoader("rolora", room) for room in rooms]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.lstrip_blocks = True
-    return environment
 
 
-def _content(run: RunFiles) -> dict[str, Any]:
+def content(run: RunFiles) -> dict[str, Any]:
     """All that the template shows."""
     return {
         "run": run,
         "theme": figures.THEME,
         "lead": list(_lead(run)),
-        "warnings": list(_warnings(run)),
+        "warnings": [*_unfinished(run), *warnings(run)],
         "tiles": list(_tiles(run)),
         "learning": list(figures.learning(run)),
         "scores": tables.scores(run),
+        "labels": list(figures.labels(run)),
+        "by_label": tables.by_label(run),
         "clients": list(figures.clients(run)),
+        "updates": list(figures.updates(run)),
         "quantiles": tables.quantiles(run),
         "traffic": list(figures.traffic(run)),
         "stages": tables.stages(run),
@@ -121,8 +126,8 @@ def _result(run: RunFiles) -> Iterator[str]:
     yield f"{result}{against}."
 
 
-def _warnings(run: RunFiles) -> Iterator[tuple[str, str]]:
-    """What a reader must know before believing the numbers: a heading and a sentence."""
+def _unfinished(run: RunFiles) -> Iterator[tuple[str, str]]:
+    """How a run that was interrupted goes on."""
     if run.summary is None:
         yield (
             "Unfinished run.",
@@ -132,6 +137,10 @@ def _warnings(run: RunFiles) -> Iterator[tuple[str, str]]:
                 "<code>--resume</code> goes on from the last checkpoint."
             ).format(len(run.rounds), run.config.rounds),
         )
+
+
+def warnings(run: RunFiles) -> Iterator[tuple[str, str]]:
+    """What a reader must know before believing the numbers: a heading and a sentence."""
     reason = collapsed(run)
     if reason:
         yield "Collapsed.", f"{capital(reason)}: the model is no better than a constant guess."

@@ -13,6 +13,7 @@ from rolora.records import units
 from rolora.records.files import RunFiles
 from rolora.records.schema import LOSS, FailureRecord, Metric, RoundRecord
 from rolora.records.units import count, duration, percent, show, thinned
+from rolora.report.figures.labels import last_detail
 from rolora.report.figures.strata import plural, stratum_word
 
 MOST_ROWS = 200
@@ -42,6 +43,26 @@ def scores(run: RunFiles) -> Table | None:
     note = "A constant guess is the best that one prediction for every test example can do."
     header = ("final model", "validation", "test", "constant guess")
     return Table(header, tuple(rows), note=note)
+
+
+def by_label(run: RunFiles) -> Table | None:
+    """Precision, recall and F1 of every label, of the test examples where there are any."""
+    detail, split = last_detail(run)
+    if detail is None:
+        return None
+    rows = tuple(
+        (
+            label.name,
+            *map(percent, (label.precision, label.recall, label.f1)),
+            count(label.support),
+            percent(label.predicted_share),
+        )
+        for label in detail.classes
+    )
+    header = ("label", "precision", "recall", "F1", "examples", "predicted for")
+    which = "test examples" if split == "test" else "validation examples, as last looked at"
+    note = f"Of the {which}. A dash: no example has the label, or none was given it."
+    return Table(header, rows, note=note)
 
 
 def quantiles(run: RunFiles) -> Table | None:

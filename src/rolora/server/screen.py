@@ -60,8 +60,7 @@ class Screen:
             if isinstance(answer, Failure):
                 self.failures.append(answer)
                 continue
-            if self.weighting != "examples":
-                answer = replace(answer, weight=1.0)
+            answer = self.weighed(answer)
             self.updates[answer.client] = recorded(answer, self.plans[answer.client])
             yield answer
 
@@ -76,10 +75,22 @@ class Screen:
         if not 1 <= update.num_examples <= registered:
             detail = f"{update.num_examples}, must be 1 to the {registered} that it registered"
             return Failure(client, "num_examples", detail)
+        weight = update.weight or 0.0
+        if self.weighting == "information" and not 0.0 < weight <= registered:
+            detail = f"{update.weight}, must be above 0 and at most the {registered} examples that "
+            return Failure(client, "weight", detail + "it registered")
         wanted = planned_layout(self.start.parts, self.plans[client])
         if update.parts.layout != wanted:
             return wrong_layout(update, dict(wanted.entries))
         return not_finite(update) or self.decoded(update, wanted)
+
+    def weighed(self, update: Update) -> Update:
+        """The update with the run's weight; what a client says of its own counts where it is asked
+        for, and nowhere else.
+        """
+        if self.weighting == "information":
+            return update
+        return replace(update, weight=1.0 if self.weighting == "uniform" else None)
 
     def decoded(self, update: Update, wanted: Layout) -> Update | Failure:
         """The update as the client had it, up to what the stages lose."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from rolora.config import Config, DataConfig, ModelConfig
+from rolora.config import Config, DataConfig, ModelConfig, PartitionConfig
 from rolora.core.errors import BadInput
 from rolora.core.section import Section
 from rolora.core.types import Sums
@@ -49,7 +49,9 @@ class Task(ABC):
 
     Class attributes: `name`; `title`, for people; `metrics`, the scores, of which the first
     chooses between rounds and compares runs; `kind`, which model of Transformers is loaded and
-    what PEFT calls it; `Options`, the keys that the section ``task`` may have beside ``name``.
+    what PEFT calls it; `Options`, the keys that the section ``task`` may have beside ``name``;
+    `one_label`, whether a row's target is one of the outputs, int64 ``[n]``, so that a client has
+    label shares.
     """
 
     name: ClassVar[str]
@@ -57,24 +59,32 @@ class Task(ABC):
     metrics: ClassVar[tuple[Metric, ...]]
     kind: ClassVar[Kind]
     Options: ClassVar[type[Section]] = Section
+    one_label: ClassVar[bool] = False
 
     def __init__(self, options: Section):
         self.options = options
 
     # What is learned ----------------------------------------------------------------------
 
-    def load(self, config: DataConfig, seed: int, splits: Splits | None = None) -> RawSplits[Any]:
+    def load(
+        self,
+        config: DataConfig,
+        seed: int,
+        splits: Splits | None = None,
+        partition: PartitionConfig | None = None,
+    ) -> RawSplits[Any]:
         """Training, validation and test examples (:func:`rolora.data.load_data`).
 
         Args:
             config: the section ``data``.
             seed: the run's seed.
             splits: the data themselves, where a program hands them over.
+            partition: how they will be dealt out, where that is known.
 
         Raises:
             BadInput: they cannot be had or do not fit.
         """
-        return load_data(config, seed, self, splits)
+        return load_data(config, seed, self, splits, partition)
 
     def encode(
         self,

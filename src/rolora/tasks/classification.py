@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rolora.config import DataConfig
+from rolora.config import DataConfig, PartitionConfig
 from rolora.core.errors import BadInput
 from rolora.core.types import Sums
 from rolora.data import Column, RawSplits
@@ -44,6 +44,7 @@ class Classification(Task):
         LOSS,
     )
     kind = Kind("single_label_classification")
+    one_label = True
     more: Mapping[str, Score] = MappingProxyType({})
 
     def targets(
@@ -132,13 +133,19 @@ class Classification(Task):
         scored.metrics = (*self.metrics, *added)  # type: ignore[misc]
         return scored
 
-    def load(self, config: DataConfig, seed: int, splits: Splits | None = None) -> RawSplits[Any]:
+    def load(
+        self,
+        config: DataConfig,
+        seed: int,
+        splits: Splits | None = None,
+        partition: PartitionConfig | None = None,
+    ) -> RawSplits[Any]:
         """As of every task; scores of a person's own need the confusion counts.
 
         Raises:
             BadInput: they cannot be had or do not fit, or there are too many labels to count.
         """
-        raw = super().load(config, seed, splits)
+        raw = super().load(config, seed, splits, partition)
         size = len(raw.train.names)
         if self.more and size > MOST_CONFUSED:
             raise BadInput(

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from made_up import classification, make_run, multilabel, regression
-from rolora.callbacks.terminal import round_line
+from rolora.callbacks.terminal import Terminal, fitted, round_line
 from rolora.cli.display import summary_table
 from rolora.records.files import read_run
 from rolora.records.schema import FailureRecord
@@ -41,6 +41,46 @@ def test_a_round_in_a_line(tmp_path, learned, wanted):
 def test_a_round_of_an_accuracy_has_room_in_80_columns(tmp_path):
     run = read_run(make_run(tmp_path, rounds=2))
     assert words(round_line(run.rounds[1], run.task), width=80).count("\n") == 1
+
+
+def troubled(run):
+    """A round that has everything to say: both factors and the head, a score, failures."""
+    failed = tuple(FailureRecord(client=i, reason="client_error") for i in range(12))
+    return run.rounds[1].changed(phase="AB+head", failures=failed, bytes_down=999 * 2**20)
+
+
+@pytest.mark.parametrize("learned", [classification(), multilabel(), regression()])
+def test_a_round_fits_a_terminal_of_80_columns(tmp_path, learned):
+    run = read_run(make_run(tmp_path, learned, rounds=2))
+    for record in (run.rounds[1], troubled(run)):
+        line = fitted(record, run.task, 80)
+        assert words(line, width=80).count("\n") == 1
+        assert learned.task.first.title in line
+        assert fitted(record, run.task, None) == round_line(record, run.task)
+    assert "12 failed" in line
+    assert "up" not in line  # the bytes go first
+
+
+def shown(width, tell, terminal=False):
+    console = Console(file=io.StringIO(), width=width, force_terminal=terminal)
+    tell(Terminal(console))
+    return console.file.getvalue()
+
+
+def test_off_a_terminal_a_round_is_one_line_whatever_the_width(tmp_path):
+    run = read_run(make_run(tmp_path, rounds=2))
+    record = troubled(run)
+    line = shown(20, lambda terminal: terminal.round(record))
+    assert line.count("\n") == 1
+    assert len(line) > 100
+    assert "\x1b" not in line
+    wrapped = shown(60, lambda terminal: terminal.round(record), terminal=True)
+    assert "up" not in wrapped
+
+
+def test_a_notice_is_one_line_of_the_words_as_they_are():
+    text = "round 4: the model predicts hardly anything but '[bold]no[/]'; it has collapsed"
+    assert shown(20, lambda terminal: terminal.notice(text)) == text + "\n"
 
 
 def test_failures_and_a_score_that_is_not_defined_are_named(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import time
 from collections import Counter
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 import small
-from rolora.config import DataConfig
+from rolora.config import DataConfig, parse_config
 from rolora.core.errors import BadInput
 from rolora.data import Examples, RawSplit, check_known, pad_id, tokenize
+from rolora.data.deal import deal
 
 load_data = small.CLASSIFICATION.load
 TEXTS = [f"sentence number {i}" for i in range(60)]
@@ -410,6 +412,45 @@ def test_a_quoted_header_and_columns_without_a_name_are_read(tmp_path):
     assert sum(map(len, parts_of(load_data(config(tmp_path / "d.csv"), 0)))) == 30
 
 
+@pytest.mark.parametrize("sep", [";", "|", "\t"])
+def test_a_csv_of_another_separator_and_encoding_is_read(sep, tmp_path):
+    lines = [sep.join(["text", "mood"]), *(sep.join([f"'café, {i}{sep}'", "ja"]) for i in range(9))]
+    text = "\n".join([*lines, *(sep.join([f"thé {i}", "né"]) for i in range(9))])
+    (tmp_path / "d.csv").write_bytes(text.encode("latin-1"))
+    options = {"sep": sep, "encoding": "latin-1", "quotechar": "'"}
+    raw = load_data(config(tmp_path / "d.csv", options=options), seed=0)
+    assert raw.train.names == ("ja", "né")
+    wanted = {f"café, {i}{sep}" for i in range(9)} | {f"thé {i}" for i in range(9)}
+    assert {text for part in parts_of(raw) for text in part.text} == wanted
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "tsv"])
+def test_other_text_files_have_an_encoding_too(kind, frame, tmp_path):
+    frame["text"] = [f"thé {i}" for i in range(60)]
+    text = write(frame, tmp_path / f"d.{kind}").read_text(encoding="utf-8")
+    (tmp_path / f"d.{kind}").write_text(text.replace("\\u00e9", "é"), encoding="cp1252")
+    assert "set data.options.encoding" in message(config(tmp_path / f"d.{kind}"))
+    raw = load_data(config(tmp_path / f"d.{kind}", options={"encoding": "cp1252"}), seed=0)
+    assert all(text.startswith("thé ") for text in raw.train.text)
+
+
+@pytest.mark.parametrize(
+    ("header", "sep"), [("text;mood", ";"), ("text\tmood", "\t"), ("text|mood", "|")]
+)
+def test_a_wrong_separator_is_answered_with_the_option_to_set(header, sep, tmp_path):
+    for row in ("fine; good, I think\n", "fine\n"):  # more cells than the header, and as many
+        (tmp_path / "d.csv").write_text(header + "\n" + row * 9)
+        said = message(config(tmp_path / "d.csv"))
+        assert f"its header {header!r} has no ','; set data.options.sep to {sep!r}" in said
+
+
+def test_options_that_a_file_has_no_use_for_are_refused(frame, tmp_path):
+    path = write(frame, tmp_path / "d.parquet")
+    assert "data.options: are for text" in message(config(path, options={"encoding": "latin-1"}))
+    path = write(frame, tmp_path / "d.jsonl")
+    assert "data.options.sep: is for a csv or tsv" in message(config(path, options={"sep": ";"}))
+
+
 def test_parquet_keeps_the_names_of_classes_that_datasets_wrote(tmp_path):
     kinds = datasets.ClassLabel(names=["bad", "good", "odd"])
     features = datasets.Features({"text": datasets.Value("string"), "mood": kinds})
@@ -541,6 +582,87 @@ def test_a_glue_task_knows_its_columns_and_is_tested_on_validation(monkeypatch, 
     assert not datasets.are_progress_bars_disabled()
 
 
+# Clients told apart by a field ---------------------------------------------------------------
+
+
+def of_sites(sites, path):
+    """Distinct sentences of two labels, each of a site."""
+    rows = [{"text": TEXTS[i], "mood": i % 2, "site": site} for i, site in enumerate(sites)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def by_site(path, seed, clients=3, partition=None, **data):
+    settings = parse_config(
+        {
+            "seed": seed,
+            "data": {"path": str(path), "text": "text", "label": "mood", **data},
+            "partition": {"name": "field", "field": "site", **(partition or {})},
+            "federation": {"clients": clients},
+        }
+    )
+    raw = load_data(settings.data, seed, partition=settings.partition)
+    examples = {
+        name: Examples(
+            torch.from_numpy(part.targets),
+            torch.from_numpy(part.strata),
+            part.names,
+            fields=part.fields,
+        )
+        for name, part in raw.by_name.items()
+    }
+    return raw, deal(settings, examples)
+
+
+ODD_SITES = {
+    "missing": (["a", "b", "c"] * 10 + [None], r"'site': row 31 of .*d\.jsonl' has no value"),
+    "rare": (
+        ["a", "b", "c"] * 10 + ["d"],
+        r"'site': the value 'd' stands in 1 row of .*d\.jsonl' \(the first is row 31\), and "
+        r"partition\.min_examples = 2",
+    ),
+    "more": (["a", "b", "c", "d"] * 8, r"has 4 different values.* take federation\.clients = 4"),
+    "fewer": (["a", "b"] * 15, r"has 2 different values.* take federation\.clients = 2"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_SITES)
+def test_what_a_field_lacks_is_refused_by_row_for_every_seed(kind, tmp_path):
+    sites, words = ODD_SITES[kind]
+    path = of_sites(sites, tmp_path / "d.jsonl")
+    for seed in range(12):  # among them some that would hold the row out, or limit it away
+        for limit in (None, 12):
+            with pytest.raises(BadInput, match=words):
+                by_site(path, seed, limit=limit)
+
+
+def test_a_value_that_is_just_not_rare_is_trained_on_for_every_seed(tmp_path):
+    path = of_sites(["a", "b"] * 12 + ["c", "c", "c"], tmp_path / "d.jsonl")
+    held = Counter()
+    for seed in range(12):
+        for limit in (None, 9):
+            settings = {"min_examples": 3}
+            raw, shares = by_site(path, seed, 3, settings, test=0.3, validation=0.3, limit=limit)
+            assert len(raw.train) == (limit or len(raw.train))
+            assert [len(rows) for rows in shares["train"]][2] == 3
+            assert min(len(rows) for rows in shares["train"]) >= 3
+            held.update(raw.test.fields["site"])
+    assert set(held) == {"a", "b"}
+
+
+def test_a_limit_that_does_not_reach_for_every_value_is_refused(tmp_path):
+    path = of_sites(["a", "b", "c"] * 10, tmp_path / "d.jsonl")
+    with pytest.raises(BadInput, match=r"data.limit = 5: too few for the 3 values of .*'site'"):
+        by_site(path, 0, limit=5)
+
+
+def test_several_values_lie_with_one_client_where_that_is_asked_for(tmp_path):
+    path = of_sites(["a", "b", "c", "d"] * 10, tmp_path / "d.jsonl")
+    raw, shares = by_site(path, 0, 2, {"merge": True})
+    sites = [{raw.train.fields["site"][i] for i in rows.tolist()} for rows in shares["train"]]
+    assert sorted(map(len, sites)) == [2, 2]
+
+
 # Mistakes ------------------------------------------------------------------------------------
 
 
@@ -601,7 +723,9 @@ def test_too_few_texts_to_split_are_refused(tmp_path):
 
 
 def test_places_that_hold_no_data_are_refused(tmp_path):
-    assert "no such file" in message(config(tmp_path / "nowhere.csv"))
+    said = message(config("nowhere.csv"))
+    assert f"data.path = '{Path.cwd() / 'nowhere.csv'}': there is no such file" in said
+    assert "taken from where the config lies, one typed in the shell from the working" in said
     assert "neither a saved dataset nor" in message(config(tmp_path))
     (tmp_path / "d.xlsx").write_text("x")
     assert ".csv, .tsv, .json, .jsonl, .parquet" in message(config(tmp_path / "d.xlsx"))
@@ -616,7 +740,7 @@ def test_places_that_hold_no_data_are_refused(tmp_path):
         ("d.csv", b"", "not valid csv"),
         ("d.csv", b"text,mood\na,1\nb,c,2\n", "not valid csv"),
         ("d.csv", b"text,mood\na,b,1\nb,c,2\n", "more cells than its header"),
-        ("d.csv", b"text,mood\n\xff\xfe\x00,1\n", "not valid csv"),
+        ("d.csv", b"text,mood\n\xff\xfe\x00,1\n", "not valid utf-8"),
         ("d.json", b'[{"text": 1}, 2]', "records"),
         ("d.json", b'{"text": ["a"], "mood": []}', "differ in length"),
         ("d.json", b"[" * 100_000, "not valid json"),

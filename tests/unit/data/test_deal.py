@@ -31,10 +31,10 @@ def test_held_out_rows_go_to_the_client_of_their_value():
 @pytest.mark.parametrize(
     ("validation", "test", "words"),
     [
-        ("ab", "abcc", "2 of 4 test examples have the value 'c', which no training example has"),
-        ("ccc", "ab", "3 of 3 validation examples have the value 'c'"),
+        ("ab", "abcc", r"2 of 4 test examples \(the first is row 3\) have the value 'c', which no"),
+        ("ccc", "ab", r"3 of 3 validation examples \(the first is row 1\) have the value 'c'"),
         ("ab", "abccdef", r"2 of 7 test .* 'c'.* \(3 other values likewise\)"),
-        ("ab", ["a", None], "1 of 2 test examples have the value None"),
+        ("ab", ["a", None], r"1 of 2 test examples \(the first is row 2\) have no value, which"),
     ],
 )
 def test_rows_that_would_belong_to_nobody_are_refused(validation, test, words):

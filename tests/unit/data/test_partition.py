@@ -143,11 +143,11 @@ def test_a_client_for_every_value_of_a_field_in_sorted_order():
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=40, max_size=200), st.integers(1, 8))
-def test_values_of_a_field_stay_together_and_sizes_balance(field, clients):
+def test_values_that_may_be_merged_stay_together_and_sizes_balance(field, clients):
     values, counts = np.unique(field, return_counts=True)
-    config = PartitionConfig(name="field", field="who", min_examples=1)
+    config = PartitionConfig(name="field", field="who", merge=True, min_examples=1)
     if len(values) < clients:
-        with pytest.raises(BadInput, match="too few"):
+        with pytest.raises(BadInput, match=f"take federation.clients = {len(values)}, or fewer"):
             partition(np.zeros(len(field)), config, clients, 0, field)
         return
     parts = partition(np.zeros(len(field)), config, clients, 0, field)
@@ -163,9 +163,10 @@ def test_values_of_a_field_stay_together_and_sizes_balance(field, clients):
         ({"name": "iid"}, 60, None, ["federation.clients = 60", "min_examples = 2", "100"]),
         ({"name": "shards", "shards_per_client": 50}, 10, None, ["shards_per_client = 50", "500"]),
         ({"name": "field"}, 3, [0, 1] * 50, ["partition.field = 'who'", "2 different values"]),
-        ({"name": "field"}, 2, [None, *[1] * 99], ["partition.field = 'who'", "example 1 has no"]),
-        ({"name": "field"}, 2, [0.0] * 99 + [float("nan")], ["example 100 has no value"]),
-        ({"name": "field"}, 2, [0, *[1] * 99], ["min_examples = 2", "smallest client holds 1"]),
+        ({"name": "field"}, 2, [0, 1, 2, 3] * 25, ["has 4 different", "clients = 4", "merge"]),
+        ({"name": "field"}, 2, [None, *[1] * 99], ["partition.field = 'who'", "row 1 of"]),
+        ({"name": "field"}, 2, [0.0] * 99 + [float("nan")], ["row 100 of", "has no value"]),
+        ({"name": "field"}, 2, [1, 0, *[1] * 98], ["min_examples = 2", "value 0", "row 2"]),
     ],
 )
 def test_a_split_that_cannot_be_made_says_why(settings, clients, field, words):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from federated import (
     assert_same_adapter,
     assert_same_run,
     assert_sites_keep_theirs,
+    changed_update,
     connect_locally,
     federate,
     handler,
@@ -166,6 +168,20 @@ def test_a_part_that_was_not_asked_for_is_refused(sites, run_yaml, tmp_path):
     assert lines(tmp_path / "bad")[0]["failures"][0]["reason"] == "foreign_part"
 
 
+def test_a_site_that_claims_to_teach_more_than_it_holds_is_refused(sites, run_yaml, tmp_path):
+    """Its own number counts where the run asks for it, up to the count with which it joined."""
+    _, answers = sites
+    boast = changed_update(lambda update: replace(update, weight=update.num_examples + 0.5))
+    answers["answered"] = lambda client, frames: boast(frames) if client == 1 else frames
+    federate(run_yaml, tmp_path / "asked", "rounds=1", "server.weighting=information")
+    assert reasons(tmp_path / "asked") == [[(1, "weight")]]
+    federate(run_yaml, tmp_path / "unasked", "rounds=1")
+    answers["answered"] = lambda client, frames: frames
+    federate(run_yaml, tmp_path / "plain", "rounds=1")
+    assert reasons(tmp_path / "unasked") == [[]]
+    assert_same_adapter(adapter(tmp_path / "unasked"), adapter(tmp_path / "plain"))
+
+
 def test_a_lost_quorum_ends_the_run_and_it_goes_on_once_found(sites, run_yaml, tmp_path):
     handlers, _ = sites
     gone = {}
@@ -205,7 +221,7 @@ def test_sites_must_agree_on_the_labels(sites, run_yaml, tmp_path):
     handlers, _ = sites
     other = json.dumps(
         {
-            "protocol": 2,
+            "protocol": 3,
             "names": ["a", "b"],
             "strata": {"train": [3, 3], "validation": [1, 1], "test": [1, 1]},
             "test_from": "",

@@ -10,8 +10,11 @@ pytest.importorskip("flwr")
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
+from rolora.config import parse_config
 from rolora.core.errors import BadInput
+from rolora.core.parsing import parse_section
 from rolora.engines.flower.project import renew_certificate, replace_key, write_project
+from rolora.engines.flower.serve import of_site
 from rolora.engines.flower.settings import ServerConfig, SiteConfig, load_settings
 
 ADDRESS = "fed.example.org:9092"
@@ -95,3 +98,16 @@ def test_what_cannot_be_renewed_is_said_and_nothing_is_touched(project, change, 
     with pytest.raises(BadInput, match=words):
         change(project)
     assert before == {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("dealt", [True, False])
+def test_a_site_s_own_data_are_all_its_own_whatever_the_run_partitions_by(dealt):
+    """Its file needs no column of sites, and may be read in a way of its own."""
+    run = parse_config(
+        {"data": {"text": "note", "label": "kind"}, "partition": {"name": "field", "field": "site"}}
+    )
+    own = {"path": "d.csv", "text": "note", "label": "kind", "options": {"sep": ";"}}
+    raw = {"server": "127.0.0.1:1", "client": 0, "data": own, "dealt": dealt}
+    config = of_site(parse_section(SiteConfig, raw, "site"), run)
+    assert config.partition.by == ("site" if dealt else None)
+    assert config.data.options.sep == ";"

@@ -21,9 +21,8 @@ from rolora.model.lora import (
     StackedLinear,
     StackedLoRA,
     check_ranks,
-    layer_numbers,
-    match_targets,
 )
+from rolora.model.targets import layer_numbers, match_targets
 
 
 def draw(seed, *shape):
@@ -292,15 +291,6 @@ def test_targets_are_those_that_peft_adapts(model_dir, architecture, target, lay
     assert not any("classifier" in name for name in ours)
 
 
-@pytest.mark.parametrize("architecture", ["distilbert", "modernbert"])
-def test_where_peft_knows_no_default_the_message_lists_the_linear_layers(model_dir, architecture):
-    loaded = pretrained(model_dir(architecture))
-    with pytest.raises(BadInput, match=rf"no default for model type '{architecture}'; name some"):
-        match(loaded)
-    with pytest.raises(ValueError, match="target_modules"):
-        get_peft_model(loaded.module, LoraConfig(task_type=TaskType.SEQ_CLS))
-
-
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "distilbert", "modernbert"])
 def test_a_module_of_the_head_is_saved_whole_and_not_adapted(model_dir, architecture):
     loaded = pretrained(model_dir(architecture))
@@ -338,6 +328,9 @@ def test_layer_numbers(layers, numbers):
         ({"target_modules": ["LayerNorm"]}, ["'LayerNorm' matches no linear layer"]),
         ({"target_modules": []}, ["lora.target_modules: names none; name some of", "query"]),
         ({"target_modules": ["classifier"]}, ["'classifier' matches no linear layer"]),
+        ({"target_modules": "query"}, ["'query': as an expression", "list of some of", "dense"]),
+        ({"target_modules": "(query"}, ["'(query': no regular expression", "all-linear"]),
+        ({"target_modules": ".*query", "layers": "0"}, ["lora.layers = '0'", "take layers: all"]),
     ],
 )
 def test_targets_that_match_nothing_are_named_with_the_nearest(bert, settings, words):

@@ -151,6 +151,49 @@ def test_other_data_are_refused_before_anything_is_written(tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "a").rglob("*")}
 
 
+def test_refused_settings_stand_beside_those_of_before(tmp_path):
+    played(tmp_path / "a", 2)
+    changed = {"optimizer": {"lr": 0.5, "momentum": 0.5}, "seed": 7, "rounds": 9}
+    with pytest.raises(BadInput) as error:
+        opened(tmp_path / "a", **changed).newest(print)
+    head, *fields = str(error.value).split("\n  ")
+    assert head.startswith(f"--resume: {tmp_path / 'a'} was run with other settings; go on with")
+    assert fields == [
+        "seed = 7, and was 0",
+        "optimizer.lr = 0.5, and was 0.01",
+        "optimizer.momentum = 0.5, and was 0.0",
+    ]
+
+
+def test_another_method_is_refused_with_its_own_options(tmp_path):
+    played(tmp_path / "a", 2)
+    with pytest.raises(BadInput, match=r"method\.name = 'fedit', and was 'rolora'"):
+        opened(tmp_path / "a", method={"name": "fedit"}).newest(print)
+
+
+def test_a_setting_that_an_older_version_did_not_have_is_its_default(tmp_path):
+    played(tmp_path / "a", 2)
+    for checkpoint in checkpoints(tmp_path / "a/checkpoint"):
+        resealed(checkpoint, lambda body: body["run"]["config"]["data"].pop("options"))
+    assert opened(tmp_path / "a").newest(print).state.round == 2
+    with pytest.raises(BadInput, match=r"data.options.sep = ';', and was None"):
+        opened(tmp_path / "a", data=FILE | {"options": {"sep": ";"}}).newest(print)
+
+
+FILE = {"path": "d.csv", "text": "text", "label": "label"}
+
+
+def test_data_are_known_by_what_is_in_them_not_by_where_they_are(tmp_path):
+    (tmp_path / "a").mkdir()
+    record = opened(tmp_path / "a", data=FILE)
+    record.begin(None, "data")
+    record.checkpoint(ServerState(1, EMPTY, {}), Ledger(), KEEPS_NOTHING)
+    again = opened(tmp_path / "a", data=FILE | {"path": "/moved/d.csv"})
+    again.begin(again.newest(print), "data")
+    with pytest.raises(BadInput, match="other data"):
+        again.begin(again.newest(print), "others")
+
+
 def test_what_is_not_of_a_run_is_not_dropped(tmp_path):
     (tmp_path / "a/adapter").mkdir(parents=True)
     record = opened(tmp_path / "a")

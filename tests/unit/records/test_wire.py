@@ -65,9 +65,14 @@ def test_an_adapter_survives_and_its_size_is_that_of_the_serialised_tensors(adap
     assert payload_bytes(adapter.layout) == (len(bare) if len(adapter) else 0)
 
 
-@given(adapters(), st.floats(allow_nan=False), st.integers(1, 2**40))
-def test_an_update_survives(parts, loss, num_examples):
-    update = Update(5, num_examples, parts, {"train_loss": loss})
+@given(
+    adapters(),
+    st.floats(allow_nan=False),
+    st.integers(1, 2**40),
+    st.none() | st.floats(allow_nan=False),
+)
+def test_an_update_survives(parts, loss, num_examples, weight):
+    update = Update(5, num_examples, parts, {"train_loss": loss}, weight=weight)
     back = unpack_update(pack_update(update))
     assert same(back.parts, parts)
     assert replace(back, parts=EMPTY) == replace(update, parts=EMPTY)
@@ -127,6 +132,8 @@ HEADERS = [
     '{"client": 1, "num_examples": Infinity, "metrics": {}}',
     '{"client": 1, "num_examples": NaN, "metrics": {}}',
     '{"client": 1, "num_examples": 2, "metrics": []}',
+    '{"client": 1, "num_examples": 2, "metrics": {}}',
+    '{"client": 1, "num_examples": 2, "metrics": {}, "weight": "much"}',
     '{"client": 1, "num_examples": 2, "metrics": {"loss": "high"}}',
     '{"train": 3, "upload": [], "local": []}',
     '{"train": [], "upload": [], "local": []}',
@@ -176,7 +183,9 @@ def test_a_damaged_payload_is_a_wire_error_or_another_payload(data):
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
         max_leaves=8,
     ),
-    st.sampled_from(["client", "num_examples", "metrics", "train", "versions", "rank", "gauge"]),
+    st.sampled_from(
+        ["client", "num_examples", "weight", "metrics", "train", "versions", "rank", "gauge"]
+    ),
 )
 def test_a_header_with_any_value_in_any_place_is_a_wire_error_or_read(value, place):
     for good, unpack_any in (

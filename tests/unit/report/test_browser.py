@@ -1,15 +1,13 @@
 """The report in headless Chromium."""
 
 import re
-import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
+from browser import browse, chromium
 from made_up import make_run, multilabel, regression
 from rolora.report.figures import THEME
 from rolora.report.run_report import write_report
@@ -25,31 +23,16 @@ def page(run):
     return write_report(run).read_text()
 
 
-chromium = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
-
-
-def browse(
-    page: Path, directory: Path, *options: str, width: int = 1200, height: int = 2400
-) -> tuple[str, str]:
-    """Open a page in headless Chromium; returns its standard output and what it logged."""
-    profile = directory / "profile"
-    done = subprocess.run(
-        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-         "--disable-background-networking", f"--user-data-dir={profile}", "--hide-scrollbars",
-         "--enable-logging=stderr", f"--window-size={width},{height}", *options, page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    return done.stdout, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
-
-
 @chromium
 class TestBrowser:
     """The report in headless Chromium."""
 
-    @pytest.mark.parametrize(("width", "height"), [(1200, 2400), (400, 4800)])
+    @pytest.mark.parametrize(("width", "height"), [(1200, 3600), (400, 7200)])
     def test_it_renders_without_a_complaint(self, run, page, tmp_path, width, height):
         shot = f"--screenshot={tmp_path / 'shot.png'}"
-        _, console = browse(run / "report.html", tmp_path, shot, width=width, height=height)
+        _, console = browse(
+            (run / "report.html").as_uri(), tmp_path, shot, width=width, height=height
+        )
         assert console == ""
         pixels = imread(tmp_path / "shot.png")[..., :3]
         assert pixels.shape[1] == width
@@ -62,7 +45,7 @@ class TestBrowser:
     @pytest.mark.parametrize("learned", [regression(), multilabel()])
     def test_so_do_other_tasks(self, tmp_path, learned):
         page = write_report(make_run(tmp_path, learned))
-        _, console = browse(page, tmp_path, f"--screenshot={tmp_path / 'shot.png'}")
+        _, console = browse(page.as_uri(), tmp_path, f"--screenshot={tmp_path / 'shot.png'}")
         assert console == ""
         pixels = imread(tmp_path / "shot.png")[..., :3]
         for colour in ("blue", "orange", "green"):
@@ -74,7 +57,7 @@ class TestBrowser:
         bad = tmp_path / "bad.html"
         extra = '<img src="https://example.org/x.png"><script>document.title = "run"</script>'
         bad.write_text(page.replace("</main>", extra + "</main>"))
-        dom, console = browse(bad, tmp_path, "--dump-dom")
+        dom, console = browse(bad.as_uri(), tmp_path, "--dump-dom")
         assert console.count("Content Security Policy") == 2
         assert "<title>run</title>" not in dom
 
@@ -87,5 +70,5 @@ class TestBrowser:
             "</script>"
         )
         probe.write_text(re.sub(r"<meta http-equiv[^>]*>", "", page) + script)
-        dom, _ = browse(probe, tmp_path, "--dump-dom", width=width)
+        dom, _ = browse(probe.as_uri(), tmp_path, "--dump-dom", width=width)
         assert "<title>0</title>" in dom

@@ -1,5 +1,6 @@
 """The run report: what is in the files is on the page, and nothing else."""
 
+import json
 import re
 from dataclasses import replace
 from html import unescape
@@ -48,6 +49,11 @@ def cells_of(page, caption):
 def figure_of(page, title):
     """The SVG of the panel with that title."""
     return page[page.index(f"<h3>{title}</h3>") :].split("</svg>")[0]
+
+
+def tips_of(page, title):
+    """What the marks of the panel with that title say, in order."""
+    return [unescape(t) for t in re.findall(r"<title>(.*?)</title>", figure_of(page, title), re.S)]
 
 
 def line_of(svg, colour):
@@ -308,6 +314,124 @@ class TestTasks:
         learned = replace(regression(), task=task, constant={})
         page = write_report(make_run(tmp_path, learned)).read_text()
         assert page.count("<h3>Loss over rounds</h3>") == 1
+
+
+class TestLabels:
+    """Each label's scores, round by round and at last."""
+
+    def test_all_scores_of_all_labels_are_in_a_table(self, run, page):
+        detail = summary_of(run)["detail"]
+        shown = [
+            [
+                label["name"],
+                *(percent(label[name]) for name in ("precision", "recall", "f1")),
+                str(label["support"]),
+                percent(label["predicted_share"]),
+            ]
+            for label in detail["classes"]
+        ]
+        assert cells_of(page, "<h3>Scores by label</h3>") == shown
+        assert shown[0][1] == "100.0\u202f%"
+
+    def test_the_confusion_is_a_cell_a_count(self, run, page):
+        said = tips_of(page, "Confusion")
+        (right, wrong), (none, last) = summary_of(run)["detail"]["confusion"]
+        assert none == 0  # and nothing is drawn
+        assert said == [
+            f"negative, predicted rightly\n{right} of 40, 75.0\u202f%",
+            f"negative, taken for positive\n{wrong} of 40, 25.0\u202f%",
+            f"positive, predicted rightly\n{last} of 40, 100.0\u202f%",
+        ]
+
+    def test_a_collapse_is_marked_where_it_is(self, tmp_path, page):
+        assert "collapsed" not in page
+        fallen = write_report(make_run(tmp_path, classification(collapsed=True))).read_text()
+        for title in ("Accuracy over rounds", "Predictions by round"):
+            panel = fallen[fallen.index(f"<h3>{title}</h3>") :].split("</figure>")[0]
+            assert 'class="ring"' in panel
+            assert "collapsed: positive" in panel
+
+    def test_macro_f1_by_round(self, tmp_path):
+        learned = classification()
+        macro = Metric(name="macro_f1", title="macro F1", share=True)
+        task = learned.task.model_copy(update={"metrics": (*learned.task.metrics, macro)})
+
+        def scores(up):
+            return learned.scores(up) | {"macro_f1": 0.3 + 0.4 * up}
+
+        run = make_run(tmp_path, replace(learned, task=task, scores=scores))
+        points = line_of(figure_of(write_report(run).read_text(), "Macro F1 over rounds"), "blue")
+        seen = [r["validation"]["macro_f1"] for r in rounds_of(run) if r["validation"]]
+        assert np.corrcoef(points[:, 1], seen)[0, 1] < 1e-9 - 1
+
+    def test_many_labels_are_cells_and_the_page_stays_small(self, tmp_path):
+        names = tuple(f"intent {i}" for i in range(77))
+        path = write_report(make_run(tmp_path, classification(names), rounds=120))
+        page = path.read_text()
+        assert len(page) < 3_000_000
+        assert len(tips_of(page, "F1 by label")) <= 2000
+        assert "intent 3: precision" in tips_of(page, "Predictions by round")[3]
+        assert "One in 3 labels is named" in page
+
+    def test_files_from_before_have_no_such_section(self, tmp_path):
+        run = make_run(tmp_path)
+        new = ("detail", "updates", "collapsed", "prediction_shares")
+        change_rounds(run, lambda records: [r.pop(key) for r in records for key in new])
+        before = summary_of(run)
+        before.pop("detail")
+        (run / "summary.json").write_text(json.dumps(before))
+        page = write_report(run).read_text()
+        assert "<h2>Labels</h2>" not in page
+        assert "by client and round" not in page
+        assert "Accuracy over rounds" in page
+
+
+class TestHover:
+    """Every mark says its value, without a script."""
+
+    def test_every_figure_has_words_for_its_marks(self, page):
+        for figure in re.findall(r"<figure>.*?</figure>", page, flags=re.S):
+            if "<svg" in figure:
+                assert figure.count("<title>") > 2, figure[:80]
+
+    def test_each_client_of_each_round(self, run, page):
+        wanted = [(r["round"], u) for r in rounds_of(run) for u in r["updates"]]
+        said = tips_of(page, "Training loss by client and round")
+        assert len(said) == len(wanted)
+        number, update = wanted[7]
+        assert said[7] == (
+            f"round {number}, client {update['client']}\ntraining loss "
+            f"{update['train_loss']:.4f}\n{update['examples']} examples"
+        )
+        moved = "".join(tips_of(page, "Update norm by client and round"))
+        assert f"B moved by {wanted[0][1]['norms']['B']:#.4g}" in moved
+
+    def test_where_there_are_many_the_quantiles_are_said(self, tmp_path):
+        run = make_run(tmp_path, clients=100, rounds=20)
+        said = tips_of(write_report(run).read_text(), "Training loss by client and round")
+        losses = [u["train_loss"] for u in rounds_of(run)[4]["updates"]]
+        assert len(said) == 20
+        assert f"median {np.median(losses):#.4g}" in said[4]
+
+    def test_each_round_s_score_bytes_and_loss(self, run, page):
+        records = rounds_of(run)
+        seen = [r for r in records if r["validation"]]
+        said = tips_of(page, "Accuracy over rounds")
+        for text, record in zip(said, seen, strict=False):
+            assert text.startswith(f"round {record['round']}, trained {record['phase']}\n")
+            assert percent(record["validation"]["accuracy"]) in text
+        assert f"test accuracy {percent(summary_of(run)['final']['test']['accuracy'])}" in said
+        assert f"{byte_size(records[3]['bytes_up'])} up" in tips_of(page, "Bytes by round")[3]
+        assert (
+            f"training loss {records[3]['train_loss']:#.4g}" in tips_of(page, "Loss over rounds")[3]
+        )
+
+    def test_a_box_lies_over_its_mark(self, run, page):
+        svg = figure_of(page, "Accuracy over rounds")
+        boxes = re.findall(r'<rect class="tip" x="([\d.]+)" [^>]*width="([\d.]+)"', svg)
+        points = line_of(svg, "blue")
+        for (x, width), (at, _) in zip(boxes, points, strict=False):
+            assert float(x) <= at <= float(x) + float(width)
 
 
 HOSTILE = (

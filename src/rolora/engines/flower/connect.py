@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rolora.client.objective import check_shares
 from rolora.config import (
     Config,
 )
@@ -57,6 +58,7 @@ def connected(
     given.check_for_sites()
     checked_method(config)
     task = given.make_task(config)
+    check_shares(config, task)
     if engine.runtime == "simulation":
         from rolora.engines.flower.simulation import simulation
 

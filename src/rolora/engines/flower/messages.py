@@ -17,7 +17,7 @@ from rolora.records import wire
 from rolora.records.wire import WireError
 from rolora.tasks import Task
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised whenever a server and a site of different versions could misunderstand each other."""
 
 

@@ -143,7 +143,7 @@ def _run_settings(run: Config, port: str, insecure: bool) -> dict[str, Any]:
 def _site_settings(
     run: Config, number: int, address: str, one_machine: bool, insecure: bool
 ) -> dict[str, Any]:
-    source = run.data.model_dump(mode="json", include=SOURCE, exclude_none=True)
+    source = run.data.model_dump(mode="json", include=SOURCE, exclude_defaults=True)
     if one_machine and run.data.path is not None:
         source["path"] = str(run.data.path.resolve())
     elif not one_machine:

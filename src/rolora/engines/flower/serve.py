@@ -126,6 +126,8 @@ def of_site(site: SiteConfig, run: Config) -> Config:
     raw["data"] = {**shared, **own}
     raw["model"] |= {"name": site.model or run.model.name, "device": site.device}
     raw["engine"] = {"name": "in_process", "stack": 1, "workers": 1}
+    if not site.dealt:
+        raw["partition"] = {}  # all of them are the site's own
     return parse_config(raw, source="the settings of the run on this site")
 
 

@@ -23,7 +23,17 @@ if TYPE_CHECKING:
 Address = Annotated[str, Field(pattern=r"^[^\s/]+:\d+$")]
 
 
-SOURCE = {"name", "path", "subset", "text", "text_pair", "label", "train_split", "test_split"}
+SOURCE = {
+    "name",
+    "path",
+    "options",
+    "subset",
+    "text",
+    "text_pair",
+    "label",
+    "train_split",
+    "test_split",
+}
 """The keys of ``data`` that say where a site's own examples are."""
 
 

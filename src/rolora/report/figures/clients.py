@@ -21,6 +21,7 @@ from rolora.report.figures.svg import (
     draw,
     finish,
 )
+from rolora.report.figures.tips import Tip, bands
 from rolora.report.statistics import wilson_interval
 
 Scored = tuple[int, int, float]
@@ -67,7 +68,19 @@ def _dots(run: RunFiles, known: Sequence[Scored]) -> Panel:
     caption = f"{_meaning(run, metric)} {lines if metric.proportion else capital(coarse)}"
     caption += _left_out(run, known)
     title = f"{capital(metric.title)} by client"
-    return Panel(title, draw("client-dots", paint), caption, tuple(keys))
+    tips = [*bands(ids, [_one(metric, *of) for of in known])]
+    if overall is not None:
+        tips.append(Tip(f"all clients' examples: {show(overall, metric)}", y=(overall, overall)))
+    return Panel(title, draw("client-dots", paint, tips), caption, tuple(keys))
+
+
+def _one(metric: Metric, client: int, examples: int, score: float) -> str:
+    """One client in words."""
+    of = f"client {client}\n{metric.title} {show(score, metric)} of {count(examples)} examples"
+    if not metric.proportion:
+        return of
+    low, high = wilson_interval(score, examples)
+    return f"{of}\n95 % interval {show(low, metric)} to {show(high, metric)}"
 
 
 def _histogram(run: RunFiles, known: Sequence[Scored]) -> Panel:
@@ -75,9 +88,10 @@ def _histogram(run: RunFiles, known: Sequence[Scored]) -> Panel:
     scores = np.array([score for _, _, score in known])
     low, middle, high = map(float, np.quantile(scores, [0.05, 0.5, 0.95]))
 
+    span = (0.0, 1.0) if metric.share else None
+    heights, edges = np.histogram(scores, bins=25, range=span)
+
     def paint(axes: Axes) -> None:
-        span = (0.0, 1.0) if metric.share else None
-        heights, edges = np.histogram(scores, bins=25, range=span)
         axes.stairs(heights, edges, fill=True, color=colour("blue"), alpha=0.75)
         axes.axvline(middle, color=colour("ink"), lw=1.5)
         for edge in (low, high):
@@ -93,9 +107,13 @@ def _histogram(run: RunFiles, known: Sequence[Scored]) -> Panel:
     )
     if metric.proportion:
         caption += " Small clients pile up at round fractions."
+    said = [
+        f"{metric.title} {show(start, metric)} to {show(end, metric)}\n{count(n)} clients"
+        for start, end, n in zip(edges[:-1], edges[1:], heights, strict=True)
+    ]
     return Panel(
         f"{capital(metric.title)} across clients",
-        draw("client-histogram", paint),
+        draw("client-histogram", paint, bands((edges[1:] + edges[:-1]) / 2, said)),
         caption + _left_out(run, known),
         (
             Key("line", "ink", f"median {show(middle, metric)}"),

@@ -6,14 +6,20 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import PathPatch
-from matplotlib.path import Path as Outline
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from rolora.records.files import RunFiles
 from rolora.records.schema import Summary
 from rolora.records.units import capital, count, percent, thinned
+from rolora.report.figures.cells import (
+    MOST_LABELS,
+    cell_tips,
+    height_of,
+    named_every,
+    named_rows,
+    shades,
+)
 from rolora.report.figures.svg import (
     COUNT,
     MANY_CLIENTS,
@@ -25,9 +31,9 @@ from rolora.report.figures.svg import (
     draw,
     finish,
 )
+from rolora.report.figures.tips import bands
 
 LABEL_COLOURS = 8
-MOST_LABELS = 100
 MOST_COLUMNS = 400
 
 
@@ -80,7 +86,10 @@ def _bars(table: Array, names: Sequence[str], word: str) -> Panel:
 
     caption = "Training examples that each client holds" + (f", by {word}." if names else ".")
     title = f"{capital(plural(word))} by client"
-    return Panel(title, draw("label-bars", paint), caption, _keys(names))
+    tips = bands(
+        range(len(table)), [f"client {i}\n{_held(row, names)}" for i, row in enumerate(table)]
+    )
+    return Panel(title, draw("label-bars", paint, tips), caption, _keys(names))
 
 
 def _columns(table: Array, names: Sequence[str], word: str) -> Panel:
@@ -110,7 +119,16 @@ def _columns(table: Array, names: Sequence[str], word: str) -> Panel:
         f"share{thin}."
     )
     title = f"{capital(word)} shares across clients"
-    return Panel(title, draw("label-bars", paint), caption, _keys(names))
+    said = [f"client {client}\n{_held(table[client], names)}" for client in order]
+    tips = bands(np.arange(len(order)) + 0.5, said)
+    return Panel(title, draw("label-bars", paint, tips), caption, _keys(names))
+
+
+def _held(row: Array, names: Sequence[str]) -> str:
+    """What one client holds, a line a stratum."""
+    if not names:
+        return f"{count(float(row.sum()))} examples"
+    return "\n".join(f"{name}: {count(float(n))}" for name, n in zip(names, row, strict=True))
 
 
 def _keys(names: Sequence[str]) -> tuple[Key, ...]:
@@ -124,17 +142,17 @@ def _cells(table: Array, names: Sequence[str], word: str) -> Panel:
     columns = thinned(by_labels(shares), MANY_CLIENTS) if many else np.arange(len(table))
     frequent = np.sort(np.argsort(-table.sum(0), kind="stable")[:MOST_LABELS])
     cells = shares[np.ix_(columns, frequent)]
-    step = -(-len(frequent) // 26)
 
     def paint(axes: Axes) -> None:
-        _shades(axes, np.ceil(cells / cells.max() * 10))
-        axes.set_xlim(-0.5, len(columns) - 0.5)
-        axes.set_ylim(len(frequent) - 0.5, -0.5)
-        named = [_short(names[i]) for i in frequent[::step]]
-        axes.set_yticks(range(0, len(frequent), step), named, fontsize=9)
+        shades(axes, cells)
+        named_rows(axes, [names[i] for i in frequent])
         if many:
             axes.set_xticks([])
         finish(axes, f"clients, sorted by {word} shares" if many else "client", grid=False)
+
+    def said(x: int, y: int) -> str:
+        share, n = percent(float(cells[x, y])), count(float(table[columns[x], frequent[y]]))
+        return f"client {columns[x]}, {names[frequent[y]]}\n{share}: {n} examples"
 
     caption = (
         f"Share of each {word} among a client's training examples: the stronger the colour, the "
@@ -145,31 +163,11 @@ def _cells(table: Array, names: Sequence[str], word: str) -> Panel:
     of = f"of {table.shape[1]} {plural(word)}"
     if len(frequent) < table.shape[1]:
         caption += f" The {len(frequent)} most frequent {of} are drawn."
-    elif step > 1:
+    elif (step := named_every(len(frequent))) > 1:
         caption += f" Every {_ordinal(step)} {of} is named."
-    height = int(np.clip(60 + 12 * len(frequent), 220, 400))
-    svg = draw("label-cells", paint, height, left=110)
+    tips = cell_tips(cells, said)
+    svg = draw("label-cells", paint, tips, height_of(len(frequent)), left=110)
     return Panel(f"{capital(plural(word))} by client", svg, caption)
-
-
-def _shades(axes: Axes, levels: Array) -> None:
-    """A square a cell whose level, of 1 to 10, is its strength; one outline a level."""
-    for level in range(1, 11):
-        found = np.argwhere(levels == level)
-        if len(found):
-            boxes = [_box(x - 0.5, y - 0.5) for x, y in found]
-            outline = Outline.make_compound_path(*boxes)
-            axes.add_patch(PathPatch(outline, fc=colour("blue"), alpha=level / 10, lw=0))
-
-
-def _box(x: float, y: float) -> Outline:
-    corners = [(x, y), (x + 1, y), (x + 1, y + 1), (x, y + 1), (x, y)]
-    return Outline(corners, closed=True)
-
-
-def _short(name: str, most: int = 16) -> str:
-    name = " ".join(name.split())
-    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def _ordinal(number: int) -> str:
@@ -181,15 +179,21 @@ def _sizes(table: Array) -> Panel:
     width = max(1, int(np.ceil((sizes.max() - sizes.min() + 1) / 40)))
     bins = np.arange(sizes.min(), sizes.max() + width + 1, width) - 0.5
 
+    heights, edges = np.histogram(sizes, bins=bins)
+
     def paint(axes: Axes) -> None:
-        heights, edges = np.histogram(sizes, bins=bins)
         axes.stairs(heights, edges, fill=True, color=colour("blue"), alpha=0.75)
         axes.yaxis.set_major_formatter(COUNT)
         axes.xaxis.set_major_formatter(COUNT)
         finish(axes, "training examples", "clients")
 
     caption = f"How many of {count(len(table))} clients hold how many training examples."
-    return Panel("Examples across clients", draw("sizes", paint), caption)
+    said = [
+        f"{count(low + 0.5)} to {count(high - 0.5)} training examples\n{count(float(n))} clients"
+        for low, high, n in zip(edges[:-1], edges[1:], heights, strict=True)
+    ]
+    tips = bands((edges[1:] + edges[:-1]) / 2, said)
+    return Panel("Examples across clients", draw("sizes", paint, tips), caption)
 
 
 def by_labels(shares: Array) -> NDArray[np.intp]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import matplotlib
@@ -17,8 +17,10 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
+
+from rolora.report.figures.tips import Tip, layer
 
 # CSS name: light, dark. The hues are Okabe and Ito's, which colour-blind readers tell apart.
 THEME: dict[str, tuple[str, str]] = {
@@ -52,7 +54,9 @@ def colour(name: str) -> str:
 
 @dataclass(frozen=True)
 class Key:
-    """One entry of a legend: a mark (``line``, ``dash``, ``dot``, ``area``), its colour, words."""
+    """One entry of a legend: a mark (``line``, ``dash``, ``dot``, ``ring``, ``diamond`` or
+    ``area``), its colour, words.
+    """
 
     mark: str
     colour: str
@@ -99,8 +103,14 @@ _STYLE = {
 }
 
 
-def draw(name: str, paint: Callable[[Axes], None], height: int = 220, left: int = LEFT) -> Markup:
-    """`paint` on axes of a panel's size, as SVG whose ids are unique to `name`."""
+def draw(
+    name: str,
+    paint: Callable[[Axes], None],
+    tips: Iterable[Tip] = (),
+    height: int = 220,
+    left: int = LEFT,
+) -> Markup:
+    """`paint` on axes of a panel's size, as SVG whose ids are unique to `name`, under `tips`."""
     style = _STYLE | {"svg.hashsalt": name}
     with matplotlib.rc_context(style), warnings.catch_warnings():
         # A label in a script that matplotlib's own font lacks is drawn by the reader's browser.
@@ -112,7 +122,8 @@ def draw(name: str, paint: Callable[[Axes], None], height: int = 220, left: int 
         out = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(out, format="svg", transparent=True, metadata=nothing)
-    return Markup(_themed(out.getvalue()))
+        over = layer(tips, axes, height)
+    return Markup(_themed(out.getvalue()).replace("</svg>", f"{over}</svg>"))
 
 
 def _themed(drawn: str) -> str:
@@ -143,3 +154,11 @@ def finish(axes: Axes, x_label: str, y_label: str = "", grid: bool = True) -> No
     if x_label in ("round", "client"):
         whole = MaxNLocator(11, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
         axes.xaxis.set_major_locator(whole)
+
+
+def logarithmic(axes: Axes) -> None:
+    """A logarithmic y-axis with plain numbers: nothing here typesets powers of ten."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda at, _: f"{at:g}"))

@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter
 from rolora.records.files import RunFiles
 from rolora.records.units import byte_size, byte_unit
 from rolora.report.figures.svg import MANY_ROUNDS, Key, Panel, colour, draw, finish
+from rolora.report.figures.tips import bands
 
 
 def traffic(run: RunFiles) -> Iterator[Panel]:
@@ -34,9 +35,13 @@ def traffic(run: RunFiles) -> Iterator[Panel]:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda at, _: f"{abs(at):g}"))
         finish(axes, "round", unit)
 
+    said = [
+        f"round {r.round}\n{byte_size(r.bytes_up)} up\n{byte_size(r.bytes_down)} down"
+        for r in run.rounds
+    ]
     yield Panel(
         "Bytes by round",
-        draw("traffic", paint),
+        draw("traffic", paint, bands(edges[:-1] + 0.5, said)),
         "Serialised payload over all clients of the round: what they sent, above the axis, and "
         "what they received, below it.",
         (

@@ -1,0 +1,1 @@
+"""What a newcomer should run: gauge, carried moments, calibrated loss, information weights."""

@@ -1,0 +1,43 @@
+"""The one place that keeps what other libraries say to a terminal off it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_TALKATIVE = ("transformers", "peft", "datasets", "huggingface_hub", "accelerate")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the progress bars, warnings and load reports of other libraries off the terminal.
+
+    What they raise is raised, and what they log as an error is shown. It goes around calls of
+    theirs alone, so that no warning of ours is lost.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    bars = transformers_logging.is_progress_bar_enabled()
+    datasets = sys.modules.get("datasets")  # slow to import, and mute until somebody has
+    data_bars = datasets is not None and not datasets.are_progress_bars_disabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        transformers_logging.disable_progress_bar()
+        if datasets is not None:
+            datasets.disable_progress_bars()
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+            if bars:
+                transformers_logging.enable_progress_bar()
+            if datasets is not None and data_bars:
+                datasets.enable_progress_bars()

