@@ -40,6 +40,7 @@ def tensorboard(place):
     return {
         name: [(event.step, event.value) for event in events.Scalars(name)]
         for name in events.Tags()["scalars"]
+        if events.Scalars(name)  # a name whose events are all purged stays
     }
 
 
