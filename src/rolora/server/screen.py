@@ -147,7 +147,8 @@ def moved(update: Update, plan: Plan, part: Part) -> float:
     if part in plan.send.parts:
         begin, end = plan.send.layout.extent(part)
         change = change - plan.send.flat[begin:end]
-    return float(torch.linalg.vector_norm(change, dtype=torch.float64))
+    norm = float(torch.linalg.vector_norm(change, dtype=torch.float64))
+    return float(f"{norm:.6g}")  # a line of metrics has one for every client
 
 
 def not_finite(update: Update) -> Failure | None:
