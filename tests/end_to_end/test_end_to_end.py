@@ -70,7 +70,7 @@ def test_a_run_leaves_its_directory(project, capsys):
     assert [line["round"] for line in lines] == [1, 2, 3, 4]
     assert [line["phase"] for line in lines] == ["B", "A", "B", "A"]
     assert all(line["clients"] == 4 and line["failures"] == [] for line in lines)
-    assert lines[1]["validation"].keys() == {"accuracy", "loss"}
+    assert lines[1]["validation"].keys() == {"accuracy", "macro_f1", "loss"}
     assert lines[0]["validation"] is None
     assert set(lines[0]["seconds"]) >= {"plan", "train", "aggregate", "total"}
     summary = json.loads((run / "summary.json").read_text())
@@ -78,6 +78,8 @@ def test_a_run_leaves_its_directory(project, capsys):
     assert sum(map(sum, summary["strata"]["table"])) == summary["data"]["train"]
     assert load_config(run / "config.yaml") == load_config(project / "small.yaml")
     assert "test accuracy" in capsys.readouterr().out
+    card = (run / "adapter" / "README.md").read_text()  # written again after the final test
+    assert f"| accuracy | {100 * summary['final']['test']['accuracy']:.1f} %" in card
 
 
 @pytest.mark.parametrize("architecture", small.ARCHITECTURES)
