@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +19,7 @@ from pydantic import (
 
 from rolora.core.errors import nearest
 from rolora.core.parsing import apply_override, chosen, parse_section, place_path, shown
+from rolora.core.reading import ReadOptions
 from rolora.core.section import NonNegative, Positive, Rate, Section, Seed
 from rolora.core.types import ClientInfo
 from rolora.core.yaml_text import read_mapping
@@ -63,29 +63,6 @@ class LoraSettings(Section):
     def rank_of(self, client: int) -> int:
         """The rank of one client."""
         return self.client_ranks[client % len(self.client_ranks)] if self.client_ranks else self.r
-
-
-class ReadOptions(Section):
-    """How a text file is read where it is not the usual way: `sep` stands between the cells of a
-    csv and `quotechar` around those that hold one (a tsv has no quotes); `encoding` is that of a
-    csv, tsv, json or jsonl, utf-8 where null.
-    """
-
-    sep: Annotated[str, Field(min_length=1, max_length=1)] | None = None
-    encoding: str | None = None
-    quotechar: Annotated[str, Field(min_length=1, max_length=1)] | None = None
-
-    @field_validator("encoding")
-    @classmethod
-    def _of_text(cls, name: str | None) -> str | None:
-        try:
-            if name is not None:
-                "".encode(name)
-                codecs.lookup(name)
-        except (LookupError, ValueError):  # unknown, or no encoding of text
-            known = ("utf-8", "latin-1", "cp1252", "utf-16", "shift_jis", "gb18030")
-            raise ValueError(f"{name!r} is no encoding{nearest(str(name), known)}") from None
-        return name
 
 
 class DataConfig(Section):

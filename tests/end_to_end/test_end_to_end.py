@@ -80,6 +80,8 @@ def test_a_run_leaves_its_directory(project, capsys):
     assert sum(map(sum, summary["strata"]["table"])) == summary["data"]["train"]
     assert load_config(run / "config.yaml") == load_config(project / "small.yaml")
     assert "test accuracy" in capsys.readouterr().out
+    card = (run / "adapter" / "README.md").read_text()  # written again after the final test
+    assert f"| accuracy | {100 * summary['final']['test']['accuracy']:.1f} %" in card
 
 
 @pytest.mark.parametrize("architecture", small.ARCHITECTURES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class Callback:
     The calls come in the order ``begin``, then for every round ``answer`` of each client and
     ``round``, then ``end``; ``notice`` at any time, and ``close`` in any case as the last, also
     when the run is interrupted. An exception in one is told as a notice and ends the telling, not
-    the run. What is handed over is not to be changed.
+    the run; it is closed at once. What is handed over is not to be changed.
     """
 
     def begin(self, run: Begun) -> None:
@@ -96,5 +97,7 @@ class Callbacks(Callback):
                 tell(callback)
             except Exception as error:  # whatever it is, the run is worth more
                 self._told.remove(callback)
+                with suppress(Exception):
+                    callback.close()
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
                 self.notice(f"{type(callback).__name__} is told no more of this run ({reason})")

@@ -17,9 +17,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from rolora.config import DataConfig, ReadOptions
+from rolora.config import DataConfig
 from rolora.core.errors import BadInput, nearest
 from rolora.core.quiet import quiet
+from rolora.core.reading import ReadOptions
 
 GIVEN = "given"
 """What data are called that a program hands over as objects."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from rolora.records.detail import COLLAPSED_SHARE
 from rolora.records.files import RunFiles
 from rolora.records.schema import Metric, Summary
 from rolora.records.units import percent, show
 
-COLLAPSED_SHARE = 0.98
-"""Of the test predictions, in one stratum."""
 MARGIN = 0.01
 """By which a model must be better than a constant guess: a point where the score is a share, else
 this part of the guess's score, since a plain score has no unit of its own.

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from rolora.config import Config, DataConfig, ReadOptions, parse_config
+from rolora.config import Config, DataConfig, parse_config
 from rolora.core.errors import BadInput, nearest
+from rolora.core.reading import ReadOptions
 from rolora.core.yaml_text import YamlError, parse_yaml
 from rolora.data import Examples, load_data
 from rolora.data.deal import deal
