@@ -28,8 +28,8 @@ from rolora.records.base import SCHEMA
 from rolora.records.wire import parse_name, tensor_name
 
 SHARED = "pieces"
-LINES = 100
-"""Lines of metrics in a shared file; the last ones, fewer than these, lie in the checkpoint."""
+PIECE = 2**15
+"""Bytes of metrics from which lines make a shared file; the last, fewer, lie in the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
     tensors = {f"parts/{tensor_name(key)}": t for key, t in state.parts.items()}
     tensors |= {f"optimizer/{name}": t for name, t in state.optimizer.items()}
     payload = _packed(tensors)
-    lines = checkpoint.metrics or ()
-    rest = len(lines) // LINES * LINES
+    pieces, rest = _in_pieces(checkpoint.metrics or ())
     body = {
         "schema": SCHEMA,
         "round": state.round,
@@ -78,24 +77,33 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
         "tensors_sha256": hashlib.sha256(payload).hexdigest(),
         "engine": [_share(shared, _packed(own), "safetensors") for own in _by_client(checkpoint)],
         "metrics": {
-            "shared": [
-                _share(shared, "\n".join(lines[at : at + LINES]).encode(), "jsonl")
-                for at in range(0, rest, LINES)
-            ],
-            "rest": list(lines[rest:]),
+            "shared": [_share(shared, piece.encode(), "jsonl") for piece in pieces],
+            "rest": rest,
         },
     }
     text = json.dumps(body, sort_keys=True)
     sealed = json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest(), "body": text})
     write_atomic(temporary / "tensors.safetensors", payload)
     write_atomic(temporary / "state.json", sealed.encode())
-    if checkpoint.engine or rest:
+    if checkpoint.engine or pieces:
         _sync(shared)
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
     _sync(directory)
     _drop(directory, final, keep)
     return final
+
+
+def _in_pieces(lines: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Lines in pieces of some size, the same ones however many lines follow; and those left."""
+    pieces, rest, size = [], [], 0
+    for line in lines:
+        rest.append(line)
+        size += len(line)
+        if size >= PIECE:
+            pieces.append("\n".join(rest))
+            rest, size = [], 0
+    return pieces, rest
 
 
 def _packed(tensors: Mapping[str, Tensor]) -> bytes:
