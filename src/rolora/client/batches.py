@@ -43,13 +43,21 @@ class Chunk:
     weights: Tensor
 
 
-def chunks(data: Examples, current: Sequence[Tensor], device_type: str) -> Iterator[Chunk]:
+def chunks(
+    data: Examples, current: Sequence[Tensor], device_type: str, weight: Tensor | None = None
+) -> Iterator[Chunk]:
     """Cut the K clients' batches into chunks of similar length.
 
     A mean over a batch is a sum over its chunks, so the gradient does not change; what changes is
     that a short sentence is not padded to the longest of the batch.
+
+    Args:
+        data: the training examples.
+        current: each client's batch.
+        device_type: where they will pass.
+        weight: of each of `data` in its client's mean, ``[n]``; None: all count alike.
     """
-    if data.offsets is None and len(set(map(len, current))) == 1:
+    if weight is None and data.offsets is None and len(set(map(len, current))) == 1:
         rows = torch.stack(list(current))  # nothing to pad
         places = torch.arange(rows.shape[1]).expand(rows.shape)
         yield Chunk(rows, places, torch.full(rows.shape, 1.0 / rows.shape[1]))
@@ -64,6 +72,9 @@ def chunks(data: Examples, current: Sequence[Tensor], device_type: str) -> Itera
     places = order.gather(1, torch.minimum(columns, counts - 1))
     rows = stacked.gather(1, places)
     weights = torch.where(columns < counts, 1.0 / counts, 0.0)
+    if weight is not None:
+        weights = torch.where(columns < counts, weight[rows].float(), 0.0)
+        weights = weights / weights.sum(1, keepdim=True).clamp(min=torch.finfo().tiny)
     lengths = data.lengths[rows].amax(0).tolist()
     for start, end in cuts(lengths, len(current), CHUNK_OVERHEAD.get(device_type, 1 << 20)):
         piece = slice(start, end)

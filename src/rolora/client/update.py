@@ -96,7 +96,8 @@ def add_gradients(
     """One step's batches through the model: each client's gradient is added to its leaves', and its
     mean loss to `losses` ``[K]``.
     """
-    for chunk in chunks(data, current, model.device.type):
+    weight = objective.task.weight(data.targets)
+    for chunk in chunks(data, current, model.device.type, weight):
         loss = chunk_loss(objective, model, data, chunk, streams)
         loss.sum().backward()
         losses += loss.detach()

@@ -232,6 +232,23 @@ class LoraModel:
         logits = output if isinstance(output, Tensor) else output.logits
         return logits.float()
 
+    def hidden_states(
+        self,
+        batch: Mapping[str, Tensor],
+        rows: Rows | None = None,
+        streams: Tensor | None = None,
+    ) -> Tensor:
+        """What the body of a model of Transformers hands to its head, ``[rows, T, d]``.
+
+        Args:
+            batch, rows, streams: as in :meth:`logits`.
+        """
+        inputs = {name: value.to(self.device) for name, value in batch.items()}
+        body: Any = self.module.base_model
+        with self._passing(rows, streams):
+            states: Tensor = body(**inputs, use_cache=False).last_hidden_state
+        return states
+
     @contextmanager
     def _passing(self, rows: Rows | None, streams: Tensor | None) -> Iterator[None]:
         """Let the layers know which rows pass, which a model's own forward cannot tell them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -32,17 +33,19 @@ def match_targets(
 ) -> list[str]:
     """The names of the layers to adapt, matched as PEFT matches them.
 
-    Modules that own a parameter in `head` are left out: they are saved whole. A layer that a
-    model uses several times over, as ALBERT does, is adapted once, for all its uses.
+    Modules that own a parameter in `head` are left out: they are saved whole; and so is a language
+    model's output embedding, which PEFT leaves out of ``all-linear`` and which never trains here. A
+    layer that a model uses several times over, as ALBERT does, is adapted once, for all its uses.
 
     Raises:
         BadInput: no layer matches; the message lists the names of the linear layers.
     """
     owners = {name.rpartition(".")[0] for name in head}
+    embeds: Any = getattr(module, "get_output_embeddings", lambda: None)()
     linear = [
         name
         for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear | Conv1D) and name not in owners
+        if isinstance(layer, nn.Linear | Conv1D) and name not in owners and layer is not embeds
     ]
     wanted = lora.target_modules if lora.target_modules is not None else _default(model_type)
     if not wanted:

@@ -234,7 +234,20 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each row, ``[b]``, to be trained on; a client's loss is their mean."""
+        """The loss of each row, ``[b]``, to be trained on; a client's loss is their mean, weighted
+        by :meth:`weight`.
+        """
+
+    def weight(self, targets: Tensor) -> Tensor | None:
+        """What each row counts for in its client's mean loss over a batch: ``[n]``, not below 0.
+
+        Args:
+            targets: ``[n, ...]``.
+
+        Returns:
+            None: all rows count alike.
+        """
+        return None
 
     def weight(self, targets: Tensor) -> Tensor | None:
         """How much each row counts in a client's mean loss, ``[b]``; None: all alike."""

@@ -564,6 +564,20 @@ def test_chunks_hold_every_example_once_with_its_weight():
     torch.testing.assert_close(weight, expected)
 
 
+@pytest.mark.parametrize("ragged", [True, False])
+def test_rows_that_weigh_more_count_more_in_their_client_s_mean(ragged):
+    data = small.text_examples(9, longest=30) if ragged else small.pixel_examples(9)
+    current = [torch.arange(0, 4), torch.arange(4, 8)]
+    of_each = torch.tensor([1, 2, 3, 4, 5, 0, 0, 0, 9])
+    weight = torch.zeros(9)
+    for piece in chunks(data, current, "cpu", of_each):
+        weight.index_add_(0, piece.rows.flatten(), piece.weights.flatten())
+    expected = torch.tensor([0.1, 0.2, 0.3, 0.4, 1.0, 0.0, 0.0, 0.0, 0.0])
+    torch.testing.assert_close(weight, expected)
+    nothing = chunks(data, current, "cpu", torch.zeros(9))
+    assert not any(piece.weights.any() for piece in nothing)
+
+
 @pytest.mark.parametrize("overhead", [0, 10**9])
 def test_training_does_not_depend_on_how_batches_are_cut(model_dir, monkeypatch, overhead):
     chosen = small.config(model={"name": str(model_dir("bert"))})
