@@ -249,10 +249,6 @@ class Task(ABC):
         """
         return None
 
-    def weight(self, targets: Tensor) -> Tensor | None:
-        """How much each row counts in a client's mean loss, ``[b]``; None: all alike."""
-        return None
-
     def predictions(self, output: Tensor, names: tuple[str, ...]) -> dict[str, list[Any]]:
         """What is said of new rows, as columns: ``prediction``, and what is known beside it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
@@ -12,7 +13,7 @@ import torch
 from pydantic import field_validator
 from torch import Tensor
 
-from rolora.config import DataConfig, ModelConfig, PartitionConfig
+from rolora.config import Config, DataConfig, ModelConfig, PartitionConfig
 from rolora.core.errors import BadInput, nearest
 from rolora.core.section import Section
 from rolora.core.types import Sums
@@ -26,6 +27,7 @@ from rolora.data.templates import Template, template_of
 from rolora.model.completion import completion_loss
 from rolora.model.loading import Kind, Pretrained
 from rolora.model.lora import LoraModel
+from rolora.model.prefix import Rows
 from rolora.records.schema import LOSS, Metric
 from rolora.tasks.base import Task, counts, ratio
 
@@ -196,6 +198,10 @@ class CausalLM(Task):
             )
         return super().backbone(config, (), seed)
 
+    def adapted(self, pretrained: Pretrained, config: Config) -> LoraModel:
+        """The model with LoRA layers; its head is no part of the adapter."""
+        return super().adapted(replace(pretrained, head=()), config)
+
     def outputs(
         self,
         model: LoraModel,
@@ -207,7 +213,8 @@ class CausalLM(Task):
         """Each row's summed negative log-likelihood of its learned tokens, and their number."""
         batch = data.batch(rows)
         learned = batch.pop("learned")
-        losses = completion_loss(model, batch, learned, streams)
+        kept = Rows(data.fingerprint, rows) if again else None
+        losses = completion_loss(model, batch, learned, streams, kept)
         return losses, data.targets[rows].to(losses.device)
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
