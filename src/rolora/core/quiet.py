@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_TALKATIVE = ("transformers", "peft", "datasets", "huggingface_hub", "accelerate")
+_TALKATIVE = ("transformers", "peft", "datasets", "huggingface_hub", "accelerate", "lm_eval")
 
 
 @contextmanager

@@ -7,6 +7,8 @@ set -e
 seen=$1/seen root=$1/root mib=$2
 shift 2
 mount -t tmpfs -o size=1m,mode=755 none "$root"
+mkdir "$root/tmp" "$root/old"
+mount -t tmpfs -o "size=${mib}m,nr_inodes=1000,nosuid,nodev" none "$root/tmp"
 while [ "$1" != "--" ]; do
   mkdir -p "$root$(dirname "$1")"
   source=$1
@@ -22,15 +24,13 @@ while [ "$1" != "--" ]; do
     mount --bind "$source" "$root$1"
   fi
   above=$(dirname "$1")
-  while [ "$above" != / ]; do # on the way to Python: to go through, not to look around
+  while [ "$above" != / ] && [ "$above" != /tmp ]; do # on the way to Python: to go through, not to look around
     chmod 111 "$root$above" 2> /dev/null || true
     above=$(dirname "$above")
   done
   shift
 done
 shift
-mkdir -p "$root/tmp" "$root/old"
-mount -t tmpfs -o "size=${mib}m,nr_inodes=1000,nosuid,nodev" none "$root/tmp"
 echo 0 > /proc/sys/user/max_user_namespaces # no way to be root of anything again
 cd "$root"
 ln -s old/proc proc # which umount reads
