@@ -93,7 +93,9 @@ CASES = {
         multilabel_oracle,
         known=LABELS,
     ),
-    "causal_lm": Case(None, causal_lm_oracle, tolerance={"perplexity": 1e-4}, draws=causal_lm_draws),
+    "causal_lm": Case(
+        None, causal_lm_oracle, tolerance={"perplexity": 1e-4}, draws=causal_lm_draws
+    ),
 }
 
 

@@ -162,9 +162,7 @@ def _chat(columns: Mapping[str, Sequence[Any]], source: Source) -> Format | None
         name = source.text
     if name is None:
         return None
-    return Format(
-        f"chat messages ({name})", (name,), name, lambda row: tuple(_messages(row[name]))
-    )
+    return Format(f"chat messages ({name})", (name,), name, lambda row: tuple(_messages(row[name])))
 
 
 def _messages(cell: Any) -> list[Turn]:

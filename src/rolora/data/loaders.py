@@ -285,7 +285,9 @@ def _own_test(
 
 def labelled(table: Table, source: Source) -> bool:
     """Whether a table has labels; benchmarks hide them as -1, or by leaving them out."""
-    return not all(missing(value) or value in (-1, "-1") for value in table.columns.get(source.label, []))
+    return not all(
+        missing(value) or value in (-1, "-1") for value in table.columns.get(source.label, [])
+    )
 
 
 def read_labelled(

@@ -240,7 +240,9 @@ def _data(run: RunFiles) -> Iterator[tuple[str, str | None]]:
 
 
 def _by_split(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count(n)} {'training' if split == 'train' else split}" for split, n in counts.items())
+    return ", ".join(
+        f"{count(n)} {'training' if split == 'train' else split}" for split, n in counts.items()
+    )
 
 
 def _predicted(run: RunFiles) -> str:

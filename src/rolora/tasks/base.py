@@ -91,9 +91,7 @@ class Task(ABC):
             raise BadInput("data: path needs text and label: the columns to read")
         return load_data(config, seed, self, splits, partition)
 
-    def read(
-        self, table: Table, source: Source, known: tuple[str, ...] | None, train: Any
-    ) -> Any:
+    def read(self, table: Table, source: Source, known: tuple[str, ...] | None, train: Any) -> Any:
         """One table as a split (:func:`rolora.data.read_labelled`).
 
         Args:
