@@ -176,7 +176,7 @@ def _messages(cell: Any) -> list[Turn]:
         role = ROLES.get(str(message.get(keys[0])))
         if role is None:
             raise ValueError(f"the role {message.get(keys[0])!r:.40}{nearest('', ROLES)}")
-        turns.append(Turn(role, text_in({**{keys[1]: None}, **message}, keys[1])))
+        turns.append(Turn(role, text_in({keys[1]: None, **message}, keys[1])))
     if not any(turn.learned for turn in turns[1:]):
         raise ValueError("no message of the assistant answers another")
     return turns

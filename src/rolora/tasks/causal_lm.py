@@ -107,8 +107,9 @@ class CausalLM(Task):
         """One table of records."""
         kind = format_of(table, source, self.settings.format)
         dialogues = kind.read(table)
-        strata, names = np.zeros(len(dialogues), dtype=np.int64), ()
-        if self.settings.strata != LENGTH:
+        if self.settings.strata == LENGTH:  # which is known of tokens alone
+            strata, names = np.zeros(len(dialogues), dtype=np.int64), tuple[str, ...]()
+        else:
             strata, names = self._by_column(table, known)
         return DialogueSplit(
             dialogues, strata, names, kind.title, plain_fields(table, set(kind.texts))
