@@ -335,7 +335,7 @@ def test_a_column_may_name_the_party_and_another_the_strata(tmp_path):
     assert set(examples.values("party")) == {"p0", "p1", "p2"}
     topics = [task.strata_names(examples.names)[i] for i in examples.strata]
     assert topics == list(examples.fields["topic"])
-    with pytest.raises(BadInput, match=r"task\.strata = 'topics': .* did you mean topic\b"):
+    with pytest.raises(BadInput, match=r"task\.strata = 'topics': .*did you mean topic\b"):
         make_task(TaskConfig(name="causal_lm", strata="topics")).load(written(tmp_path, rows), 0)
 
 
@@ -360,7 +360,7 @@ def test_a_split_whose_answers_are_hidden_does_not_test(tmp_path):
 
 
 def test_an_unknown_format_or_a_wrong_one_is_refused(tmp_path):
-    with pytest.raises(BadInput, match=r"task: format.* did you mean alpaca"):
+    with pytest.raises(BadInput, match=r"task: format.*did you mean alpaca"):
         make_task(TaskConfig(name="causal_lm", format="alpacca"))
     table = Table("data", {"text": ["a"]})
     with pytest.raises(BadInput, match=r"task\.format = 'alpaca': data has the columns 'text'"):
