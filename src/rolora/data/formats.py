@@ -10,7 +10,8 @@ from rolora.core.errors import BadInput, nearest
 from rolora.data.choices import CHOICES, HIDDEN, Choices
 from rolora.data.columns import check_whole, missing
 from rolora.data.dialogue import Dialogue, Turn
-from rolora.data.sources import Source, Table
+from rolora.data.readers import Table
+from rolora.data.sources import Source
 
 Row = Mapping[str, Any]
 ROLES = {

@@ -26,7 +26,8 @@ from rolora.data.raw import (
     text_columns,
     token_columns,
 )
-from rolora.data.sources import Source, Splits, Table, open_splits, source_of
+from rolora.data.readers import Table
+from rolora.data.sources import Source, Splits, open_splits, source_of
 from rolora.data.splitting import draw, hold_out
 
 Split = TypeVar("Split", bound=RawRows)

@@ -27,7 +27,8 @@ from rolora.data import (
     tell_lacking,
     tokenize,
 )
-from rolora.data.sources import Source, Splits, Table
+from rolora.data.readers import Table
+from rolora.data.sources import Source, Splits
 from rolora.model.checks import check_positions
 from rolora.model.loading import Kind, Pretrained, build_lora_model, load_pretrained
 from rolora.model.lora import LoraModel

@@ -22,7 +22,8 @@ from rolora.data.columns import missing
 from rolora.data.completions import tokenize_dialogues
 from rolora.data.dialogue import DialogueSplit
 from rolora.data.formats import FORMATS, format_of
-from rolora.data.sources import Source, Splits, Table
+from rolora.data.readers import Table
+from rolora.data.sources import Source, Splits
 from rolora.data.templates import Template, template_of
 from rolora.model.completion import completion_loss
 from rolora.model.loading import Kind, Pretrained

@@ -15,7 +15,8 @@ from rolora.data.choices import CHOICES
 from rolora.data.completions import tokenize_dialogues
 from rolora.data.dialogue import DialogueSplit, Turn
 from rolora.data.formats import format_of
-from rolora.data.sources import Source, Table, table_of
+from rolora.data.readers import Table
+from rolora.data.sources import Source, table_of
 from rolora.data.templates import asked, pieces, template_of
 from rolora.tasks import make_task
 
