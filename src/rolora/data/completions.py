@@ -63,8 +63,14 @@ def tokenize_dialogues(
             f"data.max_length = {max_length}: no example of {split.format} has any of its answer "
             "within so many tokens; take more"
         )
-    return _examples(split.select(kept), [shortened[i] for i in kept], targets[kept], tokenizer, cut,
-                     len(split) - len(kept))
+    return _examples(
+        split.select(kept),
+        [shortened[i] for i in kept],
+        targets[kept],
+        tokenizer,
+        cut,
+        len(split) - len(kept),
+    )
 
 
 def _examples(
@@ -117,9 +123,7 @@ def _tokens(texts: Sequence[Sequence[Piece]], tokenizer: Any) -> list[Marked]:
 
 
 def _plain_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    encoded = tokenizer(
-        texts, add_special_tokens=False, return_attention_mask=False, verbose=False
-    )
+    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
     return [list(ids) for ids in encoded["input_ids"]]
 
 

@@ -1,4 +1,4 @@
-"""What a language model is to learn: turns, of which some are said by others and some are learned."""
+"""What a language model learns from: turns, of which some are learned."""
 
 from __future__ import annotations
 

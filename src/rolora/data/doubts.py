@@ -16,7 +16,11 @@ WORDS = {"train": "training"}
 
 def tell_cut(examples: Mapping[str, Examples], max_length: int, notice: Notice) -> None:
     """Say how many texts of each split were cut to `max_length` tokens."""
-    cut = [f"{e.cut:,} of {len(e) + e.dropped:,} {word_of(name)}" for name, e in examples.items() if e.cut]
+    cut = [
+        f"{e.cut:,} of {len(e) + e.dropped:,} {word_of(name)}"
+        for name, e in examples.items()
+        if e.cut
+    ]
     if cut:
         notice(
             f"data.max_length = {max_length}: {_and(cut)} texts are longer than {max_length} "

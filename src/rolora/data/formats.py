@@ -10,7 +10,8 @@ from rolora.core.errors import BadInput, nearest
 from rolora.data.choices import CHOICES, HIDDEN, Choices
 from rolora.data.columns import check_whole, missing
 from rolora.data.dialogue import Dialogue, Turn
-from rolora.data.sources import Source, Table
+from rolora.data.readers import Table
+from rolora.data.sources import Source
 
 Row = Mapping[str, Any]
 ROLES = {
@@ -162,9 +163,7 @@ def _chat(columns: Mapping[str, Sequence[Any]], source: Source) -> Format | None
         name = source.text
     if name is None:
         return None
-    return Format(
-        f"chat messages ({name})", (name,), name, lambda row: tuple(_messages(row[name]))
-    )
+    return Format(f"chat messages ({name})", (name,), name, lambda row: tuple(_messages(row[name])))
 
 
 def _messages(cell: Any) -> list[Turn]:
@@ -178,7 +177,7 @@ def _messages(cell: Any) -> list[Turn]:
         role = ROLES.get(str(message.get(keys[0])))
         if role is None:
             raise ValueError(f"the role {message.get(keys[0])!r:.40}{nearest('', ROLES)}")
-        turns.append(Turn(role, text_in({**{keys[1]: None}, **message}, keys[1])))
+        turns.append(Turn(role, text_in({keys[1]: None, **message}, keys[1])))
     if not any(turn.learned for turn in turns[1:]):
         raise ValueError("no message of the assistant answers another")
     return turns

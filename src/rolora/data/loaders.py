@@ -26,7 +26,8 @@ from rolora.data.raw import (
     text_columns,
     token_columns,
 )
-from rolora.data.sources import Source, Splits, Table, open_splits, source_of
+from rolora.data.readers import Table
+from rolora.data.sources import Source, Splits, open_splits, source_of
 from rolora.data.splitting import draw, hold_out
 
 Split = TypeVar("Split", bound=RawRows)
@@ -285,7 +286,9 @@ def _own_test(
 
 def labelled(table: Table, source: Source) -> bool:
     """Whether a table has labels; benchmarks hide them as -1, or by leaving them out."""
-    return not all(missing(value) or value in (-1, "-1") for value in table.columns.get(source.label, []))
+    return not all(
+        missing(value) or value in (-1, "-1") for value in table.columns.get(source.label, [])
+    )
 
 
 def read_labelled(

@@ -10,7 +10,8 @@ import numpy as np
 
 from rolora.core.errors import BadInput, nearest
 from rolora.data.columns import check_whole, missing
-from rolora.data.sources import Source, Table
+from rolora.data.readers import Table
+from rolora.data.sources import Source
 
 Split = TypeVar("Split")
 TOKEN_COLUMNS = ("input_ids", "token_type_ids")

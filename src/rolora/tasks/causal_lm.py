@@ -22,7 +22,8 @@ from rolora.data.columns import missing
 from rolora.data.completions import tokenize_dialogues
 from rolora.data.dialogue import DialogueSplit
 from rolora.data.formats import FORMATS, format_of
-from rolora.data.sources import Source, Splits, Table
+from rolora.data.readers import Table
+from rolora.data.sources import Source, Splits
 from rolora.data.templates import Template, template_of
 from rolora.model.completion import completion_loss
 from rolora.model.loading import Kind, Pretrained
@@ -107,8 +108,9 @@ class CausalLM(Task):
         """One table of records."""
         kind = format_of(table, source, self.settings.format)
         dialogues = kind.read(table)
-        strata, names = np.zeros(len(dialogues), dtype=np.int64), ()
-        if self.settings.strata != LENGTH:
+        if self.settings.strata == LENGTH:  # which is known of tokens alone
+            strata, names = np.zeros(len(dialogues), dtype=np.int64), tuple[str, ...]()
+        else:
             strata, names = self._by_column(table, known)
         return DialogueSplit(
             dialogues, strata, names, kind.title, plain_fields(table, set(kind.texts))
