@@ -4,8 +4,9 @@
     python -m experiments.mmlu DIR
     rolora evaluate RUN --tasks mmlu --data DIR --limit 10
 
-The package has the test questions alone. The first five of each topic become its ``dev`` split, for
-prompts with examples, and are not scored; two rows of it are the table's header, read as a question.
+The package has the test questions alone. The first five of each topic become its ``dev`` split,
+for prompts with examples, and are not scored; two rows of it are the table's header, read as a
+question, and left out.
 """
 
 from __future__ import annotations

@@ -236,10 +236,13 @@ class ServerConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """Validation every so many rounds, and always after the last."""
+    """Validation every so many rounds, and always after the last. Of a language model, base and
+    adapter answer the first `generations` held-out questions in the end (0: none).
+    """
 
     every: Positive = 2
     batch_size: Positive = 64
+    generations: Annotated[int, Field(ge=0, le=100)] = 3
 
 
 class CheckpointConfig(Section):

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from rolora.cli import ask, begin
+from rolora.cli.chat import chat
 from rolora.cli.watch import watch
 from rolora.core.errors import BadInput, RunFailed
 
@@ -150,6 +151,7 @@ def report(run: RunPath) -> None:
 
 app.command()(ask.predict)
 app.command()(ask.evaluate)
+app.command()(chat)
 
 
 @app.command()

@@ -29,6 +29,8 @@ from rolora.tasks import Task
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
 
+    from rolora.records.scores import HarnessScore
+
 Notice = Callable[[str], None]
 
 
@@ -142,9 +144,12 @@ class Run:
         Raises:
             BadInput: the base model cannot be loaded, or the adapter is damaged.
         """
-        adapter = self.adapter_of(client)
-        base = self._base(self.config.model, self._given.model)
-        return with_adapter(adapter, base, self._notice).eval()
+        return self.model_and_tokenizer(client)[0]
+
+    def model_and_tokenizer(self, client: int | None = None) -> tuple[Any, Any]:
+        """The same, and the tokenizer of its base model."""
+        adapter, base = self.adapter_of(client), self._base(self.config.model, self._given.model)
+        return with_adapter(adapter, base, self._notice).eval(), base.tokenizer
 
     def _base(self, settings: ModelConfig, given: Any) -> Pretrained:
         task, names = self.task, self.names
@@ -233,6 +238,52 @@ class Run:
         outcome = self.task.outcome(outputs, examples.targets)
         sums = self.task.sums(outcome, examples.targets, self.names)
         return {"examples": len(examples), **self.task.scores(sums)}
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int = 256,
+        client: int | None = None,
+    ) -> list[str]:
+        """What a language model answers to each of `prompts`, the likeliest token each time.
+
+        Args:
+            prompts: what a person says, written out as in training.
+            max_new_tokens: of an answer.
+            client: whose own adapter is asked, where the method leaves such.
+
+        Raises:
+            BadInput: the run is of another task than ``causal_lm``, or a prompt is too long.
+        """
+        from rolora.data.dialogue import Turn
+        from rolora.library.speaking import speaker
+
+        model = speaker(self, client)
+        return [model.answer((Turn("user", prompt),), max_new_tokens) for prompt in prompts]
+
+    def score(
+        self,
+        tasks: str | Sequence[str],
+        data: str | Path | None = None,
+        limit: int | None = None,
+        **options: Any,
+    ) -> tuple[HarnessScore, ...]:
+        """Ask base model and adapter the questions of lm-evaluation-harness
+        (:func:`rolora.library.scoring.score`).
+        """
+        from rolora.library.scoring import score
+
+        return score(self, tasks, data, limit, **options)
+
+    def held_out(self) -> Any:
+        """The test examples as they were read, where the run's data are in this process's reach.
+
+        Raises:
+            BadInput: the data cannot be had.
+        """
+        config = self.config
+        raw = self.task.load(config.data, config.seed, self._given.splits, config.partition)
+        return raw.test
 
     def _table(self, data: Any, split: str, columns: Mapping[str, Any]) -> tuple[Table, Source]:
         """The rows of `data`, and which of their columns count."""

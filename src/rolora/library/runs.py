@@ -63,8 +63,22 @@ def stream(
     directory = _directory(config, out, resume or start_over)
     told = Callbacks([*make_trackers(settings.tracking), *callbacks])
     yield from stepped(settings, directory, resume, told, command, start_over, given)
+    done = Run(directory, given)
+    if settings.engine.name == "in_process":  # else the questions are the sites' own
+        _ask_samples(done, told.notice)
     write_report(directory)
-    return Run(directory, given)
+    return done
+
+
+def _ask_samples(run: Run, notice: Callable[[str], None]) -> None:
+    """What a language model says before and after; the run is finished whatever happens here."""
+    from rolora.library.scoring import generate_samples
+
+    try:
+        generate_samples(run)
+    except Exception as error:  # a run is worth more than its samples
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        notice(f"no sample generations ({reason})")
 
 
 def run(

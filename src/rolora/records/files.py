@@ -26,6 +26,7 @@ from rolora.records.schema import (
     Summary,
     TaskRecord,
 )
+from rolora.records.scores import Generations, HarnessScores
 from rolora.records.upgrade import upgraded
 
 
@@ -40,6 +41,8 @@ class RunFiles:
         rounds: the finished rounds in order.
         start: what was known before the first round.
         summary: what came out; None where the run is unfinished.
+        scores: of a harness; None where none was asked.
+        generations: answers side by side; None where there are none.
     """
 
     directory: Path
@@ -48,6 +51,8 @@ class RunFiles:
     rounds: tuple[RoundRecord, ...]
     start: Start
     summary: Summary | None
+    scores: HarnessScores | None = None
+    generations: Generations | None = None
 
     @property
     def task(self) -> TaskRecord:
@@ -121,6 +126,8 @@ def read_run(directory: Path) -> RunFiles:
         rounds=read_metrics(directory / "metrics.jsonl"),
         start=summary or _read_if_there(directory / "start.json", Start) or _started(config),
         summary=summary,
+        scores=_read_if_there(directory / "scores.json", HarnessScores),
+        generations=_read_if_there(directory / "generations.json", Generations),
     )
 
 

@@ -26,7 +26,9 @@ from rolora.records.schema import RoundRecord, Start, Summary
 
 MAY_CHANGE = {"rounds", "checkpoint", "engine", "tracking", "data.path"}
 """What of the config may differ when a run goes on; data are known by what is in them."""
-RESULTS = ("summary.json", "report.html", "adapter", "metrics.jsonl", "checkpoint")
+FOUND_LATER = ("scores.json", "generations.json")
+"""What is found out of a finished run; of the same run after more rounds it says nothing."""
+RESULTS = ("summary.json", *FOUND_LATER, "report.html", "adapter", "metrics.jsonl", "checkpoint")
 """What a run leaves, beside its config and its id; in the order in which a new run drops it."""
 
 
@@ -119,7 +121,8 @@ class RunDirectory:
             raise BadInput(f"data: {self.path} was run on other data; use another --out")
         self.run["data"] = data
         if checkpoint is not None and checkpoint.state.round < self.config.rounds:
-            (self.path / "summary.json").unlink(missing_ok=True)  # it is not finished any more
+            for name in ("summary.json", *FOUND_LATER):  # it is not finished any more
+                (self.path / name).unlink(missing_ok=True)
         if checkpoint is None and self.holds_run():
             self._drop_results()
         write_atomic(self.path / "run.json", json.dumps({"schema": SCHEMA, **self.history}))

@@ -15,7 +15,7 @@ from rolora.records.atomic import write_atomic
 from rolora.records.files import RunFiles, read_run
 from rolora.records.schema import RoundRecord
 from rolora.records.units import byte_size, capital, count, duration, percent, show
-from rolora.report import figures
+from rolora.report import figures, scored
 from rolora.report import run_tables as tables
 from rolora.report.collapse import collapsed
 from rolora.report.statistics import wilson_interval
@@ -66,6 +66,7 @@ def content(run: RunFiles) -> dict[str, Any]:
         "tiles": list(_tiles(run)),
         "learning": list(figures.learning(run)),
         "scores": tables.scores(run),
+        "harness": scored.harness(run),
         "labels": list(figures.labels(run)),
         "by_label": tables.by_label(run),
         "clients": list(figures.clients(run)),

@@ -67,7 +67,11 @@ def check_installed() -> None:
 
 
 def compare_on_tasks(
-    model: Any, tokenizer: Any, asking: Asking, box: Sandbox | None = None, client: int | None = None
+    model: Any,
+    tokenizer: Any,
+    asking: Asking,
+    box: Sandbox | None = None,
+    client: int | None = None,
 ) -> tuple[HarnessScore, ...]:
     """Ask a model with and without its adapter the same questions.
 

@@ -172,7 +172,9 @@ def sandbox(limits: Limits = Limits(), unconfined: bool = False) -> Iterator[San
         for part in ("root", "seen"):
             (room / part).mkdir(mode=0o755)
         box = Sandbox(room, limits, ISOLATED)
-        sound, why = box.run(f"HIDDEN, HOME = {[name, *_private()]!r}, {str(Path.home())!r}\n{_PROBE}")
+        sound, why = box.run(
+            f"HIDDEN, HOME = {[name, *_private()]!r}, {str(Path.home())!r}\n{_PROBE}"
+        )
         if not sound and not unconfined:
             said = why.splitlines()[-1][:200] if why else "what is tried inside sees too much"
             raise BadInput(

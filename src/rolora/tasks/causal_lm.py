@@ -20,7 +20,7 @@ from rolora.core.types import Sums
 from rolora.data import Examples, RawSplits, load_data, plain_fields
 from rolora.data.columns import missing
 from rolora.data.completions import tokenize_dialogues
-from rolora.data.dialogue import DialogueSplit
+from rolora.data.dialogue import Dialogue, DialogueSplit
 from rolora.data.formats import FORMATS, format_of
 from rolora.data.readers import Table
 from rolora.data.sources import Source, Splits
@@ -230,6 +230,15 @@ class CausalLM(Task):
     def predictions(self, output: Tensor, names: tuple[str, ...]) -> dict[str, list[Any]]:
         """The summed loss of each row's answer."""
         return {"loss": output.tolist()}
+
+    def questions(self, raw: DialogueSplit, most: int) -> list[tuple[Dialogue, str]]:
+        """The first so many examples up to their last answer, and that answer."""
+        found = []
+        for dialogue in raw.dialogues:
+            last = max(i for i, turn in enumerate(dialogue) if turn.learned)
+            if last and len(found) < most:  # a plain text asks nothing
+                found.append((dialogue[:last], dialogue[last].content))
+        return found
 
     # Scores -------------------------------------------------------------------------------
 

@@ -13,7 +13,9 @@ from rolora.core.errors import BadInput
 from rolora.scoring import sandbox as module
 from rolora.scoring.sandbox import ISOLATED, UNCONFINED, Limits, sandbox
 
-CORRECT = "def add(a, b):\n    return a + b\n\nassert add(2, 3) == 5\nopen('/tmp/x', 'w').write('y')"
+CORRECT = (
+    "def add(a, b):\n    return a + b\n\nassert add(2, 3) == 5\nopen('/tmp/x', 'w').write('y')"
+)
 BAD = {
     "wrong": "assert 1 + 1 == 3",
     "no_program": "def add(a, b) return",
