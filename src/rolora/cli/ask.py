@@ -145,12 +145,16 @@ def _score(
 
     found = done.score(names, data, limit, **options)
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for number, title in enumerate(HEADER):
-        table.add_column(title, justify="left" if number < 3 else "right")
+    shown = [number for number, title in enumerate(HEADER) if title not in ("asked", "questions")]
+    for number in shown:
+        table.add_column(HEADER[number], justify="left" if number < 3 else "right")
     for score in found:
-        table.add_row(*map(escape, row(score)))
+        if score.within is None:  # the rest stands on the report
+            cells = row(score)
+            table.add_row(*(escape(cells[number]) for number in shown))
     Console().print(table)
-    Console().print(f"scores: {done.directory / 'scores.json'}", soft_wrap=True, highlight=False)
+    where = done.directory / "scores.json"
+    Console().print(f"all scores: {where}", soft_wrap=True, highlight=False)
     if out is not None:
         write_atomic(out, json.dumps([s.model_dump(mode="json") for s in found], indent=2) + "\n")
 

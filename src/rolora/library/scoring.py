@@ -1,4 +1,4 @@
-"""What is found out of a finished run's language model: scores by a harness, answers side by side."""
+"""What is found out of a finished run's language model: a harness's scores, answers."""
 
 from __future__ import annotations
 

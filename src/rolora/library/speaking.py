@@ -82,7 +82,7 @@ class Speaker:
 def _streamer(tokenizer: Any, hear: Hear) -> Any:
     from transformers import TextStreamer
 
-    class Told(TextStreamer):  # type: ignore[misc]
+    class Told(TextStreamer):
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
             hear(text)
 

@@ -15,7 +15,7 @@ class HarnessScore(Record):
 
     Args:
         task, metric, filter: the harness's names; a filter is how an answer is read.
-        group: whether it is put together of several tasks.
+        within: the group that the task, or group of tasks, is part of.
         higher_is_better: None where the harness does not say.
         client: whose own adapter it is; None: the run's.
         questions: how many were asked.
@@ -35,7 +35,7 @@ class HarnessScore(Record):
     task: str
     metric: str
     filter: str = "none"
-    group: bool = False
+    within: str | None = None
     higher_is_better: bool | None = None
     client: int | None = None
     questions: int

@@ -67,6 +67,7 @@ def content(run: RunFiles) -> dict[str, Any]:
         "learning": list(figures.learning(run)),
         "scores": tables.scores(run),
         "harness": scored.harness(run),
+        "harness_inside": scored.inside(run),
         "labels": list(figures.labels(run)),
         "by_label": tables.by_label(run),
         "clients": list(figures.clients(run)),

@@ -12,10 +12,10 @@ HEADER = ("task", "metric", "asked", "questions", "base", "adapter", "difference
 
 
 def harness(run: RunFiles) -> Table | None:
-    """Scores by task, groups before their tasks, base and adapter side by side."""
-    if run.scores is None or not run.scores.scores:
+    """Scores of the tasks and groups that stand by themselves, base and adapter side by side."""
+    scores = [score for score in _all(run) if score.within is None]
+    if not scores:
         return None
-    scores = run.scores.scores
     by = ", ".join(dict.fromkeys(score.harness for score in scores))
     note = (
         f"By {by}, both models on the same questions. The interval is of the difference, from its "
@@ -27,6 +27,16 @@ def harness(run: RunFiles) -> Table | None:
     if ways:
         note += f" Generated code ran {' and '.join(ways)}."
     return Table(HEADER, tuple(map(row, scores)), text_columns=3, note=note)
+
+
+def inside(run: RunFiles) -> Table | None:
+    """The same of what is within a group."""
+    rows = tuple(row(score) for score in _all(run) if score.within is not None)
+    return Table(HEADER, rows, text_columns=3) if rows else None
+
+
+def _all(run: RunFiles) -> tuple[HarnessScore, ...]:
+    return run.scores.scores if run.scores else ()
 
 
 def row(score: HarnessScore) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What runs inside the box, by itself: takes limits on, runs a program, says whether it got through.
+"""What runs in the box, by itself: takes limits on, runs a program, says whether it got through.
 
 It is read as text and given to ``python -c``; it imports nothing of rolora.
 """

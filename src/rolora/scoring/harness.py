@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rolora.core.errors import BadInput, nearest
+from rolora.core.errors import BadInput
 from rolora.core.quiet import quiet
 from rolora.records.scores import HarnessScore
 from rolora.scoring.local import load_local
@@ -92,9 +93,15 @@ def compare_on_tasks(
     check_installed()
     with quiet(), torch.random.fork_rng():
         tasks = load_tasks(asking, box)
-        with model.disable_adapter():
-            base = _answers(model, tokenizer, tasks, asking)
-        adapter = _answers(model, tokenizer, tasks, asking)
+        try:
+            with model.disable_adapter():
+                base = _answers(model, tokenizer, tasks, asking)
+            adapter = _answers(model, tokenizer, tasks, asking)
+        except (AssertionError, KeyError, ValueError) as error:
+            raise BadInput(
+                f"--tasks {','.join(asking.tasks)}: cannot be asked of this model "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+            ) from None
     code = box.isolation if box and any(map(_runs_code, tasks["tasks"].values())) else None
     return tuple(_scores(base, adapter, asking, tasks, client, code))
 
@@ -110,7 +117,7 @@ def load_tasks(asking: Asking, box: Sandbox | None) -> Mapping[str, Any]:
     files = all(Path(name).is_file() for name in asking.tasks)
     manager = TaskManager(include_defaults=not files)  # the index of all tasks takes seconds
     names = [found for name in asking.tasks for found in _known(manager, name)]
-    with _controlled(asking.data, box):
+    with _controlled(asking, box):
         try:
             tasks = manager.load(names)
         except BadInput:
@@ -138,9 +145,10 @@ def _known(manager: Any, name: str) -> list[str]:
         return [name]
     found = manager.match_tasks([name])
     if not found:
+        close = get_close_matches(name, manager.all_tasks, 1)
         raise BadInput(
-            f"--tasks {name!r}: the harness has no such task{nearest(name, manager.all_tasks)}; "
-            "lm-eval ls tasks lists them"
+            f"--tasks {name!r}: the harness has no such task"
+            f"{f' (did you mean {close[0]}?)' if close else ''}; lm-eval ls tasks lists them"
         )
     return list(found)
 
@@ -204,8 +212,8 @@ def _put_in_box(name: str, task: Any, box: Sandbox | None) -> None:
     held = [(room, key) for room in rooms for key, kept in room.items() if _is_ours(kept)]
     if not held:
         raise BadInput(
-            f"--tasks {name}: runs generated code by itself, in this process; only tasks that leave "
-            "it to code_eval can be run in isolation"
+            f"--tasks {name}: runs generated code by itself, in this process; only tasks that "
+            "leave it to code_eval can be run in isolation"
         )
     for room, key in held:
         room[key] = CodeEval(box)
@@ -217,15 +225,15 @@ def _is_ours(kept: Any) -> bool:
 
 def _not_allowed(name: str) -> str:
     return (
-        f"--tasks {name}: runs code that the model wrote; with --allow-code it runs in a process of "
-        "its own, without network, under limits"
+        f"--tasks {name}: runs code that the model wrote; with --allow-code it runs in a process "
+        "of its own, without network, under limits"
     )
 
 
 @contextmanager
-def _controlled(data: Path | None, box: Sandbox | None) -> Iterator[None]:
-    """Meanwhile tasks get their data from `data`, and ``code_eval`` is ours. The harness has no
-    parameter for either: tasks call these two functions when they are loaded.
+def _controlled(asking: Asking, box: Sandbox | None) -> Iterator[None]:
+    """Meanwhile tasks get their data from the directory, and ``code_eval`` is ours. The harness
+    has no parameter for either: tasks call these two functions when they are loaded.
     """
     import datasets
     import evaluate
@@ -236,13 +244,13 @@ def _controlled(data: Path | None, box: Sandbox | None) -> Iterator[None]:
         if path != "code_eval":
             return load_metric(path, *args, **options)
         if box is None:
-            raise BadInput(_not_allowed("code_eval"))
+            raise BadInput(_not_allowed(",".join(asking.tasks)))
         return CodeEval(box)
 
     def dataset(path: str, name: str | None = None, **options: Any) -> Any:
-        if data is None:
+        if asking.data is None:
             return load_dataset(path, name, **options)
-        return load_local(load_dataset, data, path, name, **options)
+        return load_local(load_dataset, asking.data, path, name, **options)
 
     with _replaced(evaluate, "load", metric), _replaced(datasets, "load_dataset", dataset):
         yield
@@ -287,6 +295,7 @@ def _scores(
     client: int | None,
     code: str | None,
 ) -> Iterator[HarnessScore]:
+    above = {child: name for name, inside in tasks.get("group_map", {}).items() for child in inside}
     leaves = {name: _leaves(name, tasks) for name in (*tasks.get("groups", {}), *tasks["tasks"])}
     finished = datetime.now(UTC).isoformat(timespec="seconds")
     before, after = ({**found["results"], **found.get("groups", {})} for found in (base, adapter))
@@ -302,7 +311,7 @@ def _scores(
                 task=name,
                 metric=metric,
                 filter=how,
-                group=name not in tasks["tasks"],
+                within=above.get(name),
                 higher_is_better=better,
                 client=client,
                 questions=sum(adapter["n-samples"][leaf]["effective"] for leaf in inside),

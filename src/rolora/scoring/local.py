@@ -18,8 +18,8 @@ def load_local(
 
     ``DIRECTORY/PATH`` is a download of the dataset's repository as it is (``hf download --repo-type
     dataset PATH --local-dir DIRECTORY/PATH``), a ``DatasetDict`` as ``save_to_disk`` leaves it, or
-    a file a split: ``DIRECTORY/PATH/NAME/SPLIT.jsonl``, ``.json``, ``.csv`` or ``.parquet``, without
-    ``NAME`` where the task names none.
+    a file a split: ``DIRECTORY/PATH/NAME/SPLIT.jsonl``, ``.json``, ``.csv`` or ``.parquet``,
+    without ``NAME`` where the task names none.
 
     Args:
         load: ``datasets.load_dataset``.

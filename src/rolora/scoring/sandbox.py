@@ -119,7 +119,8 @@ class Sandbox:
                 return self._outcome(process, word)
 
     def _outcome(self, process: subprocess.Popen[bytes], word: str) -> tuple[bool, str]:
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         try:
             process.wait(self.limits.seconds)
         except subprocess.TimeoutExpired:
@@ -210,7 +211,7 @@ def _ordinary(room: Path) -> list[str]:
 
 
 def _script(name: str) -> list[str]:
-    """The shell that reads a script of this package; as text, since nobody may not reach its file."""
+    """A script of this package for the shell; as text, since nobody may not reach its file."""
     text = files("rolora.scoring").joinpath(f"{name}.sh").read_text(encoding="utf-8")
     return ["sh", "-c", text, name]
 

@@ -233,7 +233,7 @@ class CausalLM(Task):
 
     def questions(self, raw: DialogueSplit, most: int) -> list[tuple[Dialogue, str]]:
         """The first so many examples up to their last answer, and that answer."""
-        found = []
+        found: list[tuple[Dialogue, str]] = []
         for dialogue in raw.dialogues:
             last = max(i for i, turn in enumerate(dialogue) if turn.learned)
             if last and len(found) < most:  # a plain text asks nothing

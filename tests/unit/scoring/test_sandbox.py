@@ -30,7 +30,7 @@ BAD = {
     "passwords": "open('/etc/passwd').read()",
     "kills_all": "import os; os.kill(-1, 9); raise SystemExit",
     "root_again": "import ctypes\nif ctypes.CDLL(None).unshare(0x10000000): raise OSError",
-    "mounts": "import ctypes\nif ctypes.CDLL(None).mount(b'', b'/tmp', b'tmpfs', 0, 0): raise OSError",
+    "mounts": "import ctypes; assert not ctypes.CDLL(None).mount(b'', b'/tmp', b'tmpfs', 0, 0)",
 }
 SHORT = Limits(seconds=2)
 
