@@ -161,7 +161,7 @@ def test_evaluate_refuses(run, capsys, arguments, said):
 def test_another_task_does_not_speak(tmp_path, bert, capsys):
     data = [{"text": f"w{i % 9} w{i % 7}", "label": i % 2} for i in range(40)]
     config = {"rounds": 1, "model": {"name": bert}, "federation": {"clients": 2}}
-    config["lora"] = {"target_modules": ["query"]}
+    config |= {"lora": {"target_modules": ["query"]}, "data": {"max_length": 16}}
     run = rolora.run(config, train=data, out=tmp_path / "r", show=False)
     with pytest.raises(BadInput, match="of task classification does not speak"):
         run.generate(["w1"])

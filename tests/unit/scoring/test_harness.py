@@ -11,11 +11,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rolora.core.errors import BadInput
 from rolora.records.scores import HarnessScores
+from rolora.scoring.harness import Asking, CodeEval, compare_on_tasks, load_tasks, pass_at_k
 from rolora.scoring.sandbox import Limits, sandbox
 
 tasks = pytest.importorskip("lm_eval.tasks")
 
-from rolora.scoring.harness import Asking, CodeEval, compare_on_tasks, load_tasks, pass_at_k
 
 CHOICE = """\
 task: {name}
@@ -169,7 +169,7 @@ def test_a_task_that_runs_code_by_itself_is_refused(place):
 def test_what_cannot_be_asked(model, place, tmp_path):
     with pytest.raises(BadInput, match=r"--data .*makers/questions \(even\).*SPLIT\.jsonl"):
         compare_on_tasks(*model, Asking((str(place / "even.yaml"),), tmp_path))
-    with pytest.raises(BadInput, match="cannot be loaded.*--data"):
+    with pytest.raises(BadInput, match=r"cannot be loaded.*--data"):
         compare_on_tasks(*model, Asking((str(place / "even.yaml"),)))
     long = (place / "coding.yaml").read_text().replace("max_gen_toks: 4", "max_gen_toks: 400")
     (place / "long.yaml").write_text(long)
