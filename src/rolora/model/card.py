@@ -10,7 +10,8 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from rolora.config import Config
-from rolora.model.loading import PACKAGED, Pretrained
+from rolora.model.loading import Pretrained
+from rolora.model.sources import PACKAGED, UNPACKED
 from rolora.records.atomic import write_atomic
 from rolora.records.schema import Metric, Summary
 
@@ -44,6 +45,22 @@ with torch.no_grad():
     logits = model(**batch).logits
 {answer}"""
 
+_GENERATING = """\
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+{base}
+ADAPTER = "."  # this directory
+
+base = AutoModelForCausalLM.from_pretrained(BASE, dtype="{dtype}")
+model = PeftModel.from_pretrained(base, ADAPTER).eval()
+tokenizer = AutoTokenizer.from_pretrained(ADAPTER)
+
+batch = tokenizer(["a text"], return_tensors="pt")
+with torch.no_grad():
+    tokens = model.generate(**batch, max_new_tokens=50)
+print(tokenizer.decode(tokens[0], skip_special_tokens=True))"""
+
 
 def write_card(
     directory: Path, pretrained: Pretrained, config: Config, summary: Summary | None = None
@@ -61,7 +78,7 @@ def write_card(
     data = ModelCardData(
         base_model=source,
         library_name="peft",
-        pipeline_tag="text-classification",
+        pipeline_tag="text-generation" if pretrained.kind.generates else "text-classification",
         tags=[f"base_model:adapter:{source}", "federated-learning", "lora", "rolora"],
     )
     clients = f"Federated fine-tuning over {config.federation.clients} clients, with rolora."
@@ -82,11 +99,19 @@ def loading(pretrained: Pretrained, config: Config) -> str:
     """Lines of Python that load the adapter in the working directory and ask it something."""
     package = PACKAGED.get(pretrained.source)
     base = f"\nBASE = {json.dumps(pretrained.source)}"
+    if pretrained.source in UNPACKED:
+        base = (
+            "from rolora.model.sources import resolve_source\n\n"
+            f"BASE = resolve_source({json.dumps(pretrained.source)})"
+        )
     if package is not None:  # a short name of ours, which nobody else knows
         base = (
             f"from {package} import get_model_path  # pip install {package.replace('_', '-')}\n\n"
             "BASE = get_model_path()"
         )
+    if pretrained.kind.generates:
+        dtype = str(getattr(pretrained.module, "dtype", "float32")).removeprefix("torch.")
+        return _GENERATING.format(base=base, dtype=dtype)
     pair = '["a text"], ["its second"]' if config.data.text_pair else '["a text"]'
     return _LOADING.format(
         auto_class=pretrained.kind.auto_class,
