@@ -44,6 +44,12 @@ def bert(model_dir):
 
 
 @pytest.fixture(scope="session")
+def llama(tmp_path_factory):
+    """A small random language model, and its tokenizer."""
+    return str(small.save_causal(tmp_path_factory.mktemp("llama-lm")))
+
+
+@pytest.fixture(scope="session")
 def run_yaml(tmp_path_factory, model_dir):
     """The YAML of a small run for three clients, whose data lie beside it."""
     from federated import write_run

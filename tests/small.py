@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
 from rolora.client.evaluation import Split
@@ -114,6 +114,36 @@ def save_model(path, architecture):
         AutoModel.from_config(config).save_pretrained(path)
     tokenizer().save_pretrained(path)
     return path
+
+
+def save_causal(path, architecture="llama"):
+    """A language model of random weights and a tokenizer that knows words alone; returns `path`."""
+    config = AutoConfig.for_model(
+        architecture,
+        vocab_size=64,
+        max_position_embeddings=80,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+        initializer_range=0.2,
+        **OTHERS[architecture],
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    word_tokenizer().save_pretrained(path)
+    return path
+
+
+def word_tokenizer(chat_template=None):
+    """One word, one token, and nothing before or after; what is no word is unknown."""
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[BOS]", "eos_token": "[EOS]"}
+    vocabulary = {word: i for i, word in enumerate([*names.values(), *WORDS])}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=64, **names)
+    made.chat_template = chat_template
+    return made
 
 
 def config(**sections):

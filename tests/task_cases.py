@@ -23,7 +23,8 @@ def column(values, classes=None):
 @dataclass(frozen=True)
 class Case:
     """A task's options, a column for a random generator and a number of rows, and its oracle: of
-    outputs ``[n, names]`` and targets the scores, and how far off each may be.
+    outputs ``[n, names]`` and targets the scores, and how far off each may be. A task that reads
+    no column has `draws` of targets and outputs.
     """
 
     values: Any
@@ -31,6 +32,7 @@ class Case:
     options: dict = field(default_factory=dict)
     tolerance: dict = field(default_factory=dict)
     known: Any = None
+    draws: Any = None
 
 
 def classification_oracle(output, targets):
@@ -62,6 +64,17 @@ def multilabel_oracle(output, targets):
     }
 
 
+def causal_lm_draws(rng, n):
+    """Numbers of learned tokens, and the losses of rows of so many, ``[n]``."""
+    targets = torch.from_numpy(rng.integers(1, 40, n))
+    return targets, (targets * torch.from_numpy(rng.gamma(2.0, 1.0, n))).float()
+
+
+def causal_lm_oracle(output, targets):
+    each = np.repeat((output / targets).double().numpy(), targets.numpy())  # a token, a row
+    return {"loss": each.mean(), "perplexity": stats.gmean(np.exp(each))}
+
+
 LABELS = ("a", "b", "c", "d")
 CASES = {
     "classification": Case(
@@ -80,6 +93,9 @@ CASES = {
         multilabel_oracle,
         known=LABELS,
     ),
+    "causal_lm": Case(
+        None, causal_lm_oracle, tolerance={"perplexity": 1e-4}, draws=causal_lm_draws
+    ),
 }
 
 
@@ -91,6 +107,9 @@ def drawn(name, n, seed=0):
     """The task, `n` targets, the names, and outputs that know a little of the targets."""
     rng, made = np.random.default_rng(seed), task(name)
     case = CASES[name]
+    if case.draws is not None:
+        targets, output = case.draws(rng, n)
+        return made, targets, (), output
     targets, names = made.targets(column(case.values(rng, n)), case.known)
     targets = torch.from_numpy(targets)
     if targets.dim() == 1 and len(names) > 1:

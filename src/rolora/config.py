@@ -103,8 +103,6 @@ class DataConfig(Section):
     def _one_source(self) -> DataConfig:
         if self.name is not None and self.path is not None:
             raise ValueError("give name or path, not both")
-        if self.path is not None and (self.text is None or self.label is None):
-            raise ValueError("path needs text and label: the columns to read")
         if self.path is None and self.options != ReadOptions():
             raise ValueError("options say how the file at path is read, and there is no path")
         return self

@@ -272,6 +272,8 @@ def data_of(config: Config, facts: DataFacts) -> DataRecord:
         test_from=facts.test_from,
         label_names=tuple(facts.names),
         fingerprint=facts.fingerprint,
+        cut=dict(facts.cut),
+        dropped=dict(facts.dropped),
     )
 
 

@@ -70,10 +70,12 @@ def test_the_loss_is_one_finite_number_a_row_and_the_one_that_is_scored(name):
     assert loss.isfinite().all()
     loss.mean().backward()
     assert output.grad.isfinite().all()
-    assert output.grad.any(1).sum() > 25  # most rows teach something
+    assert output.grad.reshape(50, -1).any(1).sum() > 25  # most rows teach something
     output, loss = output.detach(), loss.detach()
     scores = made.scores(sums_of(made, output, targets, names))
-    assert scores["loss"] == pytest.approx(float(loss.mean()), rel=1e-5)
+    weight = made.weight(targets)
+    mean = loss.mean() if weight is None else (loss * weight).sum() / weight.sum()
+    assert scores["loss"] == pytest.approx(float(mean), rel=1e-5)
     # No row's loss knows of another's.
     some = torch.tensor([3, 30, 7])
     torch.testing.assert_close(made.loss(output[some], targets[some]), loss[some])
@@ -89,7 +91,7 @@ def test_a_step_down_the_gradient_lowers_the_loss(name):
     assert after < loss
 
 
-@every_task
+@pytest.mark.parametrize("name", [name for name in TASKS if CASES[name].draws is None])
 @hypothesis_settings(max_examples=30)
 @given(seed=st.integers(0, 999), size=st.floats(0.1, 5))
 def test_no_constant_prediction_beats_the_best_one(name, seed, size):

@@ -82,7 +82,6 @@ def test_the_issue_s_shape_is_accepted(tmp_path):
         ({"federation": {"clients": 3, "clients_per_round": 4}}, ["clients_per_round = 4", "= 3"]),
         ({"federation": {"quorum": 0}}, ["federation.quorum = 0", "greater than 0"]),
         ({"data": {"name": "a", "path": "b"}}, ["data: give name or path, not both"]),
-        ({"data": {"path": "b"}}, ["data: path needs text and label"]),
         ({"seed": -1}, ["seed = -1", "greater than or equal to 0"]),
         ({"seed": True, "rounds": []}, ["rounds = []", "valid integer"]),
         ({"model": "minilm"}, ["model = 'minilm'", "dictionary"]),

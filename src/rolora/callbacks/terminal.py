@@ -11,7 +11,7 @@ from rich.text import Text
 
 from rolora.callbacks.base import Begun, Callback
 from rolora.core.types import Failure, Update
-from rolora.records.schema import CLASSIFICATION, RoundRecord, TaskRecord
+from rolora.records.schema import CLASSIFICATION, LOSS, RoundRecord, TaskRecord
 from rolora.records.units import byte_size, duration, show
 
 
@@ -111,7 +111,8 @@ def round_line(metrics: RoundRecord, task: TaskRecord, without: Collection[str] 
     if "time" not in without:
         parts.append(f"{duration(metrics.total_seconds):>6}")
     if metrics.validation is not None:
-        parts.append(f"[green]{task.first.title} {show(score, task.first)}[/]")
+        split = "validation " if task.first.name == LOSS.name else ""  # training's is there too
+        parts.append(f"[green]{split}{task.first.title} {show(score, task.first)}[/]")
     if failed:
         reason = "" if "reason" in without else f" ({escape(failed[0].reason)})"
         parts.append(f"[red]{len(failed)} failed{reason}[/]")

@@ -47,6 +47,7 @@ def _results(summary: Summary) -> Iterator[tuple[str, str]]:
 def plan_table(plan: RunPlan) -> Table:
     """What a config would run."""
     sizes, config = sorted(plan.client_sizes), plan.config
+    names = f" of {', '.join(plan.label_names)}" if plan.label_names else ""
     splits = ", ".join(f"{count} {name}" for name, count in plan.examples.items())
     rows = {
         "method": f"{config.method.name}: {plan.travels}",
@@ -54,7 +55,7 @@ def plan_table(plan: RunPlan) -> Table:
         f"{plan.device}",
         "adapter": f"{len(plan.modules)} modules, {plan.adapter_parameters:,} parameters, "
         f"{plan.trained_parameters:,} trained in round 1",
-        "data": f"{splits}, {config.task.name} of {', '.join(plan.label_names)}",
+        "data": f"{splits}, {config.task.name}{names}",
         "clients": f"{len(sizes)} of {sizes[0]} to {sizes[-1]} examples "
         f"(median {sizes[len(sizes) // 2]}), {config.federation.cohort_size} a round",
         "round 1": f"{byte_size(plan.bytes_up)} up, {byte_size(plan.bytes_down)} down",

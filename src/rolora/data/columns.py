@@ -36,8 +36,8 @@ class Column:
         return f"data.label = {self.name!r}: row {row} of {self.source}"
 
 
-class Reader(Protocol):
-    """What a loader asks of a task."""
+class LabelReader(Protocol):
+    """What a loader of labelled texts asks of a task."""
 
     def targets(
         self, column: Column, known: tuple[str, ...] | None

@@ -16,11 +16,29 @@ WORDS = {"train": "training"}
 
 def tell_cut(examples: Mapping[str, Examples], max_length: int, notice: Notice) -> None:
     """Say how many texts of each split were cut to `max_length` tokens."""
-    cut = [f"{e.cut:,} of {len(e):,} {word_of(name)}" for name, e in examples.items() if e.cut]
+    cut = [
+        f"{e.cut:,} of {len(e) + e.dropped:,} {word_of(name)}"
+        for name, e in examples.items()
+        if e.cut
+    ]
     if cut:
         notice(
             f"data.max_length = {max_length}: {_and(cut)} texts are longer than {max_length} "
             "tokens and were cut"
+        )
+
+
+def tell_dropped(examples: Mapping[str, Examples], max_length: int, notice: Notice) -> None:
+    """Say how many examples of each split were dropped, their answers being cut off whole."""
+    found = [
+        f"{e.dropped:,} of {len(e) + e.dropped:,} {word_of(name)}"
+        for name, e in examples.items()
+        if e.dropped
+    ]
+    if found:
+        notice(
+            f"data.max_length = {max_length}: {_and(found)} examples were dropped, as no token of "
+            f"their answers is within {max_length} tokens"
         )
 
 

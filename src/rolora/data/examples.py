@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -32,6 +32,7 @@ class Examples:
         dense: columns with one row for each example, ``[n, ...]``, such as the pixels ``x``.
         fields: columns of the raw data, as lists of `n` plain values, to partition by.
         cut: how many texts were longer than was taken; not known of a selection.
+        dropped: how many were left out, as nothing to learn was within that length; likewise.
 
     Raises:
         ValueError: columns disagree in length.
@@ -45,6 +46,7 @@ class Examples:
     dense: Mapping[str, Tensor] = field(default_factory=dict)
     fields: Mapping[str, Sequence[object]] = field(default_factory=dict)
     cut: int = 0
+    dropped: int = 0
 
     def __post_init__(self) -> None:
         n = len(self)
@@ -142,3 +144,7 @@ class Examples:
         plain = [self.names, {name: list(column) for name, column in self.fields.items()}]
         digest.update(json.dumps(plain, sort_keys=True, default=str).encode())
         return digest.hexdigest()
+
+    def with_strata(self, strata: Tensor) -> Examples:
+        """The same examples in other strata, int64 ``[n]``."""
+        return replace(self, strata=strata)

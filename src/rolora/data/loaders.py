@@ -5,20 +5,21 @@ Row numbers in messages count the rows of data from 1, without a header.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from rolora.config import DataConfig, PartitionConfig
 from rolora.core.errors import BadInput, nearest
-from rolora.data.columns import Column, Reader, missing
+from rolora.data.columns import Column, LabelReader, missing
 from rolora.data.examples import Examples
 from rolora.data.partition import check_field
 from rolora.data.raw import (
     TOKEN_COLUMNS,
+    RawRows,
     RawSplit,
     RawSplits,
     column_of,
@@ -28,6 +29,23 @@ from rolora.data.raw import (
 from rolora.data.sources import Source, Splits, Table, open_splits, source_of
 from rolora.data.splitting import draw, hold_out
 
+Split = TypeVar("Split", bound=RawRows)
+
+
+class Reader(Protocol[Split]):
+    """What reads a task's tables."""
+
+    def read(
+        self, table: Table, source: Source, known: tuple[str, ...] | None, train: Split | None
+    ) -> Split:
+        """A table as a split; `known` are the names, `train` the training examples, if these are
+        others.
+        """
+
+    def answered(self, table: Table, source: Source) -> bool:
+        """Whether what is to be learned is in a table; benchmarks hide that of their test split."""
+
+
 _TEST_NAMES = ("test", "validation", "validation_matched", "dev")
 """Splits that can serve as the test set, in order of preference."""
 
@@ -35,10 +53,10 @@ _TEST_NAMES = ("test", "validation", "validation_matched", "dev")
 def load_data(
     config: DataConfig,
     seed: int,
-    task: Reader,
+    task: Reader[Split],
     splits: Splits | None = None,
     partition: PartitionConfig | None = None,
-) -> RawSplits[RawSplit]:
+) -> RawSplits[Split]:
     """Read the data and split them.
 
     Sources: ``rotten_tomatoes`` and ``imdb`` (training sentences of Pang & Lee, 2005, and Maas et
@@ -60,7 +78,7 @@ def load_data(
     Args:
         config: the section ``data``.
         seed: the run's seed.
-        task: reads the column of what is to be learned.
+        task: reads the tables.
         splits: the data themselves, in place of what `config` names.
         partition: how the examples will be dealt out; None: not by a field.
 
@@ -73,13 +91,13 @@ def load_data(
     if splits is None:
         splits = open_splits(config, source)
     table = _split(splits, config.train_split, "data.train_split")
-    train = _parse(table, source, task, config.labels)
+    train = task.read(table, source, config.labels, None)
     if by.by is not None:
         check_field(_field(train, by.by, table.source), by, table.source)
-    found = _own_test(splits, config, source)
+    found = _own_test(splits, config, source, task)
     if found is not None:
         test_from, table = found
-        test = _parse(table, source, task, train.names, train.targets)
+        test = task.read(table, source, train.names, train)
     else:
         rest, held = hold_out(train, by, config.test, seed, "test")
         train, test = train.select(rest), train.select(held)
@@ -89,21 +107,6 @@ def load_data(
     if config.limit is not None and config.limit < len(train):
         train = train.select(draw(train, by, config.limit, seed))
     return RawSplits(train, validation, test, test_from)
-
-
-def read_split(table: Table, source: Source, task: Reader, names: tuple[str, ...]) -> RawSplit:
-    """A table as a split of data that were trained on before.
-
-    Args:
-        table: as it was read.
-        source: the columns to read.
-        task: reads the column of what is to be learned.
-        names: of the model's outputs.
-
-    Raises:
-        BadInput: a column or a text is missing, or the task does not take a target.
-    """
-    return _parse(table, source, task, names)
 
 
 def tokenize(raw: RawSplit, tokenizer: Any, max_length: int) -> Examples:
@@ -261,36 +264,51 @@ def _split(splits: Splits, name: str, key: str) -> Table:
     return splits[name]()
 
 
-def _own_test(splits: Splits, config: DataConfig, source: Source) -> tuple[str, Table] | None:
+def _own_test(
+    splits: Splits, config: DataConfig, source: Source, task: Reader[Split]
+) -> tuple[str, Table] | None:
     """The data's own test split and its name, or None where no split can serve."""
     if source.test_split is not None:
         if source.test_split == config.train_split:
             raise BadInput(f"data.test_split = {source.test_split!r}: is the training split too")
         table = _split(splits, source.test_split, "data.test_split")
-        if _unlabelled(table, source.label):
+        if not task.answered(table, source):
             raise BadInput(f"data.test_split = {source.test_split!r}: its examples have no labels")
         return source.test_split, table
     for name in _TEST_NAMES:
         if name in splits and name != config.train_split:
             table = splits[name]()
-            if not _unlabelled(table, source.label):
+            if task.answered(table, source):
                 return name, table
     return None
 
 
-def _unlabelled(table: Table, label: str) -> bool:
-    """Benchmarks hide their test labels: as -1, or by leaving them out."""
-    return all(missing(value) or value in (-1, "-1") for value in table.columns.get(label, []))
+def labelled(table: Table, source: Source) -> bool:
+    """Whether a table has labels; benchmarks hide them as -1, or by leaving them out."""
+    return not all(
+        missing(value) or value in (-1, "-1") for value in table.columns.get(source.label, [])
+    )
 
 
-def _parse(
+def read_labelled(
     table: Table,
     source: Source,
-    task: Reader,
+    task: LabelReader,
     known: tuple[str, ...] | None,
-    train: np.ndarray | None = None,
+    train: RawSplit | None = None,
 ) -> RawSplit:
-    """Check and convert one split; `known` are the names, `train` the targets of training."""
+    """A table as texts with targets.
+
+    Args:
+        table: as it was read.
+        source: the columns to read.
+        task: reads the column of what is to be learned.
+        known: the names of the model's outputs; None: take them from the column.
+        train: the training examples, where these are others.
+
+    Raises:
+        BadInput: a column or a text is missing, or the task does not take a target.
+    """
     tokens = token_columns(table, source)
     text, pair = ([], None) if tokens else text_columns(table, source)
     if not text and not tokens:
@@ -302,18 +320,23 @@ def _parse(
         text=text,
         text_pair=pair,
         targets=targets,
-        strata=task.strata(targets, targets if train is None else train),
+        strata=task.strata(targets, targets if train is None else train.targets),
         names=names,
-        fields={
-            name: values
-            for name, values in table.columns.items()
-            if name not in (source.text, source.text_pair) and all(map(_plain, values))
-        },
+        fields=plain_fields(table, {source.text, source.text_pair}),
         tokens=tokens,
     )
 
 
-def _field(data: RawSplit, name: str, source: str) -> list[Any]:
+def plain_fields(table: Table, texts: Collection[str | None]) -> dict[str, list[Any]]:
+    """The columns of plain values, by which examples may be dealt, without those of `texts`."""
+    return {
+        name: values
+        for name, values in table.columns.items()
+        if name not in texts and all(map(_plain, values))
+    }
+
+
+def _field(data: RawRows, name: str, source: str) -> list[Any]:
     if name not in data.fields:
         known = nearest(name, data.fields)
         raise BadInput(f"partition.field = {name!r}: {source} has no such column{known}")

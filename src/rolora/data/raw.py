@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,32 @@ from rolora.data.sources import Source, Table
 Split = TypeVar("Split")
 TOKEN_COLUMNS = ("input_ids", "token_type_ids")
 """The inputs of a model that a table may hold in place of texts; masks are made of lengths."""
+
+
+class RawRows(Protocol):
+    """What is asked of examples of any kind to hold some out and to deal them."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the model's outputs, or else the strata, stand for."""
+
+    @property
+    def strata(self) -> np.ndarray:
+        """The stratum of each, int64 ``[n]``."""
+
+    @property
+    def fields(self) -> Mapping[str, list[Any]]:
+        """Columns of plain values by name."""
+
+    @property
+    def identities(self) -> Iterator[tuple[Any, ...]]:
+        """What makes two rows the same."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def select(self, rows: np.ndarray) -> Self:
+        """The given rows, in that order."""
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,17 @@ _KNOWN: Mapping[str, Source] = {
     "qqp": _glue("qqp", "question1", "question2"),
     "rte": _glue("rte", "sentence1", "sentence2"),
     "stsb": _glue("stsb", "sentence1", "sentence2"),
+    "alpaca": Source(hub="tatsu-lab/alpaca"),
+    "code_alpaca": Source(hub="sahil2801/CodeAlpaca-20k"),
+    "boolq": Source(hub="google/boolq"),
+    "piqa": Source(hub="ybisk/piqa"),
+    "siqa": Source(hub="allenai/social_i_qa"),
+    "hellaswag": Source(hub="Rowan/hellaswag"),
+    "winogrande": Source(hub="allenai/winogrande", subset="winogrande_xl"),
+    "arc_easy": Source(hub="allenai/ai2_arc", subset="ARC-Easy"),
+    "arc_challenge": Source(hub="allenai/ai2_arc", subset="ARC-Challenge"),
+    "openbookqa": Source(hub="allenai/openbookqa", subset="main"),
+    "alpaca_demo": Source(),
 }
 
 
@@ -229,11 +240,7 @@ def _dataset_splits(found: Mapping[str, Any], source: str) -> Splits:
 def _from_dataset(dataset: Any, source: str) -> Table:
     import datasets
 
-    kinds = {
-        name: kind
-        for name, kind in dataset.features.items()
-        if isinstance(getattr(kind, "feature", kind), datasets.Value | datasets.ClassLabel)
-    }
+    kinds = {name: kind for name, kind in dataset.features.items() if _of_plain_values(kind)}
     with _bad_input(f"{source}: cannot be read"), quiet():
         columns = dataset.with_format(None).select_columns(list(kinds))[:]
     classes = {
@@ -242,6 +249,20 @@ def _from_dataset(dataset: Any, source: str) -> Table:
         if isinstance(getattr(kind, "feature", kind), datasets.ClassLabel)
     }
     return Table(source, columns, classes)
+
+
+def _of_plain_values(kind: Any) -> bool:
+    """Whether a column of ``datasets`` holds text and numbers, however nested: no pictures."""
+    import datasets
+
+    if isinstance(kind, Mapping):
+        return all(map(_of_plain_values, kind.values()))
+    if isinstance(kind, list):
+        return all(map(_of_plain_values, kind))
+    inner = getattr(kind, "feature", kind)
+    if inner is not kind:
+        return _of_plain_values(inner)
+    return isinstance(kind, datasets.Value | datasets.ClassLabel)
 
 
 @contextmanager

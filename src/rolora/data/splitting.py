@@ -9,11 +9,11 @@ import numpy as np
 from rolora.config import PartitionConfig
 from rolora.core.errors import BadInput
 from rolora.core.seeds import numpy_generator
-from rolora.data.raw import RawSplit
+from rolora.data.raw import RawRows
 
 
 def hold_out(
-    data: RawSplit, by: PartitionConfig, fraction: float, seed: int, name: str
+    data: RawRows, by: PartitionConfig, fraction: float, seed: int, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rows that stay and the rows held out: `fraction` of each stratum, at least one text.
 
@@ -47,7 +47,7 @@ def hold_out(
     return np.flatnonzero(~held[group]), np.flatnonzero(held[group])
 
 
-def _values(data: RawSplit, by: PartitionConfig) -> tuple[np.ndarray, int]:
+def _values(data: RawRows, by: PartitionConfig) -> tuple[np.ndarray, int]:
     """The number of each row's value of the partition's field, and how many rows of each value
     are to be trained on.
     """
@@ -58,7 +58,7 @@ def _values(data: RawSplit, by: PartitionConfig) -> tuple[np.ndarray, int]:
     return np.array(value), by.min_examples
 
 
-def draw(data: RawSplit, by: PartitionConfig, limit: int, seed: int) -> np.ndarray:
+def draw(data: RawRows, by: PartitionConfig, limit: int, seed: int) -> np.ndarray:
     """`limit` rows, each stratum's share kept to within one; first those that every value of the
     partition's field needs.
     """

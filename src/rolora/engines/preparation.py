@@ -6,7 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -40,6 +40,8 @@ class DataFacts:
         strata_table: per client, its number of training examples of each stratum.
         test_from: where the test examples come from.
         fingerprint: a digest of all examples.
+        cut: how many texts were cut, by split, where any were and it is known.
+        dropped: how many examples were dropped, as nothing to learn was left; likewise.
     """
 
     names: Sequence[str]
@@ -48,6 +50,8 @@ class DataFacts:
     strata_table: Sequence[Sequence[int]]
     test_from: str
     fingerprint: str
+    cut: Mapping[str, int] = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
 
 class TrainingEngine(Engine, Protocol):
@@ -141,6 +145,8 @@ class Prepared:
             strata_table=table.tolist(),
             test_from=self.test_from,
             fingerprint=self.fingerprint(),
+            cut={name: e.cut for name, e in self.examples.items() if e.cut},
+            dropped={name: e.dropped for name, e in self.examples.items() if e.dropped},
         )
 
     def client(self, number: int) -> ClientInfo:

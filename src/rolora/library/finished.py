@@ -14,7 +14,7 @@ import torch
 from rolora.config import Config, DataConfig, ModelConfig
 from rolora.core.errors import BadInput
 from rolora.core.parsing import parse_section
-from rolora.data import Examples, RawSplit, read_split, text_columns, tokenize
+from rolora.data import Examples, RawSplit, text_columns
 from rolora.data.sources import GIVEN, Source, Table, open_splits, source_of, table_of
 from rolora.engines.given import NOTHING, Given
 from rolora.model.adopted import adopt_pretrained
@@ -227,7 +227,7 @@ class Run:
         Raises:
             BadInput: the data cannot be read, or hold what training did not know.
         """
-        raw = read_split(*self._table(data, split, columns), self.task, self.names)
+        raw = self.task.read(*self._table(data, split, columns), self.names, None)
         examples, outputs = self._outputs(raw, client)
         outcome = self.task.outcome(outputs, examples.targets)
         sums = self.task.sums(outcome, examples.targets, self.names)
@@ -248,12 +248,12 @@ class Run:
         config = parse_section(DataConfig, {"name": GIVEN, **settings}, "data")
         return table_of(data, "data"), source_of(config)
 
-    def _outputs(self, raw: RawSplit, client: int | None) -> tuple[Examples, torch.Tensor]:
+    def _outputs(self, raw: Any, client: int | None) -> tuple[Examples, torch.Tensor]:
         """The texts as the model takes them, and its outputs ``[n, ...]`` on the CPU."""
         config = self.config
         base = self._base(config.model, self._given.model)
         model = LoraModel(with_adapter(self.adapter_of(client), base, self._notice), targets=())
-        examples = tokenize(raw, base.tokenizer, config.data.max_length)
+        examples = self.task.tokens(raw, base.tokenizer, config.data.max_length)
         order = torch.argsort(examples.lengths, stable=True)
         with torch.no_grad():
             found = [

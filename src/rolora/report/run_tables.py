@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -35,14 +35,16 @@ def scores(run: RunFiles) -> Table | None:
     if run.summary is None:
         return None
     final = run.summary.final
-    held = (final.validation, final.test, run.summary.constant)
+    held = {"validation": final.validation, "test": final.test}
+    note = ""
+    if run.summary.constant:
+        held["constant guess"] = run.summary.constant
+        note = "A constant guess is the best that one prediction for every test example can do."
     rows = [
-        (units.capital(metric.title), *(show(part.get(metric.name), metric) for part in held))
-        for metric in run.task.known(*held)
+        (units.capital(metric.title), *(show(p.get(metric.name), metric) for p in held.values()))
+        for metric in run.task.known(*held.values())
     ]
-    note = "A constant guess is the best that one prediction for every test example can do."
-    header = ("final model", "validation", "test", "constant guess")
-    return Table(header, tuple(rows), note=note)
+    return Table(("final model", *held), tuple(rows), note=note)
 
 
 def by_label(run: RunFiles) -> Table | None:
@@ -230,9 +232,17 @@ def _data(run: RunFiles) -> Iterator[tuple[str, str | None]]:
     data = run.summary.data
     splits = (("training", data.train), ("validation", data.validation), ("test", data.test))
     yield "Examples", ", ".join(f"{count(n)} {name}" for name, n in splits if n is not None)
+    yield "Texts cut short", _by_split(data.cut)
+    yield "Examples dropped, their answers cut off whole", _by_split(data.dropped)
     yield "Test examples from", data.test_from
     yield "Data fingerprint", data.fingerprint
     yield "Predictions", _predicted(run)
+
+
+def _by_split(counts: Mapping[str, int]) -> str:
+    return ", ".join(
+        f"{count(n)} {'training' if split == 'train' else split}" for split, n in counts.items()
+    )
 
 
 def _predicted(run: RunFiles) -> str:

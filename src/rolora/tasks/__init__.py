@@ -10,6 +10,7 @@ from rolora.core.errors import BadInput, nearest
 from rolora.core.parsing import parse_section
 from rolora.records.schema import Metric
 from rolora.tasks.base import Task, added
+from rolora.tasks.causal_lm import CausalLM
 from rolora.tasks.classification import Classification
 from rolora.tasks.multilabel import MultiLabel
 from rolora.tasks.regression import Regression
@@ -21,6 +22,7 @@ TASKS: Catalogue[Task] = Catalogue(
         "classification": Classification,
         "regression": Regression,
         "multilabel": MultiLabel,
+        "causal_lm": CausalLM,
     },
 )
 

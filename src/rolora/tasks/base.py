@@ -19,12 +19,15 @@ from rolora.data import (
     Examples,
     RawSplits,
     check_known,
+    labelled,
     load_data,
+    read_labelled,
     tell_cut,
+    tell_dropped,
     tell_lacking,
     tokenize,
 )
-from rolora.data.sources import Splits
+from rolora.data.sources import Source, Splits, Table
 from rolora.model.checks import check_positions
 from rolora.model.loading import Kind, Pretrained, build_lora_model, load_pretrained
 from rolora.model.lora import LoraModel
@@ -84,7 +87,27 @@ class Task(ABC):
         Raises:
             BadInput: they cannot be had or do not fit.
         """
+        if config.path is not None and (config.text is None or config.label is None):
+            raise BadInput("data: path needs text and label: the columns to read")
         return load_data(config, seed, self, splits, partition)
+
+    def read(self, table: Table, source: Source, known: tuple[str, ...] | None, train: Any) -> Any:
+        """One table as a split (:func:`rolora.data.read_labelled`).
+
+        Args:
+            table: as it was read.
+            source: the columns to read.
+            known: the names of training, or ``data.labels``; None: take them from the column.
+            train: the training examples, where these are others.
+
+        Raises:
+            BadInput: a column or a text is missing, or a target does not fit.
+        """
+        return read_labelled(table, source, self, known, train)
+
+    def answered(self, table: Table, source: Source) -> bool:
+        """Whether what is to be learned is in a table."""
+        return labelled(table, source)
 
     def encode(
         self,
@@ -106,16 +129,29 @@ class Task(ABC):
         """
         check_positions(pretrained.module, config.max_length)
         examples = {
-            name: tokenize(split, pretrained.tokenizer, config.max_length)
+            name: self.tokens(split, pretrained.tokenizer, config.max_length)
             for name, split in raw.by_name.items()
         }
         check_known(examples["train"], pretrained.tokenizer, notice)
         tell_cut(examples, config.max_length, notice)
+        tell_dropped(examples, config.max_length, notice)
         for name, split in examples.items():
             tell_lacking(name, *self.support(split.targets, split.names), notice)
         return examples
 
-    @abstractmethod
+    def tokens(self, raw: Any, tokenizer: Any, max_length: int) -> Examples:
+        """A split as tokens (:func:`rolora.data.tokenize`).
+
+        Args:
+            raw: what :meth:`read` gave.
+            tokenizer: one of Transformers'.
+            max_length: in tokens, special ones included.
+
+        Raises:
+            BadInput: the tokenizer does not take so many, or a text has none.
+        """
+        return tokenize(raw, tokenizer, max_length)
+
     def targets(
         self, column: Column, known: tuple[str, ...] | None
     ) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -131,6 +167,7 @@ class Task(ABC):
         Raises:
             BadInput: a value is missing, of the wrong kind, or unknown.
         """
+        raise NotImplementedError(f"{self.name} reads no column of targets")
 
     @abstractmethod
     def strata(self, targets: np.ndarray, train: np.ndarray) -> np.ndarray:
