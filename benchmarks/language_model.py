@@ -111,9 +111,7 @@ def pretrained(config: Config, real: bool) -> Pretrained:
         load_tokenizer(config.model.model_copy(update={"name": "minilm"})).save_pretrained(
             Path(directory)
         )
-        return task.backbone(
-            config.model.model_copy(update={"name": directory}), (), config.seed
-        )
+        return task.backbone(config.model.model_copy(update={"name": directory}), (), config.seed)
 
 
 def shares(config: Config, examples: Examples) -> Sequence[Tensor]:
