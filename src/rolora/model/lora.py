@@ -18,6 +18,7 @@ from rolora.core.errors import BadInput
 from rolora.core.seeds import torch_generator
 from rolora.core.types import Adapter, Key, Layout, Part
 from rolora.model.dropout import dropped, layer_stream
+from rolora.model.footprint import tokens_at_once
 from rolora.model.frozen_linear import frozen_product, speed_up_frozen_linears
 from rolora.model.low_rank import low_rank_update
 from rolora.model.prefix import FrozenPrefix, Rows
@@ -175,6 +176,7 @@ class LoraModel:
         speed_up_frozen_linears(module)
         self.device = next(module.parameters()).device
         self.dropout_p = dropout_p
+        self.tokens_at_once = tokens_at_once(module, self.device)
         self.prefix = FrozenPrefix.install(module, targets, cache_bytes)
 
     def twin(self) -> LoraModel:
