@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import accuracy, aggregation, encoders, flower, two_layer
+from benchmarks import accuracy, aggregation, encoders, flower, language_model, two_layer
 from benchmarks.measure import (
     disagreements,
     interleaved,
@@ -27,6 +27,7 @@ WORKLOADS = {
     "minilm": encoders.minilm,
     "base_encoder": encoders.base_encoder,
     "upper_half": encoders.upper_half,
+    "smollm2": language_model.smollm2,
     "mean": aggregation.mean,
     "flexlora_svd": aggregation.flexlora_svd,
 }

@@ -29,8 +29,11 @@ class Trial:
     test: bool
 
     def settings(self) -> dict[str, Any]:
-        """All that the result depends on, JSON-able."""
-        config = self.config.model_dump(mode="json", exclude={"checkpoint", "engine"})
+        """All that the result depends on and that is not as by default, JSON-able: a key that a
+        later version adds does not make a finished trial another one.
+        """
+        without = {"checkpoint", "engine", "tracking"}
+        config = self.config.model_dump(mode="json", exclude=without, exclude_defaults=True)
         return {**config, "test": self.test}
 
 

@@ -33,12 +33,18 @@ DEFAULT_DATA = "rotten_tomatoes"
 
 
 class ModelConfig(Section):
-    """The pretrained model: a known short name, a hub name or a directory."""
+    """The pretrained model: a known short name, a hub name, a directory or a GGUF file.
+
+    `dtype` ``auto`` is float32 for a classifier; a language model keeps its checkpoint's precision
+    (bfloat16 for either 16-bit kind; float32 on a CPU that is slow in bfloat16). `quantization`
+    packs a language model's frozen weights on a GPU.
+    """
 
     name: str = "minilm"
     head: Literal["frozen", "train", "local"] = "frozen"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
+    quantization: Literal["8bit", "4bit"] | None = None
 
 
 class LoraSettings(Section):

@@ -109,7 +109,7 @@ def _required() -> Iterator[Finding]:
 
 def _extras() -> Iterator[Finding]:
     for extra in _extra_names():
-        needs = list(_needs(_NAME, extra))
+        needs = list({needed.name: needed for needed in _needs(_NAME, extra)}.values())
         seen = [(needed.name, *_installed(needed)) for needed in needs]
         lacking = [f"{name} {found}" for name, found, fine in seen if not fine]
         there = [f"{name} {found}" for name, found, _ in seen]

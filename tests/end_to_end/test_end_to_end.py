@@ -196,7 +196,7 @@ def test_a_killed_run_goes_on_bit_for_bit(project, options):
 
 def kill_after(command, run, lines):
     """Start the command in its own process and kill -9 it once it has written `lines` lines."""
-    process = start(*command)
+    process = start(*command, said=run.with_suffix(".said"))
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.exitcode is None:
         written = run / "metrics.jsonl"
@@ -204,7 +204,7 @@ def kill_after(command, run, lines):
             break
         time.sleep(0.002)
     process.kill()
-    assert ended(process) == -signal.SIGKILL
+    assert ended(process) == -signal.SIGKILL, run.with_suffix(".said").read_text()
 
 
 def test_interrupt_keeps_the_run_and_says_how_to_go_on(project, monkeypatch, capsys):
@@ -253,7 +253,7 @@ def test_more_rounds_can_be_added_but_nothing_else_changed(project, capsys):
     assert len(metrics(project / "r")) == 4
     assert rolora("run", "small.yaml", "optimizer.lr=0.5", "--out", "r", "--resume") == 2
     message = capsys.readouterr().err
-    assert "optimizer = {'lr': 0.5}" in message
+    assert "optimizer.lr = 0.5, and was 0.02" in message
     assert len(metrics(project / "r")) == 4
 
 

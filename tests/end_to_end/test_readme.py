@@ -8,11 +8,16 @@ import shlex
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
+from sklearn.metrics import matthews_corrcoef
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+import rolora as rolora_library
 import small
 from rolora.config import parse_config
+from rolora.methods.ffa_lora import FFALoRA
 from rolora.model.loading import build_lora_model, load_pretrained
 from rolora.model.peft_format import save_adapter
 from shell import rolora
@@ -25,8 +30,8 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-ELSEWHERE = re.compile(r"rolora (federation|server|client|run run.yaml)")
-"""Commands that take other machines, or many minutes: other tests run them, small."""
+ELSEWHERE = re.compile(r"rolora (federation|server|client|watch|run run.yaml)")
+"""Commands that take other machines, or do not end: other tests run them, small."""
 
 
 def commands():
@@ -94,6 +99,35 @@ def test_the_commands_of_the_page_go_together(tmp_path, monkeypatch, capsys, run
             command = [*command[:-1], "0"]
         assert rolora(*command) == 0, (command, capsys.readouterr())
     assert (tmp_path / "runs/quickstart/report.html").exists()
+
+
+def test_the_lines_of_python_run(tmp_path, monkeypatch, run_yaml, bert):
+    """As they stand on the page, on three small clients' sentences and a tiny model."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(run_yaml, "quickstart")
+    rows = pd.read_json(run_yaml.parent / "sentences.jsonl", lines=True)
+    rows.to_csv("reviews.csv", index=False)
+    named, objects = [block for block in blocks("python") if "rolora.run(" in block]
+    exec(named, {})
+    config = yaml.safe_load(run_yaml.read_text())
+    del config["data"]["path"]
+    parts = {"mine": rows[:60], "yours": rows[60:120].to_dict("records"), "theirs": rows[120:180]}
+    exec(
+        objects,
+        {
+            "rolora": rolora_library,
+            "config": config,
+            "model": AutoModelForSequenceClassification.from_pretrained(bert),
+            "tokenizer": AutoTokenizer.from_pretrained(bert),
+            "common": rows[180:],
+            "one": rows,
+            "MyMethod": type("MyMethod", (FFALoRA,), {}),
+            "matthews_corrcoef": matthews_corrcoef,
+            **parts,
+        },
+    )
+    assert list(Path("tb").iterdir())
+    assert (tmp_path / "runs/run-compare/comparison.md").exists()
 
 
 @pytest.mark.docs

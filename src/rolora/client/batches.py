@@ -44,7 +44,11 @@ class Chunk:
 
 
 def chunks(
-    data: Examples, current: Sequence[Tensor], device_type: str, weight: Tensor | None = None
+    data: Examples,
+    current: Sequence[Tensor],
+    device_type: str,
+    weight: Tensor | None = None,
+    most: int | None = None,
 ) -> Iterator[Chunk]:
     """Cut the K clients' batches into chunks of similar length.
 
@@ -56,6 +60,7 @@ def chunks(
         current: each client's batch.
         device_type: where they will pass.
         weight: of each of `data` in its client's mean, ``[n]``; None: all count alike.
+        most: tokens in a chunk, where it holds more than one row of each client; None: no bound.
     """
     if weight is None and data.offsets is None and len(set(map(len, current))) == 1:
         rows = torch.stack(list(current))  # nothing to pad
@@ -76,23 +81,31 @@ def chunks(
         weights = torch.where(columns < counts, weight[rows].float(), 0.0)
         weights = weights / weights.sum(1, keepdim=True).clamp(min=torch.finfo().tiny)
     lengths = data.lengths[rows].amax(0).tolist()
-    for start, end in cuts(lengths, len(current), CHUNK_OVERHEAD.get(device_type, 1 << 20)):
+    overhead = CHUNK_OVERHEAD.get(device_type, 1 << 20)
+    for start, end in cuts(lengths, len(current), overhead, most):
         piece = slice(start, end)
         yield Chunk(rows[:, piece], places[:, piece], weights[:, piece])
 
 
-def cuts(lengths: Sequence[int], clients: int, overhead: int) -> list[tuple[int, int]]:
+def cuts(
+    lengths: Sequence[int], clients: int, overhead: int, most: int | None = None
+) -> list[tuple[int, int]]:
     """The split of falling `lengths` into runs that costs least.
 
-    A run of n columns whose longest is T costs ``n T clients + overhead`` tokens.
+    A run of n columns whose longest is T holds ``n T clients`` tokens, at most `most` of them where
+    n > 1, and costs `overhead` more.
     """
     n = len(lengths)
-    if lengths[0] == lengths[-1]:
+    whole = n * lengths[0] * clients
+    if lengths[0] == lengths[-1] and (most is None or whole <= most):
         return [(0, n)]
     best, cut = [0.0] + [float("inf")] * n, [0] * (n + 1)
     for end in range(1, n + 1):
         for start in range(end):
-            cost = best[start] + (end - start) * lengths[start] * clients + overhead
+            tokens = (end - start) * lengths[start] * clients
+            if most is not None and tokens > most and end - start > 1:
+                continue
+            cost = best[start] + tokens + overhead
             if cost < best[end]:
                 best[end], cut[end] = cost, start
     spans, end = [], n

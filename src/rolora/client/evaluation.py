@@ -13,6 +13,8 @@ from rolora.data import Examples
 from rolora.model.lora import LoraModel
 from rolora.tasks import Task
 
+EVALUATED_TOKENS = 16384
+"""Tokens in a batch at the most: 128 rows of 128."""
 Batch = tuple[Adapter, Tensor]
 """A model's tensors, and the numbers of the examples that it is to see."""
 
@@ -64,9 +66,22 @@ def evaluate(
         (adapter, batch)
         for adapter, rows in models
         if len(rows)
-        for batch in rows[torch.argsort(examples.lengths[rows], stable=True)].split(batch_size)
+        for batch in of_similar_length(examples.lengths, rows, batch_size)
     ]
     return tally(task, gathered(carry(predict, batches), len(examples)), held)
+
+
+def of_similar_length(lengths: Tensor, rows: Tensor, batch_size: int) -> list[Tensor]:
+    """`rows` in batches, the shortest first; of long ones fewer a batch.
+
+    Nothing is kept for a backward pass, but attention weighs every pair of tokens.
+    """
+    ordered = rows[torch.argsort(lengths[rows], stable=True)]
+    batches: list[Tensor] = []
+    for batch in ordered.split(batch_size):
+        longest = int(lengths[batch[-1]])
+        batches += batch.split(max(1, EVALUATED_TOKENS // max(1, longest)))
+    return batches
 
 
 def gathered(pieces: Iterable[Piece], n: int) -> Outcome:

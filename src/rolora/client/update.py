@@ -97,7 +97,7 @@ def add_gradients(
     mean loss to `losses` ``[K]``.
     """
     weight = objective.task.weight(data.targets)
-    for chunk in chunks(data, current, model.device.type, weight):
+    for chunk in chunks(data, current, model.device.type, weight, model.tokens_at_once):
         loss = chunk_loss(objective, model, data, chunk, streams)
         loss.sum().backward()
         losses += loss.detach()

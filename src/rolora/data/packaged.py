@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import tarfile
 from pathlib import Path
 
+from rolora.core.cache import cache_directory
 from rolora.core.errors import BadInput
 from rolora.core.reading import ReadOptions
 from rolora.data.readers import Table, bad_input, columns, read_file
@@ -53,9 +53,3 @@ def alpaca_demo() -> Table:
     with bad_input(damaged), tarfile.open(archive) as tar:
         file = tar.extractfile(f"{ALPACA_ARCHIVE.removesuffix('.tar.gz')}/data/alpaca_en_demo.json")
         return Table(name, columns(json.load(file)))  # type: ignore[arg-type]
-
-
-def cache_directory() -> Path:
-    """Where what is fetched or converted once for all runs lies."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "rolora"

@@ -129,6 +129,7 @@ class InProcess:
         """Not a function of the workers: another number of cores must give the same bits."""
         tokens = self.config.optimizer.batch_size * float(examples.lengths.float().mean())
         limit = STACK_TOKENS.get(self.model.device.type, 1024)
+        limit = min(limit, self.model.tokens_at_once or limit)
         half = -(-self.config.federation.cohort_size // 2)
         return max(1, min(int(limit / tokens), half, 64))
 

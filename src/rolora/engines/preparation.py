@@ -177,6 +177,7 @@ def setting_of(config: Config) -> Setting:
         server_optimizer=config.server.optimizer,
         reducer=config.server.reducer,
         stages=tuple(stage.name for stage in config.stages),
+        quantization=config.model.quantization,
     )
 
 

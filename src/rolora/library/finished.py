@@ -304,7 +304,8 @@ class Run:
         """The texts as the model takes them, and its outputs ``[n, ...]`` on the CPU."""
         config = self.config
         base = self._base(config.model, self._given.model)
-        model = LoraModel(with_adapter(self.adapter_of(client), base, self._notice), targets=())
+        adapted = with_adapter(self.adapter_of(client), base, self._notice)
+        model = LoraModel(adapted.get_base_model(), targets=())
         examples = self.task.tokens(raw, base.tokenizer, config.data.max_length)
         order = torch.argsort(examples.lengths, stable=True)
         with torch.no_grad():

@@ -56,6 +56,7 @@ class Setting:
         server_optimizer: by name.
         reducer: by name.
         stages: by name, in order.
+        quantization: how the base's weights are packed; None: they are plain numbers.
     """
 
     lora_alpha: float = 16.0
@@ -68,6 +69,7 @@ class Setting:
     server_optimizer: str = "fedavg"
     reducer: str = "mean"
     stages: tuple[str, ...] = field(default_factory=tuple)
+    quantization: str | None = None
 
 
 class Method(ABC):
@@ -75,7 +77,8 @@ class Method(ABC):
 
     Class attributes are its facts: `title`, `travels` (up and down) and `citation` in words;
     `exactness`; `personal`, whether each client ends with a model of its own; `mixed_ranks`,
-    whether clients may have different ranks; `reduction`, what the server needs of them; `stepped`,
+    whether clients may have different ranks; `merges`, whether products are added to the base's
+    weights; `reduction`, what the server needs of them; `stepped`,
     the parts on which a server optimiser acts; `Options`, what may be set in a config.
 
     Args:
@@ -90,6 +93,7 @@ class Method(ABC):
     exactness: ClassVar[Exactness]
     personal: ClassVar[bool] = False
     mixed_ranks: ClassVar[bool] = False
+    merges: ClassVar[bool] = False
     reduction: ClassVar[Reduction] = "sum"
     stepped: ClassVar[frozenset[Part]] = frozenset({"A", "B", "head"})
 
@@ -116,6 +120,12 @@ class Method(ABC):
             )
         if self.reduction in WHY and stages:
             raise BadInput(f"stages = {stages}: {self.title} {WHY[self.reduction]}; use none")
+        if self.merges and self.setting.quantization is not None:
+            raise BadInput(
+                f"model.quantization = {self.setting.quantization!r}: {self.title} adds what is "
+                "learned to the base's weights, and packed ones cannot hold it; leave it out, or "
+                "take a method that keeps to factors (rolora, fedit, ffa_lora, flexlora)"
+            )
 
     def init(self, adapter: Adapter) -> ServerState:
         """The state before round 1, from the initial factors (and head, where it is shared)."""

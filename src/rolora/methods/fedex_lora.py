@@ -23,6 +23,7 @@ class FedExLoRA(Method):
     title = "FedEx-LoRA"
     travels = "up: A and B; down: A and B and the residual's factors"
     exactness = "yes"
+    merges = True
     reduction = "each"
     citation = "Singhal et al., ACL 2025 (arXiv 2410.09432)"
 

@@ -27,6 +27,7 @@ class FLoRA(Method):
     exactness = "yes"
     citation = "Wang et al., NeurIPS 2024 (arXiv 2409.05976)"
     mixed_ranks = True
+    merges = True
     reduction = "each"
     stepped = frozenset({"D", "head"})
 

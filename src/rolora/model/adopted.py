@@ -13,6 +13,7 @@ from torch import nn
 from rolora.config import ModelConfig
 from rolora.core.errors import BadInput
 from rolora.model.checks import check_plain, check_tokenizer
+from rolora.model.completion import check_output_head
 from rolora.model.loading import Kind, Pretrained, load_tokenizer, padded, resolve_device
 
 
@@ -34,7 +35,7 @@ def adopt_pretrained(
             outputs; or there is no tokenizer.
     """
     name = name_of(module)
-    _check(module, name, names)
+    _check(module, name, names, kind)
     if tokenizer is None:
         tokenizer = load_tokenizer(ModelConfig(name=name))
     own = _sharing(module)
@@ -47,6 +48,9 @@ def adopt_pretrained(
     settings: Any = own.config
     if settings.pad_token_id is None:
         settings.pad_token_id = tokenizer.pad_token_id
+    if kind.generates:
+        check_output_head(name, own.eval())
+        return Pretrained(own, tokenizer, (), name, kind)
     settings.id2label = dict(enumerate(names))
     settings.label2id = {label: i for i, label in enumerate(names)}
     settings.problem_type = kind.problem_type
@@ -70,7 +74,7 @@ def labels_of(module: nn.Module) -> tuple[str, ...] | None:
     return names
 
 
-def _check(module: nn.Module, name: str, names: Sequence[str]) -> None:
+def _check(module: nn.Module, name: str, names: Sequence[str], kind: Kind) -> None:
     from transformers import PreTrainedModel
 
     if not isinstance(module, PreTrainedModel):
@@ -84,6 +88,13 @@ def _check(module: nn.Module, name: str, names: Sequence[str]) -> None:
             "(merge_and_unload()), or give the model that they were put on"
         )
     check_plain(name, module.config)
+    if kind.generates:
+        if module.get_output_embeddings() is None:
+            raise BadInput(
+                f"model = {type(module).__name__}: foretells no tokens; load it as a "
+                f"{kind.auto_class}"
+            )
+        return
     outputs = getattr(module.config, "num_labels", None)
     if outputs != len(names):
         raise BadInput(

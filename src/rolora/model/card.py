@@ -10,7 +10,8 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from rolora.config import Config
-from rolora.model.loading import PACKAGED, Pretrained
+from rolora.model.loading import Pretrained
+from rolora.model.sources import PACKAGED, UNPACKED
 from rolora.records.atomic import write_atomic
 from rolora.records.schema import Metric, Summary
 
@@ -97,6 +98,11 @@ def loading(pretrained: Pretrained, config: Config) -> str:
     """Lines of Python that load the adapter in the working directory and ask it something."""
     package = PACKAGED.get(pretrained.source)
     base = f"\nBASE = {json.dumps(pretrained.source)}"
+    if pretrained.source in UNPACKED:
+        base = (
+            "from rolora.model.sources import resolve_source\n\n"
+            f"BASE = resolve_source({json.dumps(pretrained.source)})"
+        )
     if package is not None:  # a short name of ours, which nobody else knows
         base = (
             f"from {package} import get_model_path  # pip install {package.replace('_', '-')}\n\n"

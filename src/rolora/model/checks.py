@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
+import torch
 from torch import nn
 
 from rolora.core.errors import BadInput
@@ -60,6 +62,48 @@ def check_weights(name: str, module: nn.Module, info: Mapping[str, Any]) -> None
         raise BadInput(
             f"model.name = {name!r}: its weights lack {lacking[0]}{more}, which its config.json "
             "asks for"
+        )
+
+
+def check_language_weights(name: str, info: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that is no whole language model: nothing of one is drawn anew.
+
+    Args:
+        name: of the model, for the message.
+        info: Transformers' ``missing_keys`` and ``mismatched_keys``, the latter with both shapes.
+
+    Raises:
+        BadInput: a weight is missing or of another shape.
+    """
+    for key, found, wanted in sorted(info["mismatched_keys"]):
+        raise BadInput(
+            f"model.name = {name!r}: its config.json does not fit its weights: {key} is "
+            f"{list(found)} there and must be {list(wanted)}"
+        )
+    lacking = sorted(info["missing_keys"])
+    if lacking:
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise BadInput(
+            f"model.name = {name!r}: its weights lack {lacking[0]}{more}; take a language model "
+            "with its output layer"
+        )
+
+
+def check_bitsandbytes(quantization: str, device: torch.device) -> None:
+    """Refuse quantisation where it cannot be had.
+
+    Raises:
+        BadInput: there is no GPU, or bitsandbytes is not installed.
+    """
+    if device.type != "cuda":
+        raise BadInput(
+            f"model.quantization = {quantization!r}: bitsandbytes needs an NVIDIA GPU, and the "
+            f"device is {device.type}; leave it out here (dtype: bfloat16 halves the weights)"
+        )
+    if find_spec("bitsandbytes") is None:
+        raise BadInput(
+            f"model.quantization = {quantization!r}: bitsandbytes is missing; "
+            "pip install 'rolora[quantized]'"
         )
 
 

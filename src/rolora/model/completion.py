@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rolora.core.errors import BadInput
@@ -100,7 +100,9 @@ def completion_loss(
 
 
 def token_losses(hidden: Tensor, head: OutputHead, tokens: Tensor) -> Tensor:
-    """The negative log-likelihood of each of `tokens` ``[m]``, float32; ``hidden`` is ``[m, d]``."""
+    """The negative log-likelihood, float32, of each of `tokens` ``[m]``, foretold from
+    `hidden` ``[m, d]``.
+    """
     losses: Tensor = _TokenLosses.apply(hidden, head, tokens)
     return losses
 
@@ -132,26 +134,31 @@ class _TokenLosses(torch.autograd.Function):
         return gradient * gradients[0][:, None].to(gradient.dtype), None, None
 
 
-def check_output_head(name: str, module: nn.Module) -> None:
-    """Refuse a model whose logits are made in another way than :class:`OutputHead` knows.
+def check_output_head(name: str, module: Any) -> None:
+    """Refuse a model that is asked nothing sound by :func:`completion_loss`.
 
     Args:
         name: of the model, for the message.
-        module: a causal language model of Transformers.
+        module: a causal language model of Transformers, in evaluation mode.
 
     Raises:
-        BadInput: its own logits are others.
+        BadInput: it sees tokens that come later, or makes its logits in another way than
+            :class:`OutputHead` knows.
     """
-    model: Any = module
-    ids = torch.arange(1, 5, device=model.device)[None]
+    ids = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=module.device)
     with torch.no_grad():
-        wanted = model(input_ids=ids, use_cache=False).logits[0].float()
-        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
-        ours = OutputHead.of(model).logits(hidden)
-    close = ours.shape == wanted.shape and torch.allclose(ours, wanted, rtol=0.02, atol=0.02)
-    if not close:
+        wanted = module(input_ids=ids, use_cache=False).logits.float()
+        hidden = module.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        ours = OutputHead.of(module).logits(hidden.flatten(0, 1)).view_as(wanted)
+    kind = module.config.model_type
+    if not torch.allclose(wanted[0, :3], wanted[1, :3], rtol=0.02, atol=0.02):
         raise BadInput(
-            f"model.name = {name!r}: a {model.config.model_type} makes its logits in a way that is "
-            "not known here; take a model of another architecture (Llama, Qwen, Mistral, Gemma, "
-            "Phi, GPT-2 and their kin are known)"
+            f"model.name = {name!r}: a {kind} sees the tokens that come later, which it would have "
+            "to foretell; take a causal language model"
+        )
+    if not torch.allclose(ours, wanted, rtol=0.02, atol=0.02):
+        raise BadInput(
+            f"model.name = {name!r}: a {kind} makes its logits in a way that is not known here; "
+            "take a model of another architecture (Llama, Qwen, Mistral, Gemma, Phi, GPT-2 and "
+            "their kin are known)"
         )

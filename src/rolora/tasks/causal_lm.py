@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
@@ -13,7 +12,7 @@ import torch
 from pydantic import field_validator
 from torch import Tensor
 
-from rolora.config import Config, DataConfig, ModelConfig, PartitionConfig
+from rolora.config import DataConfig, PartitionConfig
 from rolora.core.errors import BadInput, nearest
 from rolora.core.section import Section
 from rolora.core.types import Sums
@@ -190,19 +189,6 @@ class CausalLM(Task):
         return tuple(f"{span} tokens" for span in (*between, f"over {EDGES[-1]}"))
 
     # The model ----------------------------------------------------------------------------
-
-    def backbone(self, config: ModelConfig, names: tuple[str, ...], seed: int) -> Pretrained:
-        """The language model; its head, which gives each token's score, stays as it is."""
-        if config.head != "frozen":
-            raise BadInput(
-                f"model.head = {config.head!r}: a language model's head is its vocabulary's and "
-                "stays as it is; use frozen"
-            )
-        return super().backbone(config, (), seed)
-
-    def adapted(self, pretrained: Pretrained, config: Config) -> LoraModel:
-        """The model with LoRA layers; its head is no part of the adapter."""
-        return super().adapted(replace(pretrained, head=()), config)
 
     def outputs(
         self,

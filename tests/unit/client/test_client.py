@@ -548,6 +548,15 @@ def test_the_cuts_cost_least(lengths, clients, overhead):
     assert cost(spans) <= cost([(0, n)])
 
 
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=12), st.integers(1, 4))
+def test_no_chunk_is_larger_than_it_may_be(lengths, clients):
+    lengths.sort(reverse=True)
+    spans = cuts(lengths, clients, 10**6, most=100)
+    assert [a for a, _ in spans] == [0, *(b for _, b in spans[:-1])]
+    assert spans[-1][1] == len(lengths)
+    assert all(b - a == 1 or (b - a) * lengths[a] * clients <= 100 for a, b in spans)
+
+
 def test_chunks_hold_every_example_once_with_its_weight():
     data = small.text_examples(40, longest=30)
     current = [torch.arange(0, 16), torch.arange(16, 19), torch.arange(19, 40)]

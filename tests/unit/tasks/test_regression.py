@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -134,12 +134,17 @@ def lost(values):
     digits=st.sampled_from([1, 2, 7]),
     seed=st.integers(0, 999),
 )
+@example(n=46, a=4.0, b=0.375, slope=1 / 64, noise=1 / 64, digits=1, seed=1)
 def test_spearman_is_within_its_bound_of_scipys(n, a, b, slope, noise, digits, seed):
     rng = np.random.default_rng(seed)
     y = (rng.beta(a, b, n) * 5).round(digits).astype(np.float32)
     x = (2.5 + slope * (y - 2.5) + rng.normal(size=n) * noise).astype(np.float32)
     exact, e_x, e_y = stats.spearmanr(x, y).statistic, lost(x), lost(y)
-    assert abs(scores(x, y)["spearman"] - exact) <= e_x + e_y + max(e_x, e_y) ** 2 + 1e-6
+    found = scores(x, y)["spearman"]
+    if math.isnan(found):  # all in one interval: its ranks are not told apart
+        assert max(e_x, e_y) == 1
+        return
+    assert abs(found - exact) <= e_x + e_y + max(e_x, e_y) ** 2 + 1e-6
 
 
 @pytest.mark.parametrize("noise", [0.1, 0.5, 1.5])
