@@ -36,6 +36,12 @@ class Rows:
         return [(self.data, number) for number in self.numbers.tolist()]
 
 
+DECODERS = ("gemma", "llama", "mistral", "phi3", "qwen2", "qwen3")
+"""By Transformers' model type: rotary decoders, whose layers need a position's angles and a causal
+mask beside the hidden states.
+"""
+
+
 class ActivationCache:
     """Activations by data and row, the longest unused dropped beyond `capacity` bytes."""
 
@@ -70,10 +76,16 @@ class FrozenPrefix(nn.Module):
     Attributes:
         rows: the examples of the batch that passes; None computes without the cache.
         cache: shared by all workers.
+
+    Args:
+        layers: frozen.
+        capacity: of the cache, in bytes.
+        explicit: whether attention is told by a mask that it is causal, and not by itself.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], capacity: int):
+    def __init__(self, layers: Sequence[nn.Module], capacity: int, explicit: bool = False):
         super().__init__()
+        self.explicit = explicit
         self.layers = nn.ModuleList(layers)
         self.rows: Rows | None = None
         self.cache = ActivationCache(capacity)
@@ -85,8 +97,8 @@ class FrozenPrefix(nn.Module):
         Returns:
             The cache, or None where there is nothing to cache: the lowest layer is adapted, the
             adapted layers are in no numbered list, they are passed several times over (ALBERT), or
-            they need more than hidden states and a padding mask (rotary or relative positions,
-            causal masks).
+            they need more than hidden states and a padding mask (relative positions, causal masks)
+            and are not among :data:`DECODERS`.
         """
         matches = [re.match(r"(.*?)\.(\d+)\.", name) for name in targets]
         if capacity == 0 or not matches or any(match is None for match in matches):
@@ -98,9 +110,11 @@ class FrozenPrefix(nn.Module):
         layers = module.get_submodule(paths.pop())
         if not isinstance(layers, nn.ModuleList) or not _passed_once(layers, module):
             return None
-        if not _takes_only_a_mask(layers[0], module):
+        if not (_takes_only_a_mask(layers[0], module) or _known_decoder(module)):
             return None
-        prefix = FrozenPrefix([layers[i] for i in range(lowest)], capacity)
+        attention = getattr(getattr(module, "config", None), "_attn_implementation", None)
+        below = [layers[i] for i in range(lowest)]
+        prefix = FrozenPrefix(below, capacity, explicit=attention == "eager")
         layers[0] = prefix
         for i in range(1, lowest):
             layers[i] = _Skip()
@@ -114,19 +128,24 @@ class FrozenPrefix(nn.Module):
             for layer in self.layers:
                 hidden = layer(hidden, attention_mask, *args, **kwargs)
             return hidden
-        lengths = _lengths(attention_mask, hidden)
-        items = [
-            self._item(row, hidden[i : i + 1, :length], args, kwargs)
-            for i, (row, length) in enumerate(zip(self.rows.keys(), lengths, strict=True))
-        ]
+        causal = kwargs.get("position_embeddings") is not None
+        lengths, items = _lengths(attention_mask, hidden), []
+        for i, (row, length) in enumerate(zip(self.rows.keys(), lengths, strict=True)):
+            mask = None
+            if causal and attention_mask is not None and self.explicit:
+                mask = attention_mask[i : i + 1, :, :length, :length]
+            given = _first(kwargs, length) if causal else kwargs
+            items.append(self._item(row, hidden[i : i + 1, :length], mask, args, given))
         return torch.nn.utils.rnn.pad_sequence(items, batch_first=True)
 
-    def _item(self, row: tuple[str, int], hidden: Tensor, args: Any, kwargs: Any) -> Tensor:
+    def _item(
+        self, row: tuple[str, int], hidden: Tensor, mask: Tensor | None, args: Any, kwargs: Any
+    ) -> Tensor:
         item = self.cache.get(row)
         if item is None:
             with torch.no_grad():
                 for layer in self.layers:
-                    hidden = layer(hidden, None, *args, **kwargs)
+                    hidden = layer(hidden, mask, *args, **kwargs)
             item = hidden[0].clone()
             self.cache.put(row, item)
         return item
@@ -148,17 +167,37 @@ def _takes_only_a_mask(layer: nn.Module, module: nn.Module) -> bool:
     return not positions and not decoder and names[1:2] == ["attention_mask"]
 
 
+def _known_decoder(module: nn.Module) -> bool:
+    """Whether each token sees all before it, in every layer."""
+    config = getattr(module, "config", None)
+    windows = getattr(config, "sliding_window", None) is not None
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    known = getattr(config, "model_type", None) in DECODERS
+    return known and not windows and kinds == {"full_attention"}
+
+
+def _first(kwargs: Any, length: int) -> dict[str, Any]:
+    """What a rotary decoder's layers are given, for the first `length` positions."""
+    cos, sin = kwargs["position_embeddings"]
+    cut = {**kwargs, "position_embeddings": (cos[:, :length], sin[:, :length])}
+    if isinstance(kwargs.get("position_ids"), Tensor):
+        cut["position_ids"] = kwargs["position_ids"][:, :length]
+    return cut
+
+
 def _passed_once(layers: nn.ModuleList, module: nn.Module) -> bool:
     number = getattr(getattr(module, "config", None), "num_hidden_layers", len(layers))
     return bool(number == len(layers))
 
 
 def _lengths(attention_mask: Tensor | None, hidden: Tensor) -> list[int]:
-    """Tokens of each row, from the mask as attention gets it: ``[n, 1, T, T]`` or ``[n, T]``."""
+    """Tokens of each row, from the mask as attention gets it: ``[n, 1, T, T]``, of which the last
+    token's row sees all others, or ``[n, T]``.
+    """
     n, T = hidden.shape[:2]
     if attention_mask is None:
         return [T] * n
-    visible = attention_mask if attention_mask.dim() == 2 else attention_mask[:, 0, 0]
+    visible = attention_mask if attention_mask.dim() == 2 else attention_mask[:, 0, -1]
     kept = visible if visible.dtype == torch.bool else visible >= 0
     if attention_mask.dim() == 2:
         kept = visible > 0
