@@ -58,12 +58,18 @@ def plan_table(plan: RunPlan) -> Table:
         "data": f"{splits}, {config.task.name}{names}",
         "clients": f"{len(sizes)} of {sizes[0]} to {sizes[-1]} examples "
         f"(median {sizes[len(sizes) // 2]}), {config.federation.cohort_size} a round",
-        "round 1": f"{byte_size(plan.bytes_up)} up, {byte_size(plan.bytes_down)} down",
+        "round 1": f"{byte_size(plan.bytes_up)} up, {byte_size(plan.bytes_down)} down, about "
+        f"{plan.estimate.seconds:.2g} s of training{_memory(plan)}",
     }
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in rows.items():
         table.add_row(name, escape(value))
     return table
+
+
+def _memory(plan: RunPlan) -> str:
+    found = plan.estimate.memory
+    return "" if found is None else f", {byte_size(found)} for weights and activations"
 
 
 def methods_table() -> Table:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from rolora.config import Config
 from rolora.engines.given import NOTHING, Given
 from rolora.engines.preparation import prepare
+from rolora.library.estimate import Estimate, estimate
 from rolora.running import round_bytes
 
 
@@ -32,6 +33,7 @@ class RunPlan:
         label_names: what the model's outputs stand for, in order.
         client_sizes: each client's number of training examples.
         bytes_up, bytes_down: of round 1, from and to a full cohort that holds nothing yet.
+        estimate: the seconds that a round trains here, and the memory that it needs.
     """
 
     config: Config = field(repr=False)
@@ -50,6 +52,7 @@ class RunPlan:
     client_sizes: tuple[int, ...]
     bytes_up: int
     bytes_down: int
+    estimate: Estimate
 
 
 def plan_of(
@@ -86,4 +89,5 @@ def plan_of(
         client_sizes=tuple(map(len, prepared.shares["train"])),
         bytes_up=up,
         bytes_down=down,
+        estimate=estimate(prepared, state),
     )
