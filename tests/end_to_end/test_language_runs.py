@@ -56,6 +56,8 @@ def test_a_run_learns_says_what_it_cut_and_its_export_scores_the_same(project, c
     lines = [json.loads(line) for line in (project / "r" / "metrics.jsonl").open()]
     final = summary["final"]["test"]
     assert list(final) == ["loss", "perplexity"]
+    assert rolora("predict", "r", "--text", "w1") == 2
+    assert "answers prompts; ask it by rolora chat" in " ".join(capsys.readouterr().err.split())
     assert final["loss"] < 0.8 * lines[0]["train_loss"]
     assert summary["data"]["cut"]["train"] > 0
     assert summary["test_examples"] == sum(row["examples"] for row in summary["clients"])

@@ -25,6 +25,7 @@ from rolora.model.peft_format import save_merged, with_adapter
 from rolora.records.files import RunFiles, read_run
 from rolora.records.schema import Summary
 from rolora.tasks import Task
+from rolora.tasks.causal_lm import CausalLM
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
@@ -177,10 +178,16 @@ class Run:
             beside it, such as each label's probability.
 
         Raises:
-            BadInput: a text is none, or `text_pairs` are of another number.
+            BadInput: a text is none, `text_pairs` are of another number, or the task's model
+                answers rather than predicts.
         """
         import pandas as pd
 
+        if isinstance(self.task, CausalLM):
+            raise BadInput(
+                f"{self.directory}: a run of task {self.task.name} answers prompts; ask it by "
+                "rolora chat, or run.generate"
+            )
         pairs = None if text_pairs is None else list(text_pairs)
         raw = RawSplit.of_texts(list(texts), pairs, self.names)
         columns: dict[str, Any] = {"text": raw.text}
