@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rolora.config import Config, DataConfig, ModelConfig
+from rolora.config import Config, DataConfig, ModelConfig, recorded_config
 from rolora.core.errors import BadInput
 from rolora.core.parsing import parse_section
 from rolora.data import Examples, RawSplit, text_columns
@@ -22,7 +22,7 @@ from rolora.model.adopted import adopt_pretrained
 from rolora.model.loading import Pretrained
 from rolora.model.lora import LoraModel
 from rolora.model.peft_format import save_merged, with_adapter
-from rolora.records.files import RunFiles, read_run
+from rolora.records.files import RunFiles, read_json, read_run
 from rolora.records.schema import Summary
 from rolora.tasks import Task
 from rolora.tasks.causal_lm import CausalLM
@@ -68,7 +68,7 @@ class Run:
     @property
     def config(self) -> Config:
         """The resolved config."""
-        return self.files.config
+        return recorded_config(self.directory / "config.yaml")
 
     @property
     def summary(self) -> Summary:
@@ -77,13 +77,13 @@ class Run:
         Raises:
             BadInput: the run is not finished.
         """
-        summary = self.files.summary
-        if summary is None:
+        path = self.directory / "summary.json"
+        if not path.is_file():
             raise BadInput(
                 f"{self.directory}: no finished run there; it holds no summary.json; go on with it "
                 "(--resume, resume=True)"
             )
-        return summary
+        return read_json(path, Summary)
 
     @property
     def metrics(self) -> pd.DataFrame:
