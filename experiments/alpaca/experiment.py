@@ -30,11 +30,6 @@ class AlpacaConfig(GenerationConfig):
     SMALL: ClassVar[Mapping[str, Any]] = {
         **GenerationConfig.SMALL,
         "max_length": 128,
-        "partition": "dirichlet",
-        "batch_size": 2,
-        "rates": (2e-3, 5e-3, 1.2e-2),
-        "tuning_share": 0.5,
-        "evaluations": 4,
         "questions": 10,
     }
 

@@ -73,12 +73,17 @@ class GenerationConfig(Section):
         "dropout": 0.0,
         "clients": 10,
         "local_steps": 2,
-        "batch_size": 4,
-        "rounds": 8,
+        "batch_size": 2,
+        "rounds": 6,
+        "rates": (3e-3, 1e-2),
         "seeds": (0, 1, 2),
-        "evaluations": 4,
+        "tuning_share": 0.5,
+        "evaluations": 3,
+        "validation": 0.05,
+        "partition": "dirichlet",
         "generations": 2,
         "answer_tokens": 48,
+        "template": "auto",
         "scored_seeds": (0,),
     }
     """What `small` sets before the user's own settings; an experiment adds to it."""
@@ -95,11 +100,12 @@ class GenerationConfig(Section):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     max_length: Annotated[int, Field(ge=4)] = 1000
     limit: Positive | None = None
+    validation: Annotated[float, Field(gt=0.0, lt=0.9)] = 0.1
     clients: Positive = 50
     partition: Literal["iid", "dirichlet"] = "iid"
     dirichlet_alpha: Rate = 0.5
     strata: str = "length"
-    template: Literal["auto", "chat", "plain"] = "auto"
+    template: Literal["auto", "chat", "plain"] = "plain"
     rounds: Annotated[int, Field(ge=2, multiple_of=2)] = 30
     local_steps: Positive = 30
     batch_size: Positive = 1
@@ -107,7 +113,7 @@ class GenerationConfig(Section):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     tuning_seed: Seed = 100
     tuning_share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    evaluations: Positive = 5
+    evaluations: Positive = 3
     questions: Annotated[int, Field(ge=0)] | None = None
     scored_seeds: tuple[Seed, ...] = (0, 1, 2)
     generations: Annotated[int, Field(ge=0, le=100)] = 5
@@ -135,7 +141,9 @@ class GenerationConfig(Section):
 
     def records(self, **where: Any) -> DataConfig:
         """The section ``data`` of a run, by where the records are."""
-        return DataConfig(max_length=self.max_length, limit=self.limit, **where)
+        return DataConfig(
+            max_length=self.max_length, limit=self.limit, validation=self.validation, **where
+        )
 
     @property
     def subjects(self) -> tuple[Subject, ...]:
