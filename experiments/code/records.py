@@ -19,6 +19,7 @@ from typing import Any
 
 from rolora.core.errors import BadInput
 from rolora.records.atomic import write_atomic
+from rolora.scoring.harness import check_installed
 
 LONGEST = 700
 """Characters of a record; a longer function is left out."""
@@ -58,6 +59,32 @@ def write_humaneval(directory: Path) -> None:
     place = directory / "openai" / "openai_humaneval"
     place.mkdir(parents=True, exist_ok=True)
     write_atomic(place / "test.jsonl", "".join(map(_line, problems())))
+
+
+TASK = """\
+include: {own}
+task: humaneval
+generation_kwargs:
+  until: ["\\nclass", "\\ndef", "\\n#", "\\nif", "\\nprint"]
+  max_gen_toks: {most}
+  do_sample: false
+"""
+
+
+def write_task(path: Path, most: int) -> Path:
+    """Write the harness's task ``humaneval`` with answers of at most `most` tokens.
+
+    Raises:
+        BadInput: the harness is not installed.
+    """
+    check_installed()
+    spec = find_spec("lm_eval.tasks")
+    assert spec is not None
+    assert spec.origin is not None
+    own = Path(spec.origin).parent / "humaneval" / "humaneval.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, TASK.format(own=own, most=most))
+    return path
 
 
 def _line(record: Any) -> str:

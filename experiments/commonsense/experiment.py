@@ -54,7 +54,7 @@ def data(config: CommonsenseConfig, workspace: Workspace) -> DataConfig:
         return config.records(path=config.data)
     if not config.small:
         return config.records(name=config.dataset)
-    place = workspace.directory / f"bigbench-{config.train_rows}-{config.test_rows}"
+    place = workspace.directory / "data" / f"bigbench-{config.train_rows}-{config.test_rows}"
     if not (place / "test.jsonl").is_file() or not (place / "train.jsonl").is_file():
         tasks = bigbench_tasks(archive())
         write_stand_ins(place, tasks, config.train_rows, config.test_rows)
@@ -70,7 +70,7 @@ def letters(config: CommonsenseConfig, workspace: Workspace, subject: Subject) -
     assert isinstance(task, CausalLM)
     test = task.load(data(config, workspace), config.seeds[0]).test
     tokenizer = load_tokenizer(ModelConfig(name=subject.name))
-    place = workspace.directory / "letters" / subject.title
+    place = workspace.directory / "data" / "letters" / subject.title
     names = write_letters(place, test, config.dataset, tokenizer, config.template)
     return Benchmark("Questions answered by letters", "acc", Asking(names, place, config.questions))
 

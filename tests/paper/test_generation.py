@@ -277,20 +277,33 @@ def test_commonsense_is_answered_by_letters(llama, tmp_path, monkeypatch):
 
 
 def test_code_is_tested_on_the_canonical_solutions(llama, tmp_path, monkeypatch):
+    pytest.importorskip("lm_eval")
     (tmp_path / "lib").mkdir()
     for i in range(40):
-        text = SOURCE.replace("method", f"w{i}").replace("Say it", f"w{i}")
-        (tmp_path / "lib" / f"m{i:02}.py").write_text(text)
-    found = [{"prompt": f"w{i} w1 ", "canonical_solution": "w2 w3 w4"} for i in range(6)]
+        text = SOURCE.replace("Say it so often", f"Say w{i} w{i} so often")
+        (tmp_path / "lib" / f"m{i:02}.py").write_text(text.replace("count < 0", "w1 in w2 or w3"))
+    found = [
+        {
+            "task_id": f"HumanEval/{i}",
+            "prompt": f"w{i} w1 ",
+            "canonical_solution": "w2 w3 w4",
+            "entry_point": "f",
+            "test": "def check(f): pass",
+        }
+        for i in range(6)
+    ]
     files = sorted((tmp_path / "lib").glob("*.py"))
     monkeypatch.setattr(experiments.code.records, "library_files", lambda: files)
     monkeypatch.setattr(experiments.code.records, "problems", lambda: found)
-    done = run("code", small(llama, seeds="[0]", limit=20, generations=0), tmp_path / "out")
+    asked = small(llama, seeds="[0]", limit=20, generations=0, questions=2, program_tokens=4)
+    done = run("code", asked, tmp_path / "out")
     result = done.record()["results"]["models"][0]
+    assert result["base_scores"] == {"humaneval": "00"}  # words are no programs
+    assert "HumanEval, pass@1 within 4 tokens, 2 questions" in done.page()
     assert result["base"]["0"]["test_loss"] == pytest.approx(
         result["lines"]["rolora"]["seeds"]["0"]["test_loss"], abs=1.0
     )
-    held = (tmp_path / "out" / "data" / "test.jsonl").read_text().splitlines()
+    held = (tmp_path / "out" / "data" / "records" / "test.jsonl").read_text().splitlines()
     assert len(held) == 6
     assert "a stand-in" in done.page()
     assert "6 solutions" in done.said
