@@ -75,7 +75,7 @@ class GenerationConfig(Section):
         "local_steps": 2,
         "batch_size": 2,
         "rounds": 6,
-        "rates": (3e-3, 1e-2),
+        "rates": (3e-3, 1e-2, 3e-2),
         "seeds": (0, 1, 2),
         "tuning_share": 0.5,
         "evaluations": 3,
