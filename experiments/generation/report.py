@@ -19,6 +19,8 @@ from rolora.report.statistics import PairedDifference, paired_difference
 
 Z = 1.959964
 """Of a normal 95 % interval."""
+DEALT_BY = {"length": "the lengths of the answers", "topic": "topics"}
+"""Strata that are no column's, in words."""
 
 
 def test_losses(runs: LineRuns) -> dict[int, float]:
@@ -283,8 +285,9 @@ def summary(outcome: Outcome) -> str:
     config = outcome.config
     subjects = [found.subject for found in outcome.found]
     models = " and ".join(f"{one.title} (layers {one.layers})" for one in subjects)
+    by = DEALT_BY.get(config.strata, config.strata)
     split = (
-        f"dealt by Dirichlet {config.dirichlet_alpha:g} over {config.strata}"
+        f"dealt by Dirichlet {config.dirichlet_alpha:g} over {by}"
         if config.partition == "dirichlet"
         else "dealt in equal shares"
     )
