@@ -34,7 +34,7 @@ class AlpacaConfig(GenerationConfig):
     SMALL: ClassVar[Mapping[str, Any]] = {
         **GenerationConfig.SMALL,
         "max_length": 128,
-        "questions": 10,
+        "questions": 9,
         "gemma_questions": 0,
     }
 
