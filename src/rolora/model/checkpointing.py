@@ -29,7 +29,7 @@ def checkpoint_layers(model: LoraModel) -> int:
     layers = [m for m in model.module.modules() if isinstance(m, GradientCheckpointingLayer)]
     for layer in layers:
         adapters = [m for m in layer.modules() if isinstance(m, StackedLoRA)]
-        layer.forward = partial(_passed, layer.forward, adapters)  # type: ignore[method-assign]
+        layer.forward = partial(_passed, layer.forward, adapters)
     model.recomputes = bool(layers)
     return len(layers)
 
