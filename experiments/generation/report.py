@@ -85,7 +85,8 @@ def at_equal_bytes(found: Found) -> dict[str, SameBytes]:
         if rolora is not None and line != ROLORA
     }
     compared = {line: same for line, same in pairs.items() if same is not None}
-    p_values = holm([same.test and same.test.p_value for same in compared.values()])
+    tests = [same.test for same in compared.values()]
+    p_values = holm([None if test is None else test.p_value for test in tests])
     every = zip(compared.items(), p_values, strict=True)
     return {line: replace(same, p=p) for (line, same), p in every}
 
