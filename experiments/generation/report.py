@@ -184,7 +184,6 @@ COLUMNS = (
     "p",
     "p, Holm",
     "sent up in a run",
-    "seconds a run",
 )
 
 
@@ -198,7 +197,7 @@ def losses(found: Found) -> Table:
         _mean([one["validation_loss"] for one in found.base.values()]),
         _mean([one["test_loss"] or math.inf for one in found.base.values()]),
         _mean([_perplexity(one["test_loss"] or math.inf) for one in found.base.values()]),
-        *["-"] * 5,
+        *["-"] * 4,
     ]
     against = against_rolora(found)
     rows = [_row(found, line, runs, against.get(line)) for line, runs in found.lines.items()]
@@ -228,7 +227,6 @@ def _row(
         _p(None if test is None else test.p_value),
         _p(corrected),
         byte_size(fmean(run["bytes_up"] for run in final)),
-        f"{fmean(run['seconds'] for run in final):.0f}",
     )
 
 
