@@ -12,6 +12,7 @@ from rolora.library.plan import RunPlan
 from rolora.methods import METHODS
 from rolora.records.schema import Summary
 from rolora.records.units import byte_size, duration, show
+from rolora.report.expected import against_estimate
 
 
 def summary_table(summary: Summary, directory: Path) -> Table:
@@ -22,6 +23,8 @@ def summary_table(summary: Summary, directory: Path) -> Table:
     up, down = summary.bytes_up, summary.bytes_down
     table.add_row("sent", f"{byte_size(up + down)} ({byte_size(up)} up, {byte_size(down)} down)")
     table.add_row("time", duration(summary.seconds.get("total")))
+    for name, value in against_estimate(summary):
+        table.add_row(name, value)
     table.add_row("report", escape(str(directory / "report.html")))
     table.add_row("adapter", f"{escape(str(directory / 'adapter'))} (PEFT)")
     missing = [f"client {f.client} ({escape(f.reason)})" for f in summary.test_failures]
@@ -69,7 +72,7 @@ def plan_table(plan: RunPlan) -> Table:
 
 def _memory(plan: RunPlan) -> str:
     found = plan.estimate.memory
-    return "" if found is None else f", {byte_size(found)} for weights and activations"
+    return "" if found is None else f", {byte_size(found)} of memory"
 
 
 def methods_table() -> Table:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rolora.config import Config
+from rolora.engines.estimate import estimate
 from rolora.engines.given import NOTHING, Given
-from rolora.engines.preparation import prepare
-from rolora.library.estimate import Estimate, estimate
+from rolora.engines.preparation import build_engine, prepare
+from rolora.records.schema import Estimate
 from rolora.running import round_bytes
 
 
@@ -33,7 +34,7 @@ class RunPlan:
         label_names: what the model's outputs stand for, in order.
         client_sizes: each client's number of training examples.
         bytes_up, bytes_down: of round 1, from and to a full cohort that holds nothing yet.
-        estimate: the seconds that a round trains here, and the memory that it needs.
+        estimate: the seconds that a round trains here, and the memory that the run needs.
     """
 
     config: Config = field(repr=False)
@@ -89,5 +90,5 @@ def plan_of(
         client_sizes=tuple(map(len, prepared.shares["train"])),
         bytes_up=up,
         bytes_down=down,
-        estimate=estimate(prepared, state),
+        estimate=estimate(build_engine(prepared), state),
     )
