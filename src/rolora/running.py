@@ -146,8 +146,8 @@ def _carried_out(
 
 def expect(record: RunDirectory, engine: TrainingEngine, state: ServerState) -> None:
     """Note once, for a run whose clients are here, what its rounds will take."""
-    here = isinstance(engine, InProcess) and state.round < record.config.rounds
-    if here and "expected" not in record.history:
+    left = state.round < record.config.rounds and "expected" not in record.history
+    if left and isinstance(engine, InProcess):
         record.history["expected"] = estimate(engine, state).model_dump()
 
 
