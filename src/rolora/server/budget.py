@@ -110,6 +110,8 @@ def affordable(
 
 def encoded_bytes(config: Config, layout: Layout) -> int:
     """Bytes of an update of this layout after the run's stages."""
+    if not config.stages:
+        return payload_bytes(layout)
     update = Update(client=0, num_examples=1, parts=Adapter(layout, torch.zeros(layout.size)))
     for options in config.stages:
         update, _ = make_stage(options).encode(update, {}, At(config.seed, round=1, client=0))
