@@ -20,7 +20,7 @@ from rolora.engines.in_process import InProcess
 from rolora.model.completion import PIECE_BYTES
 from rolora.model.footprint import token_bytes
 from rolora.records.schema import Estimate
-from rolora.server.round import sample_cohort
+from rolora.server.cohort import sample_cohort
 
 WARM = 2.0
 """Seconds below which a first trial says more of what is set up once than of the work."""
