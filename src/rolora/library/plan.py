@@ -32,7 +32,8 @@ class RunPlan:
         test_from: where the test examples come from.
         label_names: what the model's outputs stand for, in order.
         client_sizes: each client's number of training examples.
-        bytes_up, bytes_down: of round 1, from and to a full cohort that holds nothing yet.
+        bytes_up: of round 1, from a full cohort.
+        bytes_down: of round 1, to a full cohort that holds nothing yet.
         estimate: the seconds that a round trains here, and the memory that it needs.
     """
 
