@@ -109,7 +109,10 @@ def _lacking(model: type[Section]) -> set[str]:
 
 def _row(key: str, field: dict[str, Any], info: FieldInfo | None) -> str:
     default = "must be given" if info is None else _value(info)
-    cells = [f"`{key}`", _type(field), default, ", ".join(dict.fromkeys(_bounds(field)))]
+    kind = (
+        f"[a section](#{key})" if "$ref" in field and key in Config.model_fields else _type(field)
+    )
+    cells = [f"`{key}`", kind, default, ", ".join(dict.fromkeys(_bounds(field)))]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
