@@ -13,9 +13,15 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 GITHUB = "https://github.com/rolora/rolora/blob/main/"
-OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "experiments/README.md")
-RESULTS = "benchmarks/results/*/*"
-SHOWN = {".md", ".png", ".svg"}
+OUTSIDE = (
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "experiments/README.md",
+    "examples/**/README.md",
+    "benchmarks/results/*/*.md",
+    "benchmarks/results/*/*.png",
+    "benchmarks/results/*/*.svg",
+)
 LINK = re.compile(r"(?<=\]\()[^)\s]+(?=\))")
 
 
@@ -23,8 +29,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what lies outside ``docs/``, each file under its path in the repository, and the pages
     that are made of the code.
     """
-    results = [path for path in ROOT.glob(RESULTS) if path.suffix in SHOWN]
-    for path in [*(ROOT / name for name in OUTSIDE), *results]:
+    for path in sorted(path for pattern in OUTSIDE for path in ROOT.glob(pattern)):
         name = path.relative_to(ROOT).as_posix()
         files.append(File.generated(config, name, abs_src_path=str(path)))
     files.append(File.generated(config, "reference/config.md", content=config_page()))
