@@ -16,6 +16,7 @@ from rolora.engines.flower.compat.answers import failure_reason
 from rolora.engines.flower.inbox import Answer, Inbox, Unreadable
 from rolora.engines.flower.launch import node_name
 from rolora.engines.flower.results import NodeError, Reply
+from rolora.engines.flower.told import WHY
 from rolora.engines.flower.worker import Frames
 
 _HELLO_TTL_S = 600.0  # in which a site loads the model
@@ -171,7 +172,8 @@ class FlowerTransport:
             if isinstance(answer, Unreadable):
                 raise ValueError(answer.detail)
             if answer.has_error():
-                raise ValueError(answer.error.reason)
+                reason = failure_reason(answer.error)
+                raise ValueError(WHY.get(reason, reason))
             client = payload.sender(answer.content)
             if node.name and node.name != node_name(client):
                 raise ValueError(f"it is registered as {node.name} and speaks for {client}")
@@ -224,8 +226,8 @@ class FlowerTransport:
         if isinstance(answer, Unreadable):
             return NodeError(client, node, answer.reason, answer.detail, seconds)
         if answer.has_error():
-            reason, detail = failure_reason(answer.error), answer.error.reason or ""
-            return NodeError(client, node, reason, detail, seconds)
+            reason = failure_reason(answer.error)
+            return NodeError(client, node, reason, WHY.get(reason, ""), seconds)
         try:
             if (claimed := payload.sender(answer.content)) != client:
                 raise ValueError(f"client {claimed} answered in place of {client}")

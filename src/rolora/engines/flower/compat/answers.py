@@ -10,6 +10,7 @@ from flwr.app import Error
 from flwr.serverapp import Grid
 
 from rolora.engines.flower.compat import known_flower
+from rolora.engines.flower.told import WHY
 
 with known_flower():
     from flwr.common.constant import ErrorCode
@@ -28,7 +29,6 @@ NetworkGrid: TypeAlias = HttpGrid
 """The grid of :func:`rolora.engines.flower.compat.run.driven_run`; a simulation's is another."""
 
 _REASONS = {
-    ErrorCode.CLIENT_APP_RAISED_EXCEPTION: "client_error",
     ErrorCode.MESSAGE_UNAVAILABLE: "expired",
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "expired",
     ErrorCode.NODE_UNAVAILABLE: "node_lost",
@@ -101,5 +101,9 @@ def assembled(head: str, contents: dict[str, bytes]) -> object:
 
 
 def failure_reason(error: Error) -> str:
-    """The `reason` of a :class:`rolora.engines.flower.results.NodeError` for an error answer."""
+    """The `reason` of a :class:`rolora.engines.flower.results.NodeError` for an error answer; its
+    own words are taken where they are one of :data:`rolora.engines.flower.told.WHY`.
+    """
+    if error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION:
+        return error.reason if error.reason in WHY else "client_error"
     return _REASONS.get(error.code, "flower")
