@@ -211,6 +211,7 @@ def running_server(
 
     tls = _server_tls(server, insecure, notice)
     server.state.mkdir(parents=True, exist_ok=True)
+    server.state.chmod(0o700)
     database = server.state / "superlink.db"
     with launch.start_superlink(server.state, server.address, tls, database) as superlink:
         if tls is not None:

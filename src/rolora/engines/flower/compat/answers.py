@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import httpx
 from flwr.app import Error
 from flwr.serverapp import Grid
 
@@ -40,6 +41,10 @@ class Lost(Exception):  # noqa: N818
     """A part of an answer that will not come any more."""
 
 
+class OverQuota(Exception):  # noqa: N818
+    """An answer that the SuperLink did not take, as it is larger than was asked for."""
+
+
 @dataclass(frozen=True)
 class Announced:
     """An answer on its way: the id of the message that it answers, its own, and its objects'."""
@@ -72,6 +77,7 @@ def fetch(grid: NetworkGrid, name: str) -> bytes | None:
 
     Raises:
         Lost: it will not come any more.
+        OverQuota: the SuperLink refused it.
     """
     pull = make_pull_object_fn_protobuf(grid._runtime_client.PullObject, grid.node, grid.run.run_id)
     try:
@@ -80,6 +86,10 @@ def fetch(grid: NetworkGrid, name: str) -> bytes | None:
         return None
     except ObjectPullError as error:
         raise Lost(str(error)) from None
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code != httpx.codes.REQUEST_ENTITY_TOO_LARGE:
+            raise
+        raise OverQuota from None
     return content
 
 
