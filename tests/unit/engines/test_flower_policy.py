@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import yaml
 pytest.importorskip("flwr")
 
 from federated import ANYTHING, connect_locally, federate, handler, lines
+from rolora.cli.main import app
 from rolora.config import Config, load_config
 from rolora.core.errors import BadInput
 from rolora.core.parsing import parse_section
@@ -251,7 +253,10 @@ def test_label_counts_are_told_only_where_all_allow_it(run_yaml, tmp_path, monke
     assert found[False]["final"] == found[True]["final"]
     page = write_report(tmp_path / "run-False").read_text()
     assert "Training examples that each client holds." in page
-    assert "Predictions" in page
+    assert "not told by every site" in page
+    [predicted] = re.findall(r"[^>]+ of the test examples", page)
+    assert "no " in predicted
+    assert "yes " in predicted
 
 
 def test_a_site_that_tells_no_scores_trains_all_the_same(run_yaml, tmp_path, monkeypatch):
@@ -261,6 +266,35 @@ def test_a_site_that_tells_no_scores_trains_all_the_same(run_yaml, tmp_path, mon
     assert [line["clients"] for line in lines(tmp_path / "run")] == [3]
     assert summary(tmp_path / "run")["test_examples"] == 0
     assert write_report(tmp_path / "run").exists()
+
+
+def test_what_a_run_would_take_is_shown(run_yaml, tmp_path, capsys):
+    run = yaml.safe_load(run_yaml.read_text())
+    source = {name: run["data"][name] for name in ("path", "text", "label")}
+    allow = {"models": [run["model"]["name"]], "examples": 16}
+    raw = {"server": "h:1", "client": 0, "data": source, "device": "cpu", "allow": allow}
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump(raw))
+    command = ["client", "--config", str(tmp_path / "site.yaml"), "--show"]
+
+    def shown(**sections):
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(run | sections))
+        with pytest.raises(SystemExit) as end:
+            app([*command, str(tmp_path / "run.yaml")], prog_name="rolora")
+        return end.value.code, " ".join(capsys.readouterr().out.split())
+
+    code, said = shown()
+    assert code == 0
+    assert "leaves: B" in said
+    assert re.search(r"leaves: A [\d.,]+ KiB in round 2, 4 ", said), said
+    assert "4, each of 2 steps, 8 examples a step" in said
+    assert "numbers of examples (162 train, 18 validation, 20 test), names of labels" in said
+    assert "of each label" not in said
+    assert "allows all of it" in said
+    code, said = shown(method={"name": "fedit"}, rounds=1000)
+    assert code == 2
+    assert "refused method.name = 'fedit': allow.methods has rolora" in said
+    assert "refused rounds = 1000: allow.rounds is 200" in said
+    assert "leaves" not in said
 
 
 @pytest.mark.parametrize(

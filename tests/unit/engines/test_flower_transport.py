@@ -195,7 +195,8 @@ class TestGate:
         async def send(event):
             statuses.extend([event["status"]] if "status" in event else [])
 
-        scope = {"type": "http", "path": path, "client": (peer, 4711)}
+        length = [(b"content-length", b"0")]
+        scope = {"type": "http", "path": path, "client": (peer, 4711), "headers": length}
         asyncio.run(Gate(superlink)(scope, None, send))
         assert statuses == [status]
 
