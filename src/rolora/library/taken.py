@@ -13,7 +13,7 @@ from rolora.engines.flower.serve import load_site
 from rolora.engines.flower.settings import SiteConfig
 from rolora.engines.flower.told import Declined
 from rolora.engines.preparation import checked_method
-from rolora.running import encoded_bytes
+from rolora.server.budget import encoded_bytes
 from rolora.server.ledger import planned_layout
 
 

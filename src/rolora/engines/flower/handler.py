@@ -41,8 +41,8 @@ from rolora.model.peft_format import save_adapter
 from rolora.records.atomic import write_atomic
 from rolora.records.wire import WireError
 
-MAY_GROW = {"rounds", "tracking"}
-"""Sections of a run's settings that may differ when it goes on."""
+MAY_CHANGE = {"rounds", "tracking", "data.path", "server.byte_budget"}
+"""What of a run's settings may differ when it goes on."""
 
 log = logging.getLogger(__name__)
 
@@ -213,9 +213,12 @@ class SiteHandler:
 
 def settled_in(settings: Mapping[str, Any]) -> str:
     """A digest of what of a run's settings stays the same from its first round to its last."""
-    fixed = {name: value for name, value in settings.items() if name not in MAY_GROW}
-    data = {name: value for name, value in fixed.get("data", {}).items() if name != "path"}
-    text = json.dumps({**fixed, "data": data}, sort_keys=True)
+    flat = dict[str, Any]()
+    for name, value in settings.items():
+        fields = value.items() if isinstance(value, dict) else [("", value)]
+        flat |= {f"{name}.{key}".rstrip("."): field for key, field in fields}
+    fixed = {name: value for name, value in flat.items() if name not in MAY_CHANGE}
+    text = json.dumps(fixed, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
