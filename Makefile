@@ -19,7 +19,7 @@ test-faults: .venv/dev
 	$(BIN)/python -m pytest -m faults
 
 test-docs: .venv/dev
-	$(BIN)/python -m pytest -m docs
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m docs
 
 lint: .venv/dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo

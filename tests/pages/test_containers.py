@@ -129,10 +129,11 @@ class Host:
         if condition == "service_healthy":
             word, *check = service["healthcheck"]["test"]
             assert word == "CMD"
-            end = time.monotonic() + 40
-            while self.start(name, check).wait(20):
+            end = time.monotonic() + 150
+            while self.start(name, check).wait(60):
                 assert process.poll() is None, self.output()
                 assert time.monotonic() < end, self.output()
+                time.sleep(1)
 
     def output(self):
         return self.log.read_text(errors="replace")
@@ -161,7 +162,7 @@ def test_the_commands_of_the_compose_file_make_a_federation(tmp_path):
         try:
             for name in order:
                 host.bring_up(name)
-            assert host.start("init", services["init"]["command"]).wait(10) == 0, "made once"
+            assert host.start("init", services["init"]["command"]).wait(60) == 0, "made once"
         finally:
             host.end()
     run = volume / "runs" / "first"

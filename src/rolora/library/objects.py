@@ -179,8 +179,6 @@ def named_labels(table: Table, column: str, labels: tuple[str, ...] | None) -> T
     numbered = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
     if labels is None or column in table.classes or not values or not numbered:
         return table
-    if {str(value) for value in values} <= set(labels):  # names that are numbers
-        return table
     if not all(0 <= value < len(labels) for value in values):
         raise BadInput(
             f"data.label = {column!r}: {table.source} has the labels {min(values)} to "
