@@ -18,7 +18,7 @@ from rolora.server.round import Engine, run_rounds, scored
 from rolora.tasks import added
 
 ACCURACY = "accuracy"
-"""The score of every experiment here: all of them classify."""
+"""The score of the experiments that classify."""
 
 
 class Ending(TypedDict):
@@ -63,10 +63,10 @@ class Curve:
     def checkpoint(self, state: ServerState, ledger: Ledger, engine: Engine) -> None:
         """Nothing to do."""
 
-    def evaluated(self) -> dict[int, float]:
-        """Accuracy after the rounds in which the validation examples were looked at."""
+    def evaluated(self, name: str = ACCURACY) -> dict[int, float]:
+        """A score after the rounds in which the validation examples were looked at."""
         seen = {line.round: line.validation for line in self.lines if line.validation}
-        return {number: score for number, of in seen.items() if (score := of[ACCURACY]) is not None}
+        return {number: score for number, of in seen.items() if (score := of[name]) is not None}
 
     def sent_up(self) -> list[int]:
         """Bytes sent up in all rounds until each, from round 0 on."""
