@@ -16,10 +16,10 @@ pytestmark = pytest.mark.docs
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 ENVIRONMENT = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-AT_LEAST = {"classification": "accuracy", "regression": "pearson", "text_pairs": "pearson"}
+METRICS = {"classification": "accuracy", "regression": "pearson", "text_pairs": "pearson"}
 
 
-@pytest.mark.parametrize(("example", "metric"), AT_LEAST.items())
+@pytest.mark.parametrize(("example", "metric"), METRICS.items())
 def test_it_comes_to_what_its_page_says(example, metric, tmp_path):
     page = (ROOT / "examples" / example / "README.md").read_text()
     command = re.findall(r"^python data\.py && rolora run .+$", page, flags=re.MULTILINE)
