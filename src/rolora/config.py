@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import (
     BeforeValidator,
+    ByteSize,
     ConfigDict,
     Field,
     JsonValue,
@@ -37,7 +38,9 @@ class ModelConfig(Section):
 
     `dtype` ``auto`` is float32 for a classifier; a language model keeps its checkpoint's precision
     (bfloat16 for either 16-bit kind; float32 on a CPU that is slow in bfloat16). `quantization`
-    packs a language model's frozen weights on a GPU.
+    packs a language model's frozen weights on a GPU. With `gradient_checkpointing` each layer keeps
+    its input alone and passes once more on the way back, for a third more work and the same bits;
+    ``auto`` does so where what is kept would not fit the free memory.
     """
 
     name: str = "minilm"
@@ -45,6 +48,7 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
     quantization: Literal["8bit", "4bit"] | None = None
+    gradient_checkpointing: Literal["auto"] | bool = "auto"
 
 
 class LoraSettings(Section):
@@ -223,6 +227,10 @@ class ServerConfig(Section):
     (:data:`rolora.reducers.REDUCERS`), and the weights of the mean: a client's number of examples,
     one for all, or what its label shares let it teach
     (:func:`rolora.client.objective.information`), which it says itself.
+
+    A run ends before the round that would take it past `byte_budget` bytes, both ways together, as
+    ``200GB`` or ``500MiB``; null sets no limit. A round's bytes are foretold for a first cohort
+    that answers; evaluation across machines counts once it has been.
     """
 
     optimizer: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
@@ -232,6 +240,7 @@ class ServerConfig(Section):
     tau: Rate = 1e-3
     weighting: Literal["examples", "uniform", "information"] = "examples"
     reducer: str = "mean"
+    byte_budget: Annotated[ByteSize, Field(gt=0)] | None = None
 
     @field_validator("reducer")
     @classmethod

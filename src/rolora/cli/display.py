@@ -12,6 +12,7 @@ from rolora.library.plan import RunPlan
 from rolora.methods import METHODS
 from rolora.records.schema import Summary
 from rolora.records.units import byte_size, duration, show
+from rolora.server.budget import Bytes
 
 
 def summary_table(summary: Summary, directory: Path) -> Table:
@@ -61,10 +62,21 @@ def plan_table(plan: RunPlan) -> Table:
         "round 1": f"{byte_size(plan.bytes_up)} up, {byte_size(plan.bytes_down)} down, about "
         f"{plan.estimate.seconds:.2g} s of training{_memory(plan)}",
     }
+    if plan.whole is not None:
+        rows[f"{config.rounds} rounds"] = _whole(plan.whole, config.server.byte_budget)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in rows.items():
         table.add_row(name, escape(value))
     return table
+
+
+def _whole(whole: Bytes, budget: int | None) -> str:
+    """The bytes of a run, and whether it may send them."""
+    text = f"{byte_size(whole.up)} up, {byte_size(whole.down)} down"
+    if budget is None:
+        return text
+    within = "within" if whole.both <= budget else "which it ends before, over"
+    return f"{text}, {within} server.byte_budget = {byte_size(budget)}"
 
 
 def _memory(plan: RunPlan) -> str:
