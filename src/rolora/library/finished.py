@@ -206,7 +206,10 @@ class Run:
         :meth:`predict`. A label is not needed.
 
         Args:
-            data, split, client, columns: as for :meth:`evaluate`.
+            data: as for :meth:`evaluate`, and so is the rest.
+            split: which one, where `data` is a directory of several.
+            client: whose own adapter is asked, where the method leaves such.
+            columns: ``text`` and ``text_pair``, and other keys of the section ``data``.
 
         Raises:
             BadInput: the data cannot be read, or hold no such text.
