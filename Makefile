@@ -19,7 +19,7 @@ test-faults: .venv/dev
 	$(BIN)/python -m pytest -m faults
 
 test-docs: .venv/dev
-	$(BIN)/python -m pytest -m docs
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m docs
 
 docs: .venv/dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
