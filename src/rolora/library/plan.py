@@ -34,11 +34,10 @@ class RunPlan:
         test_from: where the test examples come from.
         label_names: what the model's outputs stand for, in order.
         client_sizes: each client's number of training examples.
-        bytes_up, bytes_down: of round 1, from and to a full cohort that holds nothing yet.
-        bytes_up=first.up,
-        bytes_down=first.down,
-        whole=whole_run(config, prepared.method, clients, state),
-        estimate=estimate(build_engine(prepared), state),
+        bytes_up: of round 1, from a full cohort.
+        bytes_down: of round 1, to a full cohort that holds nothing yet.
+        whole: bytes of all rounds, if every client answers; None where they are not known before.
+        estimate: the seconds that a round trains here, and the memory that the run needs.
     """
 
     config: Config = field(repr=False)
