@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import resource
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
@@ -16,13 +15,14 @@ import torch
 from rolora.callbacks import Begun, Callback
 from rolora.config import Config, dump_config
 from rolora.core.errors import BadInput, RunFailed
-from rolora.core.types import Adapter, Evaluation, Layout, RoundNotes, ServerState, Update
+from rolora.core.types import Adapter, Evaluation, RoundNotes, ServerState
 from rolora.core.version import VERSION
+from rolora.engines.estimate import estimate, peak_memory
+from rolora.engines.in_process import InProcess
 from rolora.engines.preparation import (
     NOTHING,
     DataFacts,
     Given,
-    Prepared,
     Ready,
     TrainingEngine,
 )
@@ -37,6 +37,7 @@ from rolora.records.schema import (
     BestRecord,
     ClientRecord,
     DataRecord,
+    Estimate,
     FinalRecord,
     MethodRecord,
     ModelRecord,
@@ -46,10 +47,8 @@ from rolora.records.schema import (
     Summary,
     TaskRecord,
 )
-from rolora.records.wire import payload_bytes, update_bytes
-from rolora.server.ledger import Ledger, planned_layout
+from rolora.server.ledger import Ledger
 from rolora.server.round import finished, rounds, scored, written
-from rolora.stages import At, make_stage
 from rolora.tasks import added
 
 
@@ -121,6 +120,7 @@ def _carried_out(
     ledger = Ledger(checkpoint.ledger if checkpoint else None)
     engine = ready.engine(record.id, ledger)
     state = checkpoint.state if checkpoint else ready.initial()
+    expect(record, engine, state)
     if checkpoint is None:
         record.checkpoint(state, ledger, engine)
     else:
@@ -130,8 +130,14 @@ def _carried_out(
     record.start(start)
     callbacks.begin(begun(ready, record, start, state.round))
     run = (ready.config, ready.method, ready.task, engine)
-    with closing(rounds(*run, state, ledger, record, callbacks.answer)) as steps:
+    spent = sum(line.bytes_up + line.bytes_down for line in record.rounds()) if checkpoint else 0
+    with closing(rounds(*run, state, ledger, record, callbacks.answer, spent)) as steps:
         state = yield from _told(steps, callbacks)
+    if state.round < ready.config.rounds:
+        callbacks.notice(
+            f"server.byte_budget = {ready.config.server.byte_budget}: ended after round "
+            f"{state.round} of {ready.config.rounds}, as the next would have passed it"
+        )
     save_adapters(record.path, ready, engine, state)  # whatever happens in the test
     results = engine.evaluate(ready.method.evaluation_plan(state), "test")
     summary = summarise(ready, record, state, results, engine.take_notes(), command)
@@ -139,6 +145,13 @@ def _carried_out(
     describe_adapters(record.path / "adapter", ready.pretrained, ready.config, summary)
     callbacks.end(summary)
     return summary
+
+
+def expect(record: RunDirectory, engine: TrainingEngine, state: ServerState) -> None:
+    """Note once, for a run whose clients are here, what its rounds will take."""
+    left = state.round < record.config.rounds and "expected" not in record.history
+    if left and isinstance(engine, InProcess):
+        record.history["expected"] = estimate(engine, state).model_dump()
 
 
 def _told(
@@ -190,7 +203,7 @@ def save_adapters(
 
 def start_of(ready: Ready, record: RunDirectory, state: ServerState, command: str) -> Start:
     """What ``start.json`` holds."""
-    config = ready.config
+    config, expected = ready.config, record.history.get("expected")
     return Start(
         rolora_version=VERSION,
         versions=versions(),
@@ -208,6 +221,7 @@ def start_of(ready: Ready, record: RunDirectory, state: ServerState, command: st
         threads=torch.get_num_threads(),
         command=command,
         started=record.history["started"],
+        expected=expected and Estimate(**expected),
     )
 
 
@@ -254,7 +268,7 @@ def summarise(
             stage: round(sum(r.seconds.get(stage, 0.0) for r in rounds), 3)
             for stage in ("plan", "train", "aggregate", "evaluate", "total")
         },
-        peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        peak_memory_mb=round(peak_memory() / 2**20, 1),
         finished=now(),
     )
 
@@ -304,22 +318,6 @@ def about(name: str, method: Method) -> MethodRecord:
         personal=bool(method.local()),
         citation=method.citation,
     )
-
-
-def round_bytes(prepared: Prepared, state: ServerState) -> tuple[int, int]:
-    """Bytes up and down of the next round with a full cohort of clients that hold nothing."""
-    cohort = map(prepared.client, range(prepared.config.federation.cohort_size))
-    plans = [Ledger().narrow(prepared.method.plan(state, client)) for client in cohort]
-    up = sum(encoded_bytes(prepared.config, planned_layout(state.parts, plan)) for plan in plans)
-    return up, sum(payload_bytes(plan.send.layout) for plan in plans)
-
-
-def encoded_bytes(config: Config, layout: Layout) -> int:
-    """Bytes of an update of this layout after the run's stages."""
-    update = Update(client=0, num_examples=1, parts=Adapter(layout, torch.zeros(layout.size)))
-    for options in config.stages:
-        update, _ = make_stage(options).encode(update, {}, At(config.seed, round=1, client=0))
-    return update_bytes(update)
 
 
 def versions() -> dict[str, str]:

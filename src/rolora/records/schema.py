@@ -188,8 +188,8 @@ class StrataRecord(Record):
     """Training examples by client and stratum (for classification, the label).
 
     Args:
-        names: of the strata; empty where the task has none.
-        table: per client, the number of its examples in each stratum; where there are no strata,
+        names: of the strata; empty where the task has none, or a site does not tell its own.
+        table: per client, the number of its examples in each stratum; where there are no names,
             one number, of all its examples.
     """
 
@@ -225,6 +225,20 @@ class BestRecord(Record):
     validation: Scores
 
 
+class Estimate(Record):
+    """What was expected of a run before its first round.
+
+    Args:
+        seconds: of training a round, on the wall clock; evaluation and the server's work come on
+            top.
+        memory: bytes: on a CPU of the process at its peak, elsewhere of weights and what training
+            keeps on the device; None where the model does not tell.
+    """
+
+    seconds: float
+    memory: int | None = None
+
+
 class Start(FileRecord):
     """``start.json``: what is known of a run before its first round.
 
@@ -235,6 +249,7 @@ class Start(FileRecord):
         device, dtype, threads: where it runs.
         command: as it was typed.
         started: in UTC, ISO 8601; of the first process where the run was resumed.
+        expected: of its rounds and its memory; None where its clients are elsewhere.
     """
 
     rolora_version: str | None = None
@@ -248,6 +263,7 @@ class Start(FileRecord):
     threads: int | None = None
     command: str | None = None
     started: str | None = None
+    expected: Estimate | None = None
 
 
 class Summary(Start):
@@ -288,6 +304,13 @@ class Summary(Start):
     seconds: dict[str, float] = Field(default_factory=dict)
     peak_memory_mb: float | None = None
     finished: str | None = None
+
+    @property
+    def predicted_names(self) -> tuple[str, ...]:
+        """What `prediction_shares` are of: the strata, or the labels where no strata are told."""
+        labels = self.data.label_names
+        same = len(labels) == len(self.prediction_shares)
+        return self.strata.names or (labels if same else ())
 
 
 class Measured(Record):

@@ -13,6 +13,7 @@ from rolora.records import units
 from rolora.records.files import RunFiles
 from rolora.records.schema import LOSS, FailureRecord, Metric, RoundRecord
 from rolora.records.units import count, duration, percent, show, thinned
+from rolora.report.expected import against_estimate
 from rolora.report.figures.labels import last_detail
 from rolora.report.figures.strata import plural, stratum_word
 
@@ -203,9 +204,9 @@ def setup(run: RunFiles) -> list[tuple[str, str]]:
         ("Seed", str(run.config.seed)),
         ("Config hash", start.config_hash),
         ("Device", ", ".join(_device(run))),
-        (
-            "Peak memory",
-            f"{summary.peak_memory_mb:,.0f} MB" if summary and summary.peak_memory_mb else "",
+        *(
+            (units.capital(name), value)
+            for name, value in (against_estimate(summary) if summary else ())
         ),
         ("Started", _moment(start.started)),
         ("Finished", _moment(summary.finished) if summary else ""),
@@ -236,6 +237,8 @@ def _data(run: RunFiles) -> Iterator[tuple[str, str | None]]:
     yield "Examples dropped, their answers cut off whole", _by_split(data.dropped)
     yield "Test examples from", data.test_from
     yield "Data fingerprint", data.fingerprint
+    if run.summary.strata.table and data.label_names and not run.summary.strata.names:
+        yield "Label counts", "not told by every site"
     yield "Predictions", _predicted(run)
 
 
@@ -247,7 +250,7 @@ def _by_split(counts: Mapping[str, int]) -> str:
 
 def _predicted(run: RunFiles) -> str:
     assert run.summary is not None
-    shares, names = run.summary.prediction_shares, run.summary.strata.names
+    shares, names = run.summary.prediction_shares, run.summary.predicted_names
     named = [(share, names[i] if i < len(names) else str(i)) for i, share in enumerate(shares)]
     most = sorted(named, key=lambda pair: -pair[0])[:12]
     text = ", ".join(f"{name} {percent(share)}" for share, name in most)

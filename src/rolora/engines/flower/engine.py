@@ -124,7 +124,7 @@ class FlowerEngine:
         return self._examples(client)
 
     def _examples(self, client: int) -> int:
-        return self.seen[client].examples("train") if client in self.seen else 0
+        return self.seen[client].examples["train"] if client in self.seen else 0
 
     def train(self, plans: Sequence[Plan]) -> Iterator[Update | Failure]:
         """Have the plans carried out; answers come as they arrive, one for each."""
@@ -174,7 +174,7 @@ class FlowerEngine:
             found = unpack_evaluations(answer, client, self.facts.task, self.facts.names)
         except WireError as error:
             return Failure(client, "malformed", str(error))
-        examples, held = sum(each.num_examples for each in found), self.seen[client].examples(split)
+        examples, held = sum(each.num_examples for each in found), self.seen[client].examples[split]
         if examples > held:
             detail = f"it evaluated {examples} {split} examples and joined with {held}"
             return Failure(client, "num_examples", detail)

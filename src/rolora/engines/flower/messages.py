@@ -17,8 +17,11 @@ from rolora.records import wire
 from rolora.records.wire import WireError
 from rolora.tasks import Task
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Raised whenever a server and a site of different versions could misunderstand each other."""
+
+
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -48,19 +51,17 @@ class ClientFacts:
 
     Args:
         names: what the model's outputs stand for, in order.
-        strata: per split, the number of examples of each stratum.
+        examples: per split, the number of examples.
+        strata: per split, the number of examples of each stratum; None: it does not tell.
         test_from: where its test examples come from.
         fingerprint: a digest of its examples.
     """
 
     names: tuple[str, ...]
-    strata: Mapping[str, Sequence[int]]
+    examples: Mapping[str, int]
+    strata: Mapping[str, Sequence[int]] | None
     test_from: str
     fingerprint: str
-
-    def examples(self, split: str) -> int:
-        """Number of examples of a split."""
-        return sum(self.strata[split])
 
 
 @dataclass
@@ -125,16 +126,30 @@ def unpack_facts(frames: Frames, task: Task) -> ClientFacts:
     """
     fields = _header(frames)
     try:
-        strata = {str(name): [int(n) for n in counts] for name, counts in fields["strata"].items()}
         names = tuple(str(name) for name in fields["names"])
+        examples = {split: _count(fields["examples"][split]) for split in SPLITS}
+        strata = None if fields["strata"] is None else _strata(fields["strata"], examples)
         wanted = len(task.strata_names(names))
-        if {"train", "validation", "test"} - strata.keys():
-            raise WireError("not an answer to a hello (a split is missing)")
-        if any(len(counts) != wanted or min(counts) < 0 for counts in strata.values()):
+        if strata is not None and any(len(counts) != wanted for counts in strata.values()):
             raise WireError("not an answer to a hello (counts by stratum)")
-        return ClientFacts(names, strata, str(fields["test_from"]), str(fields["fingerprint"]))
+        told = (str(fields["test_from"]), str(fields["fingerprint"]))
+        return ClientFacts(names, examples, strata, *told)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise WireError(f"not an answer to a hello ({error})") from None
+
+
+def _strata(given: Mapping[str, Any], examples: Mapping[str, int]) -> dict[str, list[int]]:
+    """Counts by stratum that add up to the examples."""
+    strata = {split: [_count(n) for n in given[split]] for split in SPLITS}
+    if any(sum(counts) != examples[split] for split, counts in strata.items()):
+        raise WireError("not an answer to a hello (counts by stratum)")
+    return strata
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**53:
+        raise WireError(f"{value!r:.60} is no number of examples")
+    return value
 
 
 def pack_update(update: Update) -> list[bytes]:
