@@ -13,8 +13,8 @@ from typing import Any
 
 from rolora.core.types import EMPTY, Adapter, Evaluation, Part, Plan, Update
 from rolora.engines.flower.worker import Frames
-from rolora.records import wire
-from rolora.records.wire import WireError
+from rolora.records import bounds, wire
+from rolora.records.bounds import WireError, told
 from rolora.tasks import Task
 
 PROTOCOL = 3
@@ -113,28 +113,31 @@ def pack_facts(facts: ClientFacts) -> list[bytes]:
     return [json.dumps({"protocol": PROTOCOL, **vars(facts)}).encode()]
 
 
-def unpack_facts(frames: Frames, task: Task) -> ClientFacts:
+def unpack_facts(frames: Frames, task: Task, most: int) -> ClientFacts:
     """The inverse of :func:`pack_facts`.
 
     Args:
         frames: what a site sent.
         task: of the run, which says how many strata there are.
+        most: examples that a site may have in a split.
 
     Raises:
         WireError: not an answer to a hello.
     """
-    fields = _header(frames)
-    try:
-        strata = {str(name): [int(n) for n in counts] for name, counts in fields["strata"].items()}
-        names = tuple(str(name) for name in fields["names"])
-        wanted = len(task.strata_names(names))
-        if {"train", "validation", "test"} - strata.keys():
-            raise WireError("not an answer to a hello (a split is missing)")
-        if any(len(counts) != wanted or min(counts) < 0 for counts in strata.values()):
-            raise WireError("not an answer to a hello (counts by stratum)")
-        return ClientFacts(names, strata, str(fields["test_from"]), str(fields["fingerprint"]))
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise WireError(f"not an answer to a hello ({error})") from None
+    said = told(bounds.Facts, _first(frames), "an answer to a hello")
+    wanted = len(task.strata_names(said.names))
+    if len(said.strata) < 3:
+        raise WireError("not an answer to a hello (a split is missing)")
+    if any(len(counts) != wanted for counts in said.strata.values()):
+        raise WireError("not an answer to a hello (counts by stratum)")
+    for split, counts in said.strata.items():
+        if sum(counts) > most:
+            raise WireError(
+                f"it says that it has {sum(counts)} {split} examples; federation.max_examples "
+                f"allows {most}"
+            )
+    strata: dict[str, Sequence[int]] = dict(said.strata.items())
+    return ClientFacts(said.names, strata, said.test_from, said.fingerprint)
 
 
 def pack_update(update: Update) -> list[bytes]:
@@ -156,12 +159,10 @@ def pack_stale(held: Mapping[Part, Sequence[int]]) -> list[bytes]:
 def unpack_stale(frames: Frames) -> dict[str, list[int]] | None:
     """The versions held by a client that lacks a part; None for any other answer."""
     try:
-        fields = _header(frames)
-        if fields.get("kind") != "stale":
-            return None
-        return {str(part): [int(v) for v in held] for part, held in fields["held"].items()}
-    except (WireError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        said = told(bounds.Stale, _first(frames), "a list of versions")
+    except WireError:
         return None
+    return {part: list(versions) for part, versions in said.held.items()}
 
 
 def unpack_update(frames: Frames) -> Update:
@@ -170,8 +171,9 @@ def unpack_update(frames: Frames) -> Update:
     Raises:
         WireError: the answer holds none.
     """
-    if len(frames) != 2 or _header(frames).get("kind") != "update":
-        raise WireError("not an update")
+    told(bounds.UpdateFollows, _first(frames), "an update")
+    if len(frames) != 2:
+        raise WireError(f"not an update ({len(frames)} frames)")
     return wire.unpack_update(frames[1])
 
 
@@ -183,36 +185,21 @@ def unpack_evaluations(
     Raises:
         WireError: not evaluations, or numbers that cannot be.
     """
-    try:
-        found = [_evaluation(fields, client) for fields in _header(frames)["evaluations"]]
-        if len(found) > 1:
-            raise WireError(f"{len(found)} evaluations of one client")
-        for evaluation in found:
+    said = told(bounds.Evaluations, _first(frames), "evaluations")
+    found = [Evaluation(client, each.num_examples, each.sums) for each in said.evaluations]
+    for evaluation in found:
+        try:
             task.check(evaluation.sums, evaluation.num_examples, names)
-        return found
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise WireError(f"not evaluations ({error})") from None
+        except ValueError as error:
+            raise WireError(f"not evaluations ({error})") from None
+    return found
 
 
-def _evaluation(fields: Mapping[str, Any], client: int) -> Evaluation:
-    sums = {str(name): tuple(map(_number, values)) for name, values in fields["sums"].items()}
-    return Evaluation(client, int(fields["num_examples"]), sums)
-
-
-def _number(value: Any) -> float:
-    if not isinstance(value, int | float):
-        raise WireError(f"{value!r:.60} is no number")
-    return value
-
-
-def _header(frames: Frames) -> dict[str, Any]:
-    try:
-        header = json.loads(frames[0])
-    except (IndexError, ValueError, RecursionError) as error:
-        raise WireError(f"a header that is no JSON ({error})") from None
-    if not isinstance(header, dict):
-        raise WireError("a header that is no mapping")
-    return header
+def _first(frames: Frames) -> bytes:
+    """The frame that says what the others are."""
+    if not frames:
+        raise WireError("an answer without a frame")
+    return bytes(frames[0])
 
 
 def digest(adapter: Adapter) -> str:
