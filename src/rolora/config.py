@@ -37,7 +37,9 @@ class ModelConfig(Section):
 
     `dtype` ``auto`` is float32 for a classifier; a language model keeps its checkpoint's precision
     (bfloat16 for either 16-bit kind; float32 on a CPU that is slow in bfloat16). `quantization`
-    packs a language model's frozen weights on a GPU.
+    packs a language model's frozen weights on a GPU. With `gradient_checkpointing` each layer keeps
+    its input alone and passes once more on the way back, for a third more work and the same bits;
+    ``auto`` does so where what is kept would not fit the free memory.
     """
 
     name: str = "minilm"
@@ -45,6 +47,7 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
     quantization: Literal["8bit", "4bit"] | None = None
+    gradient_checkpointing: Literal["auto"] | bool = "auto"
 
 
 class LoraSettings(Section):

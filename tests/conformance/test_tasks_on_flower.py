@@ -20,7 +20,7 @@ from federated import (
 )
 from rolora.tasks import TASKS
 
-OPTIONS = {"regression": {"range": [0, 3]}}
+OPTIONS = {"regression": {"range": [0, 3]}, "causal_lm": {"strata": "topic", "topics": 4}}
 
 
 @pytest.fixture(scope="module", params=TASKS)

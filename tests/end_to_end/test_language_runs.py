@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 
 import pytest
 import torch
@@ -11,6 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rolora import load_run
 from rolora.config import load_config
+from rolora.core.errors import BadInput
+from rolora.core.parsing import parse_section
+from rolora.engines.flower.serve import load_site
+from rolora.engines.flower.settings import SiteConfig
 from rolora.engines.preparation import prepare
 
 
@@ -24,7 +29,7 @@ def records(tmp_path_factory):
             words = [f"w{drawn.randrange(20, 60)}" for _ in range(drawn.randrange(1, 9))]
             completion = " ".join([f"w{k + 10}"] * (1 + 3 * k))
             row = {"prompt": " ".join([*words, f"w{k}"]), "completion": completion}
-            file.write(json.dumps({**row, "topic": f"t{k}", "party": f"p{i % 3}"}) + "\n")
+            file.write(json.dumps({**row, "subject": f"t{k}", "party": f"p{i % 3}"}) + "\n")
     return path
 
 
@@ -83,21 +88,32 @@ def test_a_run_learns_says_what_it_cut_and_its_export_scores_the_same(project, c
     assert float(loss) == pytest.approx(final["loss"], abs=1e-4)
 
 
-def test_a_run_goes_on_to_the_same(project):
-    assert rolora("run", "small.yaml", "--out", "whole") == 0
-    assert rolora("run", "small.yaml", "rounds=3", "--out", "parts") == 0
-    assert rolora("run", "small.yaml", "rounds=6", "--out", "parts", "--resume") == 0
+def test_a_run_by_topics_goes_on_to_the_same(project):
+    run = ["run", "small.yaml", "task.strata=topic", "task.topics=4"]
+    assert rolora(*run, "--out", "whole") == 0
+    assert rolora(*run, "rounds=3", "--out", "parts") == 0
+    assert rolora(*run, "rounds=6", "--out", "parts", "--resume") == 0
     one, other = (
         (project / name / "adapter" / "adapter_model.safetensors").read_bytes()
         for name in ("whole", "parts")
     )
     assert one == other
+    strata = load_run("whole").summary.strata
+    assert len(strata.names) == 4
+    assert all(re.fullmatch(r"w\d+, w\d+, w\d+", name) for name in strata.names)
+
+
+def test_topics_are_refused_where_a_site_has_its_own_data(project, records):
+    run = load_config("small.yaml", ["task.strata=topic", "task.topics=4"])
+    site = {"server": "127.0.0.1:1", "client": 0, "data": {"path": str(records)}, "device": "cpu"}
+    with pytest.raises(BadInput, match="which no site of a federation sees"):
+        load_site(parse_section(SiteConfig, site, "site"), run)
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        ["task.strata=topic"],
+        ["task.strata=subject"],
         ["partition.name=field", "partition.field=party"],
         ["partition.name=shards"],
     ],
@@ -114,7 +130,7 @@ def test_clients_are_dealt_by_topic_by_party_or_by_length(project, options):
             {"p1"},
             {"p2"},
         ]
-    if "task.strata=topic" in options:
+    if "task.strata=subject" in options:
         assert list(facts.strata) == ["t0", "t1", "t2", "t3"]
 
 

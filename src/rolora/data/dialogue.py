@@ -43,7 +43,7 @@ class DialogueSplit:
     Args:
         dialogues: `n` of them.
         strata: int64 ``[n]``, the stratum of each.
-        names: of the strata, where they are a column's values; else none.
+        names: of the strata, where they are a column's values or topics; else none.
         format: what kind of records these are, in words.
         fields: every other column of plain values, by name.
     """

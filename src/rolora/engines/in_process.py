@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -29,6 +28,7 @@ from rolora.core.types import (
 )
 from rolora.data import Examples
 from rolora.methods import Method
+from rolora.model.footprint import default_workers
 from rolora.model.lora import LoraModel
 from rolora.tasks import Task
 
@@ -165,11 +165,6 @@ class InProcess:
         self.own = of_all(tensors)
         ranks = {client.rank for client in self.clients}
         self.replicas = restored(state, ranks, self.config.lora.max_rank)
-
-
-def default_workers(device: torch.device) -> int:
-    """One a core on a CPU, else one."""
-    return len(os.sched_getaffinity(0)) if device.type == "cpu" else 1
 
 
 class Workers:

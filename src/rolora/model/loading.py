@@ -15,6 +15,7 @@ from rolora.config import Config, ModelConfig
 from rolora.core.errors import BadInput
 from rolora.core.quiet import quiet
 from rolora.core.seeds import torch_generator
+from rolora.model.checkpointing import checkpoint_layers
 from rolora.model.checks import (
     check_language_weights,
     check_plain,
@@ -23,6 +24,7 @@ from rolora.model.checks import (
 )
 from rolora.model.completion import check_output_head
 from rolora.model.first_token import keep_first_token
+from rolora.model.footprint import outgrows
 from rolora.model.lora import LoraModel
 from rolora.model.precision import loaded_dtype, placement
 from rolora.model.sources import PACKAGED, UNPACKED, resolve_source, source_of
@@ -187,7 +189,6 @@ def _language_model(config: ModelConfig, kind: Kind) -> Pretrained:
     with quiet(), _loading(config.name, source.path, "language model"), torch.random.fork_rng():
         module, info = getattr(transformers, kind.auto_class).from_pretrained(
             source.path,
-            attn_implementation=_attention(device, dtype),
             dtype=dtype,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
@@ -209,8 +210,9 @@ def _language_model(config: ModelConfig, kind: Kind) -> Pretrained:
 
 
 def _attention(device: torch.device, dtype: torch.dtype) -> str | None:
-    """CPU kernels of scaled-dot-product attention are slower in bf16 than plain products. Else it
-    is Transformers' choice: those kernels, or plain products where a model has no use for them.
+    """For a classifier's short texts CPU kernels of scaled-dot-product attention are slower in bf16
+    than plain products. Else it is Transformers' choice: those kernels, which keep no weights of
+    pairs of tokens, or plain products where a model has no use for them.
     """
     return "eager" if device.type == "cpu" and dtype == torch.bfloat16 else None
 
@@ -253,7 +255,11 @@ def resolve_device(name: str) -> torch.device:
 
 
 def build_lora_model(pretrained: Pretrained, config: Config) -> LoraModel:
-    """Freeze the model and put stacked LoRA layers on its target modules, in place."""
+    """Freeze the model and put stacked LoRA layers on its target modules, in place.
+
+    Raises:
+        BadInput: gradient checkpointing is asked for, and the architecture has no layers for it.
+    """
     targets = match_targets(pretrained.module, pretrained.model_type, config.lora, pretrained.head)
     model = LoraModel(
         pretrained.module,
@@ -264,6 +270,14 @@ def build_lora_model(pretrained: Pretrained, config: Config) -> LoraModel:
         cache_bytes=config.engine.cache_mb * 2**20,
     )
     keep_first_token(pretrained.module, pretrained.model_type)
+    wanted = config.model.gradient_checkpointing
+    if wanted == "auto":
+        wanted = outgrows(pretrained.module, config, model.device)
+    if wanted and not checkpoint_layers(model) and config.model.gradient_checkpointing is True:
+        raise BadInput(
+            f"model.gradient_checkpointing = true: a {pretrained.model_type} has no layers that "
+            "Transformers would recompute; leave it at auto"
+        )
     return model
 
 

@@ -169,6 +169,9 @@ class LoraModel:
         cache_bytes: int = 0,
     ):
         self.module = module.eval().requires_grad_(False)
+        config: Any = getattr(module, "config", None)
+        if getattr(config, "use_cache", False):
+            config.use_cache = False  # one that rows pass by themselves would take for one text
         self.head_names = tuple(head)
         self.frozen_head = {name: module.get_parameter(name).detach() for name in head}
         self.layers = {name: _replace_by_lora(module, name, dropout_p) for name in targets}
@@ -178,6 +181,7 @@ class LoraModel:
         self.dropout_p = dropout_p
         self.tokens_at_once = tokens_at_once(module, self.device)
         self.prefix = FrozenPrefix.install(module, targets, cache_bytes)
+        self.recomputes = False
 
     def twin(self) -> LoraModel:
         """Another set of LoRA layers over the same base weights, for a worker of its own."""
@@ -258,7 +262,7 @@ class LoraModel:
         inputs = {name: value.to(self.device) for name, value in batch.items()}
         body: Any = self.module.base_model
         with self._passing(rows, streams):
-            states: Tensor = body(**inputs, use_cache=False).last_hidden_state
+            states: Tensor = body(**inputs).last_hidden_state
         return states
 
     @contextmanager

@@ -106,6 +106,34 @@ def compare_on_tasks(
     return tuple(_scores(base, adapter, asking, tasks, client, code))
 
 
+def ask_each(
+    model: Any, tokenizer: Any, asking: Asking, metric: str, box: Sandbox | None = None
+) -> dict[str, list[float]]:
+    """Ask one model, for a comparison of more than two: by task, each question's score.
+
+    Args:
+        model: of Transformers or PEFT, in evaluation mode.
+        tokenizer: its tokenizer.
+        asking: what, and how.
+        metric: of which the scores are; a task's first filter counts.
+        box: in which generated code is run; None: tasks that run any are refused.
+
+    Raises:
+        BadInput: as :func:`compare_on_tasks`, or a task does not have the metric.
+    """
+    check_installed()
+    with quiet(), torch.random.fork_rng():
+        tasks = load_tasks(asking, box)
+        samples = _answers(model, tokenizer, tasks, asking)["samples"]
+    found = {}
+    for name, answers in samples.items():
+        if not answers or not isinstance(answers[0].get(metric), int | float | np.number):
+            raise BadInput(f"--tasks {name}: has no {metric} of each question")
+        first = [answer for answer in answers if answer["filter"] == answers[0]["filter"]]
+        found[name] = [float(a[metric]) for a in sorted(first, key=lambda a: a["doc_id"])]
+    return found
+
+
 def load_tasks(asking: Asking, box: Sandbox | None) -> Mapping[str, Any]:
     """The harness's tasks and groups, with their data.
 

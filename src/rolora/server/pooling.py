@@ -56,6 +56,11 @@ def scores_of(task: Task, sums: Sums) -> Scores:
     return dict(task.scores(sums)) if sums else {metric.name: None for metric in task.metrics}
 
 
+def scored(task: Task, results: Sequence[Evaluation], share: float = 1.0) -> Scores:
+    """The scores of evaluations put together (:func:`pooled`)."""
+    return scores_of(task, pooled(task, results, share).sums)
+
+
 def validated(
     task: Task, results: Sequence[Evaluation], names: Sequence[str], share: float
 ) -> dict[str, Any]:

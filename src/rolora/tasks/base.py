@@ -187,6 +187,13 @@ class Task(ABC):
         """How many targets have each label, and the labels; both empty where there are none."""
         return (), ()
 
+    def check_own(self, train: Examples) -> None:  # noqa: B027
+        """See whether a site of a federation can tell the strata of its own examples by itself.
+
+        Raises:
+            BadInput: it cannot.
+        """
+
     @abstractmethod
     def strata_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The name of each stratum."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from rolora.config import DataConfig, PartitionConfig
@@ -24,6 +24,7 @@ from rolora.data.formats import FORMATS, format_of
 from rolora.data.readers import Table
 from rolora.data.sources import Source, Splits
 from rolora.data.templates import Template, template_of
+from rolora.data.topics import by_topic
 from rolora.model.completion import completion_loss
 from rolora.model.loading import Kind, Pretrained
 from rolora.model.lora import LoraModel
@@ -31,7 +32,7 @@ from rolora.model.prefix import Rows
 from rolora.records.schema import LOSS, Metric
 from rolora.tasks.base import Task, counts, ratio
 
-LENGTH = "length"
+LENGTH, TOPIC = "length", "topic"
 EDGES = (8, 16, 32, 64, 128, 256, 512)
 """The most learned tokens in each class of lengths but the last. Fixed, not quantiles: a site of a
 federation knows nothing of the others' lengths, and a class must be the same at all.
@@ -47,12 +48,15 @@ class CausalLMOptions(Section):
     """How records are read. `format` is one of :data:`rolora.data.formats.FORMATS`, ``auto`` tells
     it from the columns; `template` writes turns as the tokenizer's ``chat`` template does or as
     ``plain`` text, ``auto`` takes the first where there is one; `strata` is the column by whose
-    values examples are dealt, or ``length``: the number of tokens that are learned.
+    values examples are dealt, or ``length``: the number of tokens that are learned, or ``topic``:
+    where no column has that name, one of `topics` clusters of the training prompts
+    (:func:`rolora.data.topics.fit_topics`).
     """
 
     format: str = "auto"
     template: Template = "auto"
     strata: str = LENGTH
+    topics: Annotated[int, Field(ge=2, le=MOST_STRATA)] = 10
 
     @field_validator("format")
     @classmethod
@@ -61,6 +65,15 @@ class CausalLMOptions(Section):
             raise ValueError(f"{name!r} is unknown{nearest(name, ('auto', *FORMATS))}")
         return name
 
+    @model_validator(mode="after")
+    def _topics_wanted(self) -> CausalLMOptions:
+        if "topics" in self.model_fields_set and self.strata != TOPIC:
+            raise ValueError(
+                f"topics = {self.topics} is how many topics are looked for, and strata = "
+                f"{self.strata!r}; set strata to {TOPIC!r}, or leave topics out"
+            )
+        return self
+
 
 class CausalLM(Task):
     """The next token, of those that a record's answer has; scored by the mean loss of a token and
@@ -68,7 +81,7 @@ class CausalLM(Task):
 
     Targets are int64 ``[n]``, the number of learned tokens that can be predicted, with which rows
     are weighted: a client's loss is the mean over its batch's learned tokens. The names are those
-    of the strata where these are a column's values; the model's outputs have none.
+    of the strata where these are a column's values or topics; the model's outputs have none.
     """
 
     name = "causal_lm"
@@ -95,7 +108,21 @@ class CausalLM(Task):
         """
         if config.text_pair is not None:
             raise BadInput(f"data.text_pair = {config.text_pair!r}: causal_lm has no second texts")
-        return load_data(config, seed, self, splits, partition)
+        raw = load_data(config, seed, self, splits, partition)
+        return by_topic(raw, self.settings.topics, seed) if self._finds(raw.train.fields) else raw
+
+    def _finds(self, columns: Container[str]) -> bool:
+        """Whether topics are to be found, as no column names them."""
+        return self.settings.strata == TOPIC and TOPIC not in columns
+
+    def check_own(self, train: Examples) -> None:
+        """Topics are found in all clients' prompts together."""
+        if self._finds(train.fields):
+            raise BadInput(
+                f"task.strata = {TOPIC!r}: topics are found in all clients' prompts together, "
+                "which no site of a federation sees; give the data a column of that name, or use "
+                f"{LENGTH}"
+            )
 
     def read(
         self,
@@ -107,7 +134,8 @@ class CausalLM(Task):
         """One table of records."""
         kind = format_of(table, source, self.settings.format)
         dialogues = kind.read(table)
-        if self.settings.strata == LENGTH:  # which is known of tokens alone
+        columns = table.columns if train is None else train.fields
+        if self.settings.strata == LENGTH or self._finds(columns):  # which is not known yet
             strata, names = np.zeros(len(dialogues), dtype=np.int64), tuple[str, ...]()
         else:
             strata, names = self._by_column(table, known)
@@ -175,6 +203,10 @@ class CausalLM(Task):
             f"{int(train.targets.sum()):,} of {int(train.lengths.sum()):,} training tokens are "
             "learned"
         )
+        if self._finds(raw.train.fields):
+            sizes = np.bincount(raw.train.strata, minlength=len(raw.train.names))
+            found = "; ".join(f"{n} ({k:,})" for n, k in zip(raw.train.names, sizes, strict=True))
+            notice(f"data: topics of the training prompts: {found}")
         return examples
 
     def strata(self, targets: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -182,7 +214,7 @@ class CausalLM(Task):
         return np.searchsorted(EDGES, targets).astype(np.int64)
 
     def strata_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """The column's values, or from how many learned tokens to how many."""
+        """The column's values, the topics, or from how many learned tokens to how many."""
         if self.settings.strata != LENGTH:
             return names
         between = [f"{low + 1} to {high}" for low, high in pairwise((0, *EDGES))]

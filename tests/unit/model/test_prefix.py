@@ -15,6 +15,7 @@ UPPER = {
     "bert": ["bert.encoder.layer.2.attention.self.query", "bert.encoder.layer.1.output.dense"],
     "roberta": ["roberta.encoder.layer.2.attention.self.value"],
     "distilbert": ["distilbert.transformer.layer.2.attention.q_lin"],
+    "llama": ["model.layers.1.self_attn.q_proj"],
 }
 DATA = small.text_examples(30, longest=14)
 

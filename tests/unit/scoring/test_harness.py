@@ -11,7 +11,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rolora.core.errors import BadInput
 from rolora.records.scores import HarnessScores
-from rolora.scoring.harness import Asking, CodeEval, compare_on_tasks, load_tasks, pass_at_k
+from rolora.scoring.harness import (
+    Asking,
+    CodeEval,
+    ask_each,
+    compare_on_tasks,
+    load_tasks,
+    pass_at_k,
+)
 from rolora.scoring.sandbox import Limits, sandbox
 
 tasks = pytest.importorskip("lm_eval.tasks")
@@ -122,6 +129,16 @@ def test_base_and_adapter_are_asked_the_same_questions(model, place):
     low, high = score.interval
     assert high - low == pytest.approx(2 * 1.96 * score.difference_stderr, rel=1e-3)
     assert score.base_stderr == pytest.approx(float(torch.tensor(base).double().std()) / 40**0.5)
+
+
+def test_one_model_is_asked_question_by_question(model, place):
+    peft_model, tokenizer = model
+    asking = Asking((str(place / "even.yaml"),), place / "data")
+    lines = (place / "data/makers/questions/even/test.jsonl").read_text().splitlines()
+    wanted = [float(right(peft_model, tokenizer, json.loads(line))) for line in lines]
+    assert ask_each(peft_model, tokenizer, asking, "acc") == {"even": wanted}
+    with pytest.raises(BadInput, match="even: has no pass@1"):
+        ask_each(peft_model, tokenizer, asking, "pass@1")
 
 
 def right(model, tokenizer, doc):

@@ -85,6 +85,8 @@ def load_site(site: SiteConfig, run: Config) -> SiteModel:
     if site.dealt:
         shares = deal(config, examples)
         examples = {name: own.select(shares[name][site.client]) for name, own in examples.items()}
+    else:
+        loaded.task.check_own(examples["train"])
     if site.threads is not None:
         torch.set_num_threads(site.threads)
     splits = {name: Split(own, [torch.arange(len(own))]) for name, own in examples.items()}

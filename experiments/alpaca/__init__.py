@@ -1,0 +1,1 @@
+"""Instructions: Alpaca, scored by MMLU."""

@@ -1,0 +1,1 @@
+"""Code: scored by HumanEval."""

@@ -1,0 +1,1 @@
+"""Language models that generate: what the experiments alpaca, code and commonsense share."""

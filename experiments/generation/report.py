@@ -1,0 +1,335 @@
+"""What the runs of an experiment with generating models say: claims, tables, the report's words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from experiments.claims import SIGNIFICANCE, Claim, Standing, holm, in_words, mean_std
+from experiments.generation.asking import Scores
+from experiments.generation.config import line_title
+from experiments.generation.runs import BASE, Found, LineRuns, Outcome
+from experiments.methods import ROLORA
+from experiments.report import Table
+from experiments.tuning import rate_in_words
+from rolora.records.units import byte_size
+from rolora.report.statistics import PairedDifference, paired_difference
+
+Z = 1.959964
+"""Of a normal 95 % interval."""
+
+
+def test_losses(runs: LineRuns) -> dict[int, float]:
+    """By seed; infinite where a run diverged."""
+    return {
+        seed: math.inf if run["test_loss"] is None else run["test_loss"]
+        for seed, run in runs.final.items()
+    }
+
+
+def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> PairedDifference | None:
+    """Of the seeds that both have; None without any, or where one is not finite."""
+    pairs = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+    return paired_difference(pairs) if pairs and all(map(math.isfinite, pairs)) else None
+
+
+def against_rolora(found: Found) -> dict[str, tuple[PairedDifference | None, float | None]]:
+    """Each other line's test loss less RoLoRA's, and its p-value after Holm's correction within
+    the table.
+    """
+    if ROLORA not in found.lines:
+        return {}
+    rolora = test_losses(found.lines[ROLORA])
+    tests = {
+        line: difference(test_losses(runs), rolora)
+        for line, runs in found.lines.items()
+        if line != ROLORA
+    }
+    corrected = holm([None if test is None else test.p_value for test in tests.values()])
+    return {line: (tests[line], p) for line, p in zip(tests, corrected, strict=True)}
+
+
+# -- claims -------------------------------------------------------------------------------------
+
+
+def claims(outcome: Outcome) -> Iterator[Claim]:
+    """Of each model: every line learns, and RoLoRA ends with the lowest loss."""
+    for found in outcome.found:
+        where = found.subject.title
+        for line, runs in found.lines.items():
+            before = {seed: base["test_loss"] or math.inf for seed, base in found.base.items()}
+            test = difference(test_losses(runs), before)
+            p = None if test is None else test.p_value
+            text = f"{where}: {line_title(line)} ends with a lower test loss than the base model"
+            yield Claim(text, "expected", *_below(test, p))
+        for line, (test, p) in against_rolora(found).items():
+            less = None if test is None else _negative(test)
+            text = f"{where}: RoLoRA ends with a lower test loss than {line_title(line)}"
+            yield Claim(text, _source(outcome, line), *_below(less, p))
+
+
+def _source(outcome: Outcome, line: str) -> str:
+    return outcome.study.source if line != "recommended" else "beyond the paper"
+
+
+def _negative(test: PairedDifference) -> PairedDifference:
+    low, high = (None if end is None else -end for end in (test.high, test.low))
+    return PairedDifference(-test.mean, test.std, test.n, low, high, test.p_value)
+
+
+def _below(test: PairedDifference | None, p: float | None) -> tuple[Standing, str]:
+    """The standing of a difference below zero, by a p-value that may have been corrected."""
+    if test is None:
+        return "not decided at this size", "no pair of finished runs with finite losses"
+    evidence = in_words(test)
+    if p is None or p >= SIGNIFICANCE:
+        standing: Standing = "not decided at this size"
+    else:
+        standing = "holds" if test.mean < 0 else "does not hold"
+    corrected = "" if p is None or p == test.p_value else f"; p = {p:.2g} after Holm's correction"
+    return standing, evidence + corrected
+
+
+# -- tables -------------------------------------------------------------------------------------
+
+
+def tables(outcome: Outcome) -> Iterator[Table]:
+    """Each model in numbers and in words."""
+    for found in outcome.found:
+        if not found.lines:
+            continue
+        yield losses(outcome, found)
+        if outcome.benchmark is not None and found.base_scores is not None:
+            yield benchmark(outcome, found)
+            if 1 < len(found.base_scores) <= 12:
+                yield by_task(outcome, found)
+        yield from said(found)
+
+
+COLUMNS = (
+    "",
+    "rate",
+    "seeds",
+    "validation loss, half of the rounds",
+    "validation loss, last round",
+    "test loss",
+    "test perplexity",
+    "difference to RoLoRA, 95 % interval",
+    "p",
+    "p, Holm",
+    "sent up in a run",
+    "seconds a run",
+)
+
+
+def losses(outcome: Outcome, found: Found) -> Table:
+    """The mean loss of an answer's token, before and after."""
+    base = [
+        "base model, not trained",
+        "-",
+        str(len(found.base)),
+        "-",
+        _mean([one["validation_loss"] for one in found.base.values()]),
+        _mean([one["test_loss"] or math.inf for one in found.base.values()]),
+        _mean([_perplexity(one["test_loss"] or math.inf) for one in found.base.values()]),
+        *["-"] * 5,
+    ]
+    against = against_rolora(found)
+    rows = [_row(outcome, line, runs, against.get(line)) for line, runs in found.lines.items()]
+    title = f"Held-out loss of an answer's token in nats, {found.subject.title}"
+    return Table(title, COLUMNS, (tuple(base), *rows))
+
+
+def _row(
+    outcome: Outcome,
+    line: str,
+    runs: LineRuns,
+    against: tuple[PairedDifference | None, float | None] | None,
+) -> tuple[str, ...]:
+    final = list(runs.final.values())
+    test, corrected = against or (None, None)
+    half = next(i for i, n in enumerate(final[0]["rounds"]) if 2 * n >= final[0]["rounds"][-1])
+    tests = list(test_losses(runs).values())
+    return (
+        line_title(line),
+        rate_in_words(outcome.config.rates, runs.rate),
+        str(len(final)),
+        _mean([run["loss"][half] for run in final]),
+        _mean([run["loss"][-1] for run in final]),
+        _mean(tests),
+        _mean(list(map(_perplexity, tests))),
+        "-" if test is None else _interval(test),
+        _p(None if test is None else test.p_value),
+        _p(corrected),
+        byte_size(fmean(run["bytes_up"] for run in final)),
+        f"{fmean(run['seconds'] for run in final):.0f}",
+    )
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    if not all(map(math.isfinite, values)):
+        return f"diverged in {sum(not math.isfinite(v) for v in values)} of {len(values)}"
+    return mean_std(values, 4)
+
+
+def _interval(test: PairedDifference) -> str:
+    if test.low is None or test.high is None:
+        return f"{test.mean:+.4f}"
+    return f"{test.mean:+.4f} ({test.low:+.4f} to {test.high:+.4f})"
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}"
+
+
+# -- the benchmark ------------------------------------------------------------------------------
+
+
+def by_question(runs: Sequence[Scores]) -> list[float]:
+    """Each question's score, in the mean over runs."""
+    each = [[int(score) for task in sorted(one) for score in one[task]] for one in runs]
+    return [fmean(scores) for scores in zip(*each, strict=True)]
+
+
+def with_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Their mean, and half of its normal 95 % interval over questions."""
+    return fmean(values), Z * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+def benchmark(outcome: Outcome, found: Found) -> Table:
+    """Scores before and after, with intervals over questions."""
+    assert outcome.benchmark is not None
+    assert found.base_scores is not None
+    before = by_question([found.base_scores])
+    rows = [("base model, not trained", "-", _points(before), "-")]
+    for line, runs in found.lines.items():
+        if runs.scores:
+            after = by_question(list(runs.scores.values()))
+            change = [b - a for a, b in zip(before, after, strict=True)]
+            seeds = ", ".join(map(str, runs.scores))
+            rows.append((line_title(line), seeds, _points(after), _points(change, "+.2f")))
+    title = (
+        f"{outcome.benchmark.title}, {len(before)} questions, percent with 95 % interval over "
+        f"questions, {found.subject.title}"
+    )
+    return Table(title, ("", "adapters of seed", "score", "change"), tuple(rows))
+
+
+def _points(values: Sequence[float], digits: str = ".2f") -> str:
+    mean, half = with_interval(values)
+    return f"{100 * mean:{digits}} ± {100 * half:.2f}"
+
+
+def by_task(outcome: Outcome, found: Found) -> Table:
+    """The same task by task."""
+    assert outcome.benchmark is not None
+    assert found.base_scores is not None
+    names = sorted(found.base_scores)
+
+    def row(title: str, runs: Sequence[Scores]) -> tuple[str, ...]:
+        return (
+            title,
+            *(f"{100 * fmean(by_question([{n: r[n]} for r in runs])):.1f}" for n in names),
+        )
+
+    rows = [row("base model, not trained", [found.base_scores])]
+    rows += [
+        row(line_title(line), list(runs.scores.values()))
+        for line, runs in found.lines.items()
+        if runs.scores
+    ]
+    heads = [f"{name} ({len(found.base_scores[name])})" for name in names]
+    title = f"{outcome.benchmark.title} by task, percent, {found.subject.title}"
+    return Table(title, ("", *heads), tuple(rows))
+
+
+# -- answers ------------------------------------------------------------------------------------
+
+
+def said(found: Found) -> Iterator[Table]:
+    """What base model and adapters answer, a table a question."""
+    for seed, before in found.base_answers.items():
+        for number, base in enumerate(before):
+            rows = [("in the data", base["reference"]), ("base model", base["answer"])]
+            rows += [
+                (line_title(line), runs.answers[seed][number]["answer"])
+                for line, runs in found.lines.items()
+                if seed in runs.answers
+            ]
+            asked = " ".join(base["prompt"].split())
+            title = f"{found.subject.title}, seed {seed}, is asked: {_short(asked, 300)}"
+            yield Table(
+                title, ("", "answer"), tuple((who, _short(text, 600)) for who, text in rows)
+            )
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 3].rstrip() + "..."
+
+
+# -- words --------------------------------------------------------------------------------------
+
+
+def summary(outcome: Outcome) -> str:
+    """What was run, as a paragraph or two."""
+    config = outcome.config
+    models = " and ".join(found.subject.title for found in outcome.found)
+    split = (
+        f"dealt by Dirichlet {config.dirichlet_alpha:g} over {config.strata}"
+        if config.partition == "dirichlet"
+        else "dealt in equal shares"
+    )
+    missing = [f"{part.subject.title}: {what}" for part in outcome.found for what in part.missing]
+    tuned = (
+        ""
+        if config.tuning_rounds == config.rounds
+        else f" after {config.tuning_rounds} of the {config.rounds} rounds"
+    )
+    return (
+        f"{models}, LoRA of rank {config.r} on {', '.join(config.target_modules)} of layers "
+        f"{config.layers}, {config.clients} clients, records {split}; {config.rounds} rounds of "
+        f"{config.local_steps} steps of {config.batch_size}. {outcome.study.words(config)}\n\n"
+        f"The same seeds, shares and steps for all. Each line has its own rate: of "
+        f"{', '.join(f'{rate:g}' for rate in config.rates)} that with the lowest validation loss"
+        f"{tuned} at seed {config.tuning_seed}, which is not judged. Losses are of the answers' "
+        f"tokens alone, over all clients; the test examples are looked at once, after the last "
+        f"round. Paired t-tests over seeds, against RoLoRA corrected by Holm's method within each "
+        f"table. The recommended preset is RoLoRA with the orthonormal gauge and carried optimiser "
+        f"state. The benchmark is asked of the adapters of the seeds that its table names; its "
+        f"intervals are over questions, not over seeds. The paper does not publish its settings "
+        f"for language models; these are ours. "
+        + (f"Not finished, and left out: {'; '.join(missing)}." if missing else "")
+    ).rstrip()
+
+
+def results(outcome: Outcome) -> Mapping[str, Any]:
+    """All runs, JSON-able."""
+    return {
+        "models": [
+            {
+                "model": found.subject.title,
+                BASE: {str(seed): result for seed, result in found.base.items()},
+                "base_scores": found.base_scores,
+                "lines": {
+                    line: {
+                        "rate": runs.rate,
+                        "tuning": {
+                            f"{rate:g}": run["loss"][-1] for rate, run in runs.tuning.items()
+                        },
+                        "seeds": {str(seed): run for seed, run in runs.final.items()},
+                        "scores": {str(seed): each for seed, each in runs.scores.items()},
+                    }
+                    for line, runs in found.lines.items()
+                },
+            }
+            for found in outcome.found
+        ]
+    }
