@@ -20,8 +20,10 @@ from rolora.engines.flower.handler import SiteHandler
 from rolora.engines.flower.results import NodeError, Reply
 from rolora.engines.flower.serve import load_site
 from rolora.engines.flower.settings import SiteConfig
+from rolora.engines.flower.told import WHY, reason_of
+from rolora.methods import METHODS
 from rolora.running import execute
-from rolora.tasks import make_task
+from rolora.tasks import TASKS, make_task
 
 
 def write_run(directory, model):
@@ -50,11 +52,27 @@ def write_run(directory, model):
     return directory / "run.yaml"
 
 
-def handler(run_yaml, client, directory):
-    """A site's handler that takes the client's share of the run's data."""
-    data = yaml.safe_load(run_yaml.read_text())["data"]
+ANYTHING = {
+    "methods": list(METHODS),
+    "heads": ["frozen", "train", "local"],
+    "tasks": list(TASKS),
+    "examples": 1,
+    "least_steps": 1,
+    "least_batch": 1,
+    "label_counts": True,
+}
+"""What a site allows that is there to see that runs come out as they should."""
+
+
+def handler(run_yaml, client, directory, **allow):
+    """A site's handler that takes the client's share of the run's data; it allows anything but
+    what `allow` says.
+    """
+    run = yaml.safe_load(run_yaml.read_text())
+    data = run["data"] = yaml.safe_load(run_yaml.read_text())["data"]
     source = {name: data[name] for name in ("path", "text", "label")}
     raw = {"server": "127.0.0.1:1", "client": client, "data": source, "dealt": True, "threads": 1}
+    raw["allow"] = {"models": [run["model"]["name"]], **ANYTHING, **allow}
     site = parse_section(SiteConfig, {**raw, "device": "cpu"}, "site")
     return SiteHandler(client, lambda run: load_site(site, run), directory / f"site-{client}")
 
@@ -208,7 +226,8 @@ class LocalTransport:
         try:
             answer = self.answered(client, self.handlers[client](frames))
         except Exception as error:
-            return NodeError(client, client, "client_error", str(error), 0.0)
+            reason = reason_of(error)
+            return NodeError(client, client, reason, WHY[reason], 0.0)
         reply = Reply(client, client, list(answer), 0.0)
         more = follow_up(reply)
         return reply if more is None else self.ask(client, more, lambda reply: None)

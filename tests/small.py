@@ -116,21 +116,26 @@ def save_model(path, architecture):
     return path
 
 
-def save_causal(path, architecture="llama"):
-    """A language model of random weights and a tokenizer that knows words alone; returns `path`."""
+def causal(architecture="llama", vocab_size=64, **shape):
+    """A language model of random weights; `shape` adds to what :data:`OTHERS` has of it."""
     config = AutoConfig.for_model(
         architecture,
-        vocab_size=64,
+        vocab_size=vocab_size,
         max_position_embeddings=80,
         pad_token_id=0,
         bos_token_id=2,
         eos_token_id=3,
         initializer_range=0.2,
-        **OTHERS[architecture],
+        **{**OTHERS.get(architecture, {}), **shape},
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(config).save_pretrained(path)
+        return AutoModelForCausalLM.from_config(config)
+
+
+def save_causal(path, architecture="llama"):
+    """The same on disk with a tokenizer that knows words alone; returns `path`."""
+    causal(architecture).save_pretrained(path)
     word_tokenizer().save_pretrained(path)
     return path
 

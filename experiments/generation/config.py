@@ -42,11 +42,15 @@ class Subject:
         name: as the section ``model`` has it.
         title: for people, and of its cells.
         seeds: at which its runs are judged.
+        layers: that are adapted.
+        rates: of which each line's is chosen; a single one needs no choice.
     """
 
     name: str
     title: str
     seeds: tuple[int, ...]
+    layers: str
+    rates: tuple[float, ...]
 
 
 class GenerationConfig(Section):
@@ -75,7 +79,7 @@ class GenerationConfig(Section):
         "local_steps": 2,
         "batch_size": 2,
         "rounds": 6,
-        "rates": (3e-3, 1e-2),
+        "rates": (3e-3, 1e-2, 3e-2),
         "seeds": (0, 1, 2),
         "tuning_share": 0.5,
         "evaluations": 3,
@@ -148,7 +152,8 @@ class GenerationConfig(Section):
     @property
     def subjects(self) -> tuple[Subject, ...]:
         """The models that are fine-tuned, one after the other."""
-        return (Subject(self.model, self.model.rstrip("/").rpartition("/")[2], self.seeds),)
+        title = self.model.rstrip("/").rpartition("/")[2]
+        return (Subject(self.model, title, self.seeds, self.layers, self.rates),)
 
     @property
     def tuning_rounds(self) -> int:
@@ -176,7 +181,7 @@ def run_of(
             r=config.r,
             lora_alpha=config.lora_alpha,
             target_modules=config.target_modules,
-            layers=config.layers,
+            layers=subject.layers,
             dropout=config.dropout,
         ),
         data=data,

@@ -31,13 +31,13 @@ def figures(outcome: Outcome) -> Figures:
             "the base model's, seed by seed (small) and in the mean."
         )
         drawn[name] = (curves(found), caption)
-        if outcome.benchmark is not None and any(runs.scores for runs in found.lines.values()):
+        if found.benchmark is not None and any(runs.scores for runs in found.lines.values()):
             name = "scores" if number == 0 else f"scores_{number + 1}"
             caption = (
-                f"{outcome.benchmark.title}, {found.subject.title}: score with its 95 % interval "
+                f"{found.benchmark.title}, {found.subject.title}: score with its 95 % interval "
                 "over questions."
             )
-            drawn[name] = (scores(outcome, found), caption)
+            drawn[name] = (scores(found), caption)
     return drawn
 
 
@@ -92,7 +92,7 @@ def _ends(axes: Axes, found: Found) -> None:
     finish(axes, "Test loss less the base model's", "nats a token")
 
 
-def scores(outcome: Outcome, found: Found) -> Figure:
+def scores(found: Found) -> Figure:
     """The benchmark, base model first."""
     assert found.base_scores is not None
     rows = [("base model", by_question([found.base_scores]), INK)]
@@ -114,6 +114,6 @@ def scores(outcome: Outcome, found: Found) -> Figure:
     in_percent(axes, "")
     axes.xaxis.set_major_formatter(axes.yaxis.get_major_formatter())
     axes.set_yticks(range(len(rows)), [title for title, _, _ in rows], color=INK)
-    assert outcome.benchmark is not None
-    finish(axes, f"{outcome.benchmark.title}, {found.subject.title}", "right answers")
+    assert found.benchmark is not None
+    finish(axes, f"{found.benchmark.title}, {found.subject.title}", "right answers")
     return figure

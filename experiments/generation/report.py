@@ -19,6 +19,8 @@ from rolora.report.statistics import PairedDifference, paired_difference
 
 Z = 1.959964
 """Of a normal 95 % interval."""
+DEALT_BY = {"length": "the lengths of the answers", "topic": "topics"}
+"""Strata that are no column's, in words."""
 
 
 def test_losses(runs: LineRuns) -> dict[int, float]:
@@ -100,11 +102,11 @@ def tables(outcome: Outcome) -> Iterator[Table]:
     for found in outcome.found:
         if not found.lines:
             continue
-        yield losses(outcome, found)
-        if outcome.benchmark is not None and found.base_scores is not None:
-            yield benchmark(outcome, found)
+        yield losses(found)
+        if found.benchmark is not None and found.base_scores is not None:
+            yield benchmark(found)
             if 1 < len(found.base_scores) <= 12:
-                yield by_task(outcome, found)
+                yield by_task(found)
         yield from said(found)
 
 
@@ -124,7 +126,7 @@ COLUMNS = (
 )
 
 
-def losses(outcome: Outcome, found: Found) -> Table:
+def losses(found: Found) -> Table:
     """The mean loss of an answer's token, before and after."""
     base = [
         "base model, not trained",
@@ -137,13 +139,13 @@ def losses(outcome: Outcome, found: Found) -> Table:
         *["-"] * 5,
     ]
     against = against_rolora(found)
-    rows = [_row(outcome, line, runs, against.get(line)) for line, runs in found.lines.items()]
+    rows = [_row(found, line, runs, against.get(line)) for line, runs in found.lines.items()]
     title = f"Held-out loss of an answer's token in nats, {found.subject.title}"
     return Table(title, COLUMNS, (tuple(base), *rows))
 
 
 def _row(
-    outcome: Outcome,
+    found: Found,
     line: str,
     runs: LineRuns,
     against: tuple[PairedDifference | None, float | None] | None,
@@ -154,7 +156,7 @@ def _row(
     tests = list(test_losses(runs).values())
     return (
         line_title(line),
-        rate_in_words(outcome.config.rates, runs.rate),
+        rate_in_words(found.subject.rates, runs.rate),
         str(len(final)),
         _mean([run["loss"][half] for run in final]),
         _mean([run["loss"][-1] for run in final]),
@@ -204,9 +206,9 @@ def with_interval(values: Sequence[float]) -> tuple[float, float]:
     return fmean(values), Z * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
-def benchmark(outcome: Outcome, found: Found) -> Table:
+def benchmark(found: Found) -> Table:
     """Scores before and after, with intervals over questions."""
-    assert outcome.benchmark is not None
+    assert found.benchmark is not None
     assert found.base_scores is not None
     before = by_question([found.base_scores])
     rows = [("base model, not trained", "-", _points(before), "-")]
@@ -217,7 +219,7 @@ def benchmark(outcome: Outcome, found: Found) -> Table:
             seeds = ", ".join(map(str, runs.scores))
             rows.append((line_title(line), seeds, _points(after), _points(change, "+.2f")))
     title = (
-        f"{outcome.benchmark.title}, {len(before)} questions, percent with 95 % interval over "
+        f"{found.benchmark.title}, {len(before)} questions, percent with 95 % interval over "
         f"questions, {found.subject.title}"
     )
     return Table(title, ("", "adapters of seed", "score", "change"), tuple(rows))
@@ -228,9 +230,9 @@ def _points(values: Sequence[float], digits: str = ".2f") -> str:
     return f"{100 * mean:{digits}} ± {100 * half:.2f}"
 
 
-def by_task(outcome: Outcome, found: Found) -> Table:
+def by_task(found: Found) -> Table:
     """The same task by task."""
-    assert outcome.benchmark is not None
+    assert found.benchmark is not None
     assert found.base_scores is not None
     names = sorted(found.base_scores)
 
@@ -247,7 +249,7 @@ def by_task(outcome: Outcome, found: Found) -> Table:
         if runs.scores
     ]
     heads = [f"{name} ({len(found.base_scores[name])})" for name in names]
-    title = f"{outcome.benchmark.title} by task, percent, {found.subject.title}"
+    title = f"{found.benchmark.title} by task, percent, {found.subject.title}"
     return Table(title, ("", *heads), tuple(rows))
 
 
@@ -281,9 +283,11 @@ def _short(text: str, most: int) -> str:
 def summary(outcome: Outcome) -> str:
     """What was run, as a paragraph or two."""
     config = outcome.config
-    models = " and ".join(found.subject.title for found in outcome.found)
+    subjects = [found.subject for found in outcome.found]
+    models = " and ".join(f"{one.title} (layers {one.layers})" for one in subjects)
+    by = DEALT_BY.get(config.strata, config.strata)
     split = (
-        f"dealt by Dirichlet {config.dirichlet_alpha:g} over {config.strata}"
+        f"dealt by Dirichlet {config.dirichlet_alpha:g} over {by}"
         if config.partition == "dirichlet"
         else "dealt in equal shares"
     )
@@ -293,19 +297,22 @@ def summary(outcome: Outcome) -> str:
         if config.tuning_rounds == config.rounds
         else f" after {config.tuning_rounds} of the {config.rounds} rounds"
     )
+    alone = "".join(
+        f"; {one.title} takes {one.rates[0]:g} alone" for one in subjects if len(one.rates) == 1
+    )
     return (
-        f"{models}, LoRA of rank {config.r} on {', '.join(config.target_modules)} of layers "
-        f"{config.layers}, {config.clients} clients, records {split}; {config.rounds} rounds of "
+        f"{models}; LoRA of rank {config.r} on {', '.join(config.target_modules)}, "
+        f"{config.clients} clients, records {split}; {config.rounds} rounds of "
         f"{config.local_steps} steps of {config.batch_size}. {outcome.study.words(config)}\n\n"
         f"The same seeds, shares and steps for all. Each line has its own rate: of "
         f"{', '.join(f'{rate:g}' for rate in config.rates)} that with the lowest validation loss"
-        f"{tuned} at seed {config.tuning_seed}, which is not judged. Losses are of the answers' "
-        f"tokens alone, over all clients; the test examples are looked at once, after the last "
-        f"round. Paired t-tests over seeds, against RoLoRA corrected by Holm's method within each "
-        f"table. The recommended preset is RoLoRA with the orthonormal gauge and carried optimiser "
-        f"state. The benchmark is asked of the adapters of the seeds that its table names; its "
-        f"intervals are over questions, not over seeds. The paper does not publish its settings "
-        f"for language models; these are ours. "
+        f"{tuned} at seed {config.tuning_seed}, which is not judged{alone}. Losses are of the "
+        f"answers' tokens alone, over all clients; the test examples are looked at once, after the "
+        f"last round. Paired t-tests over seeds, against RoLoRA corrected by Holm's method within "
+        f"each table. The recommended preset is RoLoRA with the orthonormal gauge and carried "
+        f"optimiser state. The benchmark is asked of the adapters of the seeds that its table "
+        f"names; its intervals are over questions, not over seeds. The paper does not publish its "
+        f"settings for language models; these are ours. "
         + (f"Not finished, and left out: {'; '.join(missing)}." if missing else "")
     ).rstrip()
 

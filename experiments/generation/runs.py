@@ -52,6 +52,7 @@ class Found:
 
     Args:
         subject: the model.
+        benchmark: what it is asked; None: nothing.
         base: by seed, what it scores before round 1.
         base_scores: in the benchmark; None: not asked.
         base_answers: by seed, what it says.
@@ -60,6 +61,7 @@ class Found:
     """
 
     subject: Subject
+    benchmark: Benchmark | None
     base: Mapping[int, BaseResult]
     base_scores: Scores | None
     base_answers: Mapping[int, Sequence[Answer]]
@@ -73,7 +75,6 @@ class Outcome:
 
     study: Study[Any]
     config: GenerationConfig
-    benchmark: Benchmark | None
     found: Sequence[Found]
 
 
@@ -85,14 +86,14 @@ def run_all(study: Study[Any], config: GenerationConfig, workspace: Workspace) -
         RunFailed: a worker process died.
     """
     data = study.data(config, workspace)
-    digest, found, benchmark = digest_of_data(data), [], None
+    digest, found = digest_of_data(data), []
     for subject in config.subjects:
         benchmark = study.benchmark(config, workspace, subject)
         part = Part(config, subject, data, digest, benchmark, workspace)
         if not config.finished:
             part.make()
         found.append(part.gather())
-    return Outcome(study, config, benchmark, found)
+    return Outcome(study, config, found)
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,8 @@ class Part:
 
     def make(self) -> None:
         """Run what is not finished."""
-        at, tuning = self.config.tuning_seed, []
-        for line in self.config.methods:
-            tuning += [self.trial(line, rate, at, False) for rate in self.config.rates]
-        self._train("tuning", tuning)
+        trials = [trial for line in self.config.methods for trial in self.tuning(line).values()]
+        self._train("tuning", trials)
         judged = [
             self.trial(line, rate, seed, True)
             for seed in self.subject.seeds
@@ -179,17 +178,21 @@ class Part:
         """
         found = {}
         for line in self.config.methods:
-            tried = self.tried(line)
-            if len(tried) == len(self.config.rates):
+            trials, tried = self.tuning(line), self.tried(line)
+            if not trials:
+                found[line] = self.subject.rates[0]
+            elif len(tried) == len(trials):
                 found[line] = min(tried, key=lambda rate: tried[rate]["loss"][-1])
         return found
 
+    def tuning(self, line: str) -> dict[float, LanguageTrial]:
+        """By rate, ascending, the runs at the tuning seed; none where there is one rate alone."""
+        at, rates = self.config.tuning_seed, self.subject.rates
+        return {rate: self.trial(line, rate, at, False) for rate in rates if len(rates) > 1}
+
     def tried(self, line: str) -> dict[float, LanguageResult]:
-        """By rate, ascending, the runs at the tuning seed."""
-        trials = {
-            rate: self.trial(line, rate, self.config.tuning_seed, False)
-            for rate in self.config.rates
-        }
+        """Those of them that are finished."""
+        trials = self.tuning(line)
         return _finished(trials, lambda trial: self._kept(trial, trial.settings()))
 
     def gather(self) -> Found:
@@ -209,7 +212,7 @@ class Part:
             if line not in lines or seed not in lines[line].final
         ]
         first = next(iter(scores.values()), None)
-        return Found(self.subject, base, first, answers, lines, missing)
+        return Found(self.subject, self.benchmark, base, first, answers, lines, missing)
 
     def _line(self, line: str, rate: float) -> LineRuns:
         final: dict[int, LanguageResult] = _finished(

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import (
     BeforeValidator,
+    ByteSize,
     ConfigDict,
     Field,
     JsonValue,
@@ -246,6 +247,10 @@ class ServerConfig(Section):
     (:data:`rolora.reducers.REDUCERS`), and the weights of the mean: a client's number of examples,
     one for all, or what its label shares let it teach
     (:func:`rolora.client.objective.information`), which it says itself.
+
+    A run ends before the round that would take it past `byte_budget` bytes, both ways together, as
+    ``200GB`` or ``500MiB``; null sets no limit. A round's bytes are foretold for a first cohort
+    that answers; evaluation across machines counts once it has been.
     """
 
     optimizer: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
@@ -255,6 +260,7 @@ class ServerConfig(Section):
     tau: Rate = 1e-3
     weighting: Literal["examples", "uniform", "information"] = "examples"
     reducer: str = "mean"
+    byte_budget: Annotated[ByteSize, Field(gt=0)] | None = None
 
     @field_validator("reducer")
     @classmethod

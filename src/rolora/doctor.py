@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from packaging.requirements import Requirement
 import rolora
 from rolora.core.errors import BadInput
 
-_NAME = "rolora"
+_NAME, _WEIGHTS = "rolora", "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Examination:
         machine: this computer, and what it lets a run do.
         required: the packages without which nothing runs.
         extras: the optional parts, and how to get those that are missing.
-        packaged: the model and the data of the quickstart.
+        packaged: the models and data that come in packages.
     """
 
     machine: tuple[Finding, ...]
@@ -161,28 +162,38 @@ def _installed(needed: Requirement) -> tuple[str, bool]:
     return f"is {found}, must be {needed.specifier}", False
 
 
-# What the quickstart needs -----------------------------------------------------------------
+# Models and data in packages ---------------------------------------------------------------
 
 
 def _packaged() -> Iterator[Finding]:
     try:
         from rolora.config import DataConfig
         from rolora.data.sources import open_splits, source_of
-        from rolora.model.loading import PACKAGED, resolve_source
+        from rolora.model.sources import PACKAGED, UNPACKED, packed_file, resolve_source
     except (ImportError, OSError) as error:
         yield Finding("rolora", f"cannot be loaded ({error})", False, "see what is required above")
         return
-    advice = "pip install 'rolora[demo]'"
-    for name in PACKAGED:
-        try:
-            size = (Path(resolve_source(name)) / "model.safetensors").stat().st_size
-            yield Finding(f"model {name}", f"{size / 2**20:.0f} MiB")
-        except (BadInput, OSError):
-            yield Finding(f"model {name}", "is missing", False, advice)
-    for name in ("rotten_tomatoes", "imdb"):
+
+    def weights(name: str) -> str:
+        file = packed_file(name) if name in UNPACKED else Path(resolve_source(name), _WEIGHTS)
+        return f"{file.stat().st_size / 2**20:.0f} MiB"
+
+    def texts(name: str) -> str:
         config = DataConfig(name=name)
-        try:
-            columns = open_splits(config, source_of(config))["train"]().columns
-            yield Finding(f"data {name}", f"{len(columns['text']):,} texts")
-        except BadInput:
-            yield Finding(f"data {name}", "is missing", False, advice)
+        columns = open_splits(config, source_of(config))["train"]().columns
+        return f"{len(next(iter(columns.values()))):,} texts"
+
+    for name in (*PACKAGED, *UNPACKED):
+        yield _looked(f"model {name}", partial(weights, name))
+    for name in ("rotten_tomatoes", "imdb", "alpaca_demo"):
+        yield _looked(f"data {name}", partial(texts, name))
+
+
+def _looked(name: str, look: Callable[[], str]) -> Finding:
+    """What `look` finds; where it is refused, how to get what it lacks."""
+    try:
+        return Finding(name, look())
+    except BadInput as error:
+        return Finding(name, "is missing", False, str(error).partition("; ")[2])
+    except OSError as error:
+        return Finding(name, f"cannot be read ({error})", False, "install its package again")

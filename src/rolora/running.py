@@ -16,13 +16,12 @@ import torch
 from rolora.callbacks import Begun, Callback
 from rolora.config import Config, dump_config
 from rolora.core.errors import BadInput, RunFailed
-from rolora.core.types import Adapter, Evaluation, Layout, RoundNotes, ServerState, Update
+from rolora.core.types import Adapter, Evaluation, RoundNotes, ServerState
 from rolora.core.version import VERSION
 from rolora.engines.preparation import (
     NOTHING,
     DataFacts,
     Given,
-    Prepared,
     Ready,
     TrainingEngine,
 )
@@ -45,11 +44,9 @@ from rolora.records.schema import (
     Summary,
     TaskRecord,
 )
-from rolora.records.wire import payload_bytes, update_bytes
-from rolora.server.ledger import Ledger, planned_layout
+from rolora.server.ledger import Ledger
 from rolora.server.pooling import pooled, scores_of
 from rolora.server.round import finished, rounds, written
-from rolora.stages import At, make_stage
 
 
 def execute(
@@ -129,8 +126,14 @@ def _carried_out(
     record.start(start)
     callbacks.begin(begun(ready, record, start, state.round))
     run = (ready.config, ready.method, ready.task, engine)
-    with closing(rounds(*run, state, ledger, record, callbacks.answer)) as steps:
+    spent = sum(line.bytes_up + line.bytes_down for line in record.rounds()) if checkpoint else 0
+    with closing(rounds(*run, state, ledger, record, callbacks.answer, spent)) as steps:
         state = yield from _told(steps, callbacks)
+    if state.round < ready.config.rounds:
+        callbacks.notice(
+            f"server.byte_budget = {ready.config.server.byte_budget}: ended after round "
+            f"{state.round} of {ready.config.rounds}, as the next would have passed it"
+        )
     save_adapters(record.path, ready, engine, state)  # whatever happens in the test
     results = engine.evaluate(ready.method.evaluation_plan(state), "test")
     summary = summarise(ready, record, state, results, engine.take_notes(), command)
@@ -297,22 +300,6 @@ def about(name: str, method: Method) -> MethodRecord:
         personal=bool(method.local()),
         citation=method.citation,
     )
-
-
-def round_bytes(prepared: Prepared, state: ServerState) -> tuple[int, int]:
-    """Bytes up and down of the next round with a full cohort of clients that hold nothing."""
-    cohort = map(prepared.client, range(prepared.config.federation.cohort_size))
-    plans = [Ledger().narrow(prepared.method.plan(state, client)) for client in cohort]
-    up = sum(encoded_bytes(prepared.config, planned_layout(state.parts, plan)) for plan in plans)
-    return up, sum(payload_bytes(plan.send.layout) for plan in plans)
-
-
-def encoded_bytes(config: Config, layout: Layout) -> int:
-    """Bytes of an update of this layout after the run's stages."""
-    update = Update(client=0, num_examples=1, parts=Adapter(layout, torch.zeros(layout.size)))
-    for options in config.stages:
-        update, _ = make_stage(options).encode(update, {}, At(config.seed, round=1, client=0))
-    return update_bytes(update)
 
 
 def versions() -> dict[str, str]:

@@ -78,6 +78,7 @@ def test_gemma_is_a_second_model_with_seeds_of_its_own():
     config = parse_overrides(AlpacaConfig, ["small=true", "gemma=/some/file.gguf"], "alpaca")
     assert [subject.title for subject in config.subjects] == ["smollm2", "gemma-3-270m"]
     assert config.subjects[1].seeds == (0,)
+    assert config.subjects[1].layers == "12-17"  # it has 18
 
 
 def test_a_trial_is_the_same_wherever_its_files_lie(tmp_path):
@@ -182,8 +183,8 @@ def planted(**losses):
     }
     base = {n: {"validation_loss": 2.0 + s, "test_loss": 2.0 - s} for n, s in enumerate(spread)}
     config = AlpacaConfig(small=True, seeds=(0, 1, 2, 3, 4))
-    found = Found(config.subjects[0], base, None, {}, lines, ["FedIT, seed 9"])
-    return Outcome(STUDY, config, None, [found])
+    found = Found(config.subjects[0], None, base, None, {}, lines, ["FedIT, seed 9"])
+    return Outcome(STUDY, config, [found])
 
 
 STUDY = type("Study", (), {"source": "the paper", "words": staticmethod(lambda config: "Words.")})
@@ -241,7 +242,7 @@ def test_alpaca_runs_and_goes_on_where_it_was(llama, records, tmp_path):
     first = run("alpaca", asked, tmp_path / "out")
     says_all(first)
     cells = first.cells()
-    assert len(cells) == 5 * (1 + 2) + 2 + (5 + 1)
+    assert len(cells) == 5 * 2 + 2 + (5 + 1)  # one rate needs no choice
     result = first.record()["results"]["models"][0]
     assert set(result["lines"]) == set(LINES)
     assert len(list((tmp_path / "out" / "adapters").iterdir())) == 10
@@ -266,7 +267,9 @@ def test_commonsense_is_answered_by_letters(llama, tmp_path, monkeypatch):
         experiments.commonsense.experiment, "bigbench_tasks", lambda path: bigbench(30)
     )
     asked = small(llama, train_rows=12, test_rows=4, seeds="[0]", questions=4, generations=0)
-    done = run("commonsense", asked, tmp_path / "out")
+    done = run("commonsense", [*asked, "rates=[0.001,0.01]"], tmp_path / "out")
+    line = done.record()["results"]["models"][0]["lines"]["rolora"]
+    assert line["rate"] == float(min(line["tuning"], key=line["tuning"].get))
     scores = done.record()["results"]["models"][0]
     assert set(scores["base_scores"]) == set(STAND_INS)
     for line in scores["lines"].values():

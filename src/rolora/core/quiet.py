@@ -7,6 +7,8 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partialmethod
+from typing import Any
 
 _TALKATIVE = ("transformers", "peft", "datasets", "huggingface_hub", "accelerate", "lm_eval")
 
@@ -18,8 +20,11 @@ def quiet() -> Iterator[None]:
     What they raise is raised, and what they log as an error is shown. It goes around calls of
     theirs alone, so that no warning of ours is lost.
     """
+    from tqdm import tqdm
     from transformers.utils import logging as transformers_logging
 
+    bar: Any = tqdm  # which some draw without asking anybody's switch
+    drawn = bar.__init__
     loggers = [logging.getLogger(name) for name in _TALKATIVE]
     levels = [logger.level for logger in loggers]
     bars = transformers_logging.is_progress_bar_enabled()
@@ -32,9 +37,11 @@ def quiet() -> Iterator[None]:
         transformers_logging.disable_progress_bar()
         if datasets is not None:
             datasets.disable_progress_bars()
+        bar.__init__ = partialmethod(drawn, disable=True)
         try:
             yield
         finally:
+            bar.__init__ = drawn
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
             if bars:

@@ -10,7 +10,8 @@ from rolora.config import Config
 from rolora.engines.given import NOTHING, Given
 from rolora.engines.preparation import prepare
 from rolora.library.estimate import Estimate, estimate
-from rolora.running import round_bytes
+from rolora.server.budget import Bytes, next_round, whole_run
+from rolora.server.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class RunPlan:
         label_names: what the model's outputs stand for, in order.
         client_sizes: each client's number of training examples.
         bytes_up, bytes_down: of round 1, from and to a full cohort that holds nothing yet.
+        whole: bytes of all rounds, if every client answers; None where they are not known before.
         estimate: the seconds that a round trains here, and the memory that it needs.
     """
 
@@ -52,6 +54,7 @@ class RunPlan:
     client_sizes: tuple[int, ...]
     bytes_up: int
     bytes_down: int
+    whole: Bytes | None
     estimate: Estimate
 
 
@@ -70,7 +73,8 @@ def plan_of(
     """
     prepared = prepare(config, notice=notice, given=given)
     state = prepared.initial()
-    up, down = round_bytes(prepared, state)
+    clients = [prepared.client(number) for number in range(config.federation.clients)]
+    first = next_round(config, prepared.method, clients, state, Ledger())
     train = prepared.method.plan(state, prepared.client(0)).train
     return RunPlan(
         config=config,
@@ -87,7 +91,8 @@ def plan_of(
         test_from=prepared.test_from,
         label_names=tuple(prepared.examples["train"].names),
         client_sizes=tuple(map(len, prepared.shares["train"])),
-        bytes_up=up,
-        bytes_down=down,
+        bytes_up=first.up,
+        bytes_down=first.down,
+        whole=whole_run(config, prepared.method, clients, state),
         estimate=estimate(prepared, state),
     )

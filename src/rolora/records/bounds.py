@@ -46,7 +46,8 @@ class Facts(Answer):
 
     protocol: Whole
     names: Annotated[tuple[Text, ...], Field(max_length=100_000)]
-    strata: dict[Split, tuple[Whole, ...]]
+    examples: dict[Split, Whole]
+    strata: dict[Split, tuple[Whole, ...]] | None
     test_from: Text
     fingerprint: Text
 

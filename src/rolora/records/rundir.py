@@ -24,7 +24,7 @@ from rolora.records.checkpoint import SCHEMA, Checkpoint, load_newest, save_chec
 from rolora.records.files import read_metrics
 from rolora.records.schema import RoundRecord, Start, Summary
 
-MAY_CHANGE = {"rounds", "checkpoint", "engine", "tracking", "data.path"}
+MAY_CHANGE = {"rounds", "checkpoint", "engine", "tracking", "data.path", "server.byte_budget"}
 """What of the config may differ when a run goes on; data are known by what is in them."""
 FOUND_LATER = ("scores.json", "generations.json")
 """What is found out of a finished run; of the same run after more rounds it says nothing."""

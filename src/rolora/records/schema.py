@@ -198,8 +198,8 @@ class StrataRecord(Record):
     """Training examples by client and stratum (for classification, the label).
 
     Args:
-        names: of the strata; empty where the task has none.
-        table: per client, the number of its examples in each stratum; where there are no strata,
+        names: of the strata; empty where the task has none, or a site does not tell its own.
+        table: per client, the number of its examples in each stratum; where there are no names,
             one number, of all its examples.
     """
 
@@ -291,6 +291,13 @@ class Summary(Start):
     seconds: dict[str, float] = Field(default_factory=dict)
     peak_memory_mb: float | None = None
     finished: str | None = None
+
+    @property
+    def predicted_names(self) -> tuple[str, ...]:
+        """What `prediction_shares` are of: the strata, or the labels where no strata are told."""
+        labels = self.data.label_names
+        same = len(labels) == len(self.prediction_shares)
+        return self.strata.names or (labels if same else ())
 
 
 class Measured(Record):

@@ -21,7 +21,7 @@ def collapsed(run: RunFiles) -> str | None:
 
 
 def _one_prediction(summary: Summary) -> str | None:
-    shares, names = summary.prediction_shares, summary.strata.names
+    shares, names = summary.prediction_shares, summary.predicted_names
     if not shares or max(shares) <= COLLAPSED_SHARE:
         return None
     most = shares.index(max(shares))

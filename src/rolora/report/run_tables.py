@@ -266,6 +266,8 @@ def _data(run: RunFiles) -> Iterator[tuple[str, str | None]]:
     yield "Examples dropped, their answers cut off whole", _by_split(data.dropped)
     yield "Test examples from", data.test_from
     yield "Data fingerprint", data.fingerprint
+    if run.summary.strata.table and data.label_names and not run.summary.strata.names:
+        yield "Label counts", "not told by every site"
     yield "Predictions", _predicted(run)
 
 
@@ -277,7 +279,7 @@ def _by_split(counts: Mapping[str, int]) -> str:
 
 def _predicted(run: RunFiles) -> str:
     assert run.summary is not None
-    shares, names = run.summary.prediction_shares, run.summary.strata.names
+    shares, names = run.summary.prediction_shares, run.summary.predicted_names
     named = [(share, names[i] if i < len(names) else str(i)) for i, share in enumerate(shares)]
     most = sorted(named, key=lambda pair: -pair[0])[:12]
     text = ", ".join(f"{name} {percent(share)}" for share, name in most)

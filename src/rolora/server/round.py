@@ -13,7 +13,6 @@ from torch import Tensor
 
 from rolora.config import Config
 from rolora.core.errors import RunFailed
-from rolora.core.seeds import numpy_generator
 from rolora.core.types import (
     ClientInfo,
     Evaluation,
@@ -29,6 +28,8 @@ from rolora.records.schema import FailureRecord, RoundRecord
 from rolora.records.shield import shielded
 from rolora.records.wire import payload_bytes
 from rolora.reducers import Limited, Reduced, Reducer, make_reducer
+from rolora.server.budget import affordable
+from rolora.server.cohort import sample_cohort
 from rolora.server.judge import Judge, all_finite, distances, mean_distances
 from rolora.server.ledger import Ledger
 from rolora.server.optimizer import server_step
@@ -111,8 +112,10 @@ def rounds(
     ledger: Ledger,
     record: Record,
     answered: Callable[[Update | Failure], None] = lambda answer: None,
+    spent: int = 0,
 ) -> Generator[RoundRecord, None, ServerState]:
-    """Run the rounds that are left, one at a time; the value at the end is the final state.
+    """Run the rounds that are left, one at a time, as far as ``server.byte_budget`` goes; the value
+    at the end is the final state.
 
     Args:
         config: the run's settings.
@@ -123,32 +126,43 @@ def rounds(
         ledger: what clients hold.
         record: the run's files.
         answered: told of every client's answer.
+        spent: bytes both ways in the rounds before.
 
     Yields:
         the record of a round, once it is finished: its metrics are written.
 
     Raises:
+        BadInput: the byte budget does not even allow round 1.
         RunFailed: the quorum was lost in every attempt at a round.
 
     Whatever ends the run, an interrupt or a closed generator too, is passed on after the last
     finished round has been checkpointed.
     """
     saved, held = state.round, Ledger(ledger.held)
+
+    def goes_on(state: ServerState) -> bool:
+        return state.round < config.rounds and affordable(
+            config, method, engine.clients, state, ledger, spent
+        )
+
+    going = goes_on(state)
     try:
-        while state.round < config.rounds:
+        while going:
             clock = Clock()
             new, metrics = one_round(config, method, engine, state, ledger, clock, answered)
-            last, seen = new.round == config.rounds, {}
-            if last or new.round % config.evaluation.every == 0:
+            spent += metrics.bytes_up + metrics.bytes_down
+            going, seen = goes_on(new), {}
+            if not going or new.round % config.evaluation.every == 0:
                 with clock("evaluate"):
                     results = engine.evaluate(method.evaluation_plan(new), "validation")
-                    share = config.largest_share
-                    seen = validated(task, results, engine.names, share)
-            metrics = completed(metrics, seen, engine.take_notes(), clock)
+                    seen = validated(task, results, engine.names, config.largest_share)
+            notes = engine.take_notes()
+            spent += notes.bytes_down
+            metrics = completed(metrics, seen, notes, clock)
             with shielded():
                 record.round_finished(metrics)
                 state, held = new, Ledger(ledger.held)
-                if last or state.round % config.checkpoint.every == 0:
+                if not going or state.round % config.checkpoint.every == 0:
                     record.checkpoint(state, held, engine)
                     saved = state.round
             yield metrics
@@ -393,18 +407,6 @@ def reducer_of(config: Config, method: Method) -> Reducer[Any]:
 def needed(quorum: float, cohort: int) -> int:
     """How many updates a round needs: the share `quorum` of `cohort`, rounded up."""
     return math.ceil(round(quorum * cohort, 6))  # 0.28 * 25 is 7, but 7.000000000000001 in floats
-
-
-def sample_cohort(
-    config: Config, clients: Sequence[ClientInfo], round_number: int, attempt: int
-) -> list[ClientInfo]:
-    """The clients of a round, by id: a function of the seed, the round and the attempt."""
-    size = min(config.federation.cohort_size, len(clients))
-    if size == len(clients):
-        return list(clients)
-    generator = numpy_generator(config.seed, "cohort", round_number, attempt)
-    chosen = generator.choice(len(clients), size=size, replace=False)
-    return [clients[i] for i in sorted(chosen.tolist())]
 
 
 def completed(

@@ -13,6 +13,7 @@ import torch
 
 from rolora.config import Config, DataConfig, parse_config
 from rolora.core.errors import BadInput, nearest
+from rolora.core.parsing import parse_section
 from rolora.core.reading import ReadOptions
 from rolora.core.yaml_text import YamlError, parse_yaml
 from rolora.data import Examples, load_data
@@ -68,6 +69,7 @@ def draft(
     choice: Choice = Choice(),
     clients: int | None = None,
     model: str = "minilm",
+    encoding: str | None = None,
 ) -> Draft:
     """A config for `data`, or the quickstart's; it is checked against the data, not yet written.
 
@@ -77,6 +79,7 @@ def draft(
         choice: what a person named; the rest is guessed.
         clients: how many; None: the sites of the data, or as many as their rows allow.
         model: a short name, a hub name or a directory.
+        encoding: of a text file; None: utf-8.
 
     Raises:
         BadInput: there is a config already, the data cannot be read, or a column that is needed
@@ -90,7 +93,9 @@ def draft(
     if choice.task is not None and choice.task not in TASKS:
         raise BadInput(f"--task {choice.task!r}: unknown task{nearest(choice.task, TASKS)}")
     if data is not None:
-        return _for_data(path, data, choice, clients, model)
+        return _for_data(path, data, choice, clients, model, _options(data, encoding))
+    if encoding is not None:
+        raise BadInput(f"--encoding {encoding!r}: is about --data FILE")
     if choice != Choice():
         raise BadInput("--text, --text-pair, --label, --field, --task: are about --data FILE")
     raw = _base(model)
@@ -119,14 +124,22 @@ def _base(model: str) -> dict[str, Any]:
     return raw
 
 
-def _for_data(path: Path, data: Path, choice: Choice, clients: int | None, model: str) -> Draft:
-    split, table, splits = _training(data)
+def _for_data(
+    path: Path,
+    data: Path,
+    choice: Choice,
+    clients: int | None,
+    model: str,
+    options: ReadOptions,
+) -> Draft:
+    split, table, splits = _training(data, options)
     columns = profiles(table.columns, table.classes)
     roles = guess_roles(columns, choice, clients)
     named = Guess(choice.task, "as you named it") if choice.task else None
     task = named or guess_task(columns[roles.label.value])
     raw = _base(model)
     raw["data"], length = _data(path, data, split, table, roles, model)
+    raw["data"] |= {"options": kept} if (kept := options.model_dump(exclude_none=True)) else {}
     raw["task"] = {"name": task.value}
     said = _said(roles, task) | {"max_length": length}
     if task.value == "regression":
@@ -146,11 +159,16 @@ def _for_data(path: Path, data: Path, choice: Choice, clients: int | None, model
     return Draft(path, text, config, said, roles.others)
 
 
-def _training(data: Path) -> tuple[str, Table, Splits]:
-    """The split to train on, its table, and all splits."""
+def _options(data: Path, encoding: str | None) -> ReadOptions:
+    """How a file is read where it is not the usual way."""
     if not os.path.exists(data):
         raise BadInput(f"--data {data}: there is no such file or directory")
-    options = ReadOptions(sep=_separator(data))
+    raw = {"sep": _separator(data), "encoding": encoding}
+    return parse_section(ReadOptions, raw, "--data")
+
+
+def _training(data: Path, options: ReadOptions) -> tuple[str, Table, Splits]:
+    """The split to train on, its table, and all splits."""
     config = DataConfig(path=data, text="text", label="label", options=options)
     splits = open_splits(config, source_of(config))
     name = next(iter(splits)) if len(splits) == 1 else config.train_split
@@ -185,8 +203,6 @@ def _data(
     length = fitting_length(texts, pairs, model)
     relative = Path(os.path.relpath(data, path.parent)).as_posix()
     raw: dict[str, Any] = {"path": relative, "text": roles.text.value}
-    sep = _separator(data)
-    raw |= {"options": {"sep": sep}} if sep else {}
     raw |= {"text_pair": pair} if pair else {}
     raw |= {"label": roles.label.value, "max_length": int(length.value)}
     return raw | ({"train_split": split} if split != "train" else {}), length

@@ -5,6 +5,7 @@ import warnings
 
 import datasets
 import pytest
+from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
 import made_up
@@ -34,6 +35,15 @@ def test_bars_warnings_and_levels_are_as_before_even_after_an_error():
     assert before == (logger.level, transformers_logging.is_progress_bar_enabled())
     assert not datasets.are_progress_bars_disabled()
     assert filters == warnings.filters
+
+
+def test_a_bar_that_asks_nobody_is_not_drawn_and_is_again_afterwards(capfd):
+    """As that of Transformers over the tensors of a GGUF file."""
+    with quiet():
+        assert list(tqdm([1, 2], desc="theirs")) == [1, 2]
+    assert capfd.readouterr().err == ""
+    assert list(tqdm([1, 2], desc="theirs")) == [1, 2]
+    assert "theirs" in capfd.readouterr().err
 
 
 @pytest.mark.filterwarnings("default")

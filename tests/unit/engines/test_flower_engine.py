@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from federated import (
+    ANYTHING,
     BAD,
     RUNS,
     adapter,
@@ -31,6 +32,7 @@ from rolora.core.errors import BadInput, RunFailed
 from rolora.engines.flower import connect, settings
 from rolora.engines.flower.serve import load_site
 from rolora.engines.flower.settings import SiteConfig
+from rolora.engines.flower.told import Declined
 from rolora.report.run_report import write_report
 
 
@@ -203,7 +205,7 @@ def test_a_site_refuses_what_is_not_for_it(sites, run_yaml, tmp_path):
     """More clients than the run has, another's plan, other data than the run began with."""
     stranger = handler(run_yaml, 7, tmp_path)
     config = load_config(run_yaml, ["engine.name=flower"])
-    with pytest.raises(BadInput, match="client = 7: the run has 3 clients"):
+    with pytest.raises(Declined, match="client = 7: the run has 3 clients"):
         stranger(connect.hello(config))
     handlers, _ = sites
     federate(run_yaml, tmp_path / "run", "rounds=1")
@@ -213,16 +215,17 @@ def test_a_site_refuses_what_is_not_for_it(sites, run_yaml, tmp_path):
     options = ["rounds=2", "federation.quorum=0.5"]
     federate(run_yaml, tmp_path / "run", *options, resume=True)
     [failure] = lines(tmp_path / "run")[1]["failures"]
-    assert failure["reason"] == "client_error"
-    assert "not those with which this site began" in failure["detail"]
+    assert failure["reason"] == "other_data"
+    assert "not those with which it began" in failure["detail"]
 
 
 def test_sites_must_agree_on_the_labels(sites, run_yaml, tmp_path):
     handlers, _ = sites
     other = json.dumps(
         {
-            "protocol": 3,
+            "protocol": 4,
             "names": ["a", "b"],
+            "examples": {"train": 6, "validation": 2, "test": 2},
             "strata": {"train": [3, 3], "validation": [1, 1], "test": [1, 1]},
             "test_from": "",
             "fingerprint": "",
@@ -243,6 +246,7 @@ def test_a_site_with_its_own_data(run_yaml, tmp_path):
         "client": 1,
         "data": {"path": "own.csv", "text": "note", "label": "kind", "test": 0.2},
         "tls": {"authority": "ca.crt", "node_key": "key"},
+        "allow": {"models": [yaml.safe_load(run_yaml.read_text())["model"]["name"]], **ANYTHING},
     }
     (tmp_path / "site.yaml").write_text(yaml.safe_dump(raw))
     site = settings.load_settings(SiteConfig, tmp_path / "site.yaml")
@@ -252,8 +256,8 @@ def test_a_site_with_its_own_data(run_yaml, tmp_path):
     loaded = load_site(site, load_config(run_yaml, ["data.labels=['no', 'yes']"]))
     assert loaded.facts.names == ("no", "yes")
     assert loaded.facts.strata["train"][0] == 0
-    assert sum(loaded.facts.examples(s) for s in ("train", "validation", "test")) == 30
-    assert loaded.facts.examples("test") == 6
+    assert sum(loaded.facts.examples.values()) == 30
+    assert loaded.facts.examples["test"] == 6
     assert loaded.config.data.max_length == 16
     assert [len(split.shares) for split in loaded.splits.values()] == [1, 1, 1]
 

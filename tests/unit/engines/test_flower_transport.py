@@ -52,7 +52,7 @@ class TestWorker:
             return frames
 
         path = worker(handle).path
-        with pytest.raises(WorkerError, match="ValueError: no such round"):
+        with pytest.raises(WorkerError, match="an error at the site"):
             ask(path, [b"bad"])
         assert ask(path, [b"good"]) == [b"good"]
 
@@ -195,7 +195,8 @@ class TestGate:
         async def send(event):
             statuses.extend([event["status"]] if "status" in event else [])
 
-        scope = {"type": "http", "path": path, "client": (peer, 4711)}
+        length = [(b"content-length", b"0")]
+        scope = {"type": "http", "path": path, "client": (peer, 4711), "headers": length}
         asyncio.run(Gate(superlink)(scope, None, send))
         assert statuses == [status]
 
@@ -239,8 +240,8 @@ class TestCluster:
 
             failed = ask_all(transport, {0: [b"a"], 1: [b"fail"]})
             assert (failed[1].reason, failed[1].detail) == (
-                "client_error",
-                "ValueError: not in the mood",
+                "site_error",
+                "an error at the site; its log says which",
             )
             assert failed[0].frames == [b"echo a"]
 

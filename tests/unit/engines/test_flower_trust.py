@@ -64,12 +64,15 @@ def of_site(answers, attack, wanted, client=2):
 
 
 def set_train(value):
-    return fields(lambda header: header["strata"]["train"].__setitem__(0, value))
+    def change(header):
+        header.update(examples={**header["examples"], "train": value}, strata=None)
+
+    return fields(change)
 
 
 HELLO = {
-    "a count of 400 digits": lambda text: text.replace(b'"train": [', b'"train": [1' + b"0" * 400),
-    "of 6000 digits": lambda text: text.replace(b'"train": [', b'"train": [1' + b"0" * 6000),
+    "a count of 400 digits": lambda text: text.replace(b'"train": ', b'"train": 1' + b"0" * 400, 1),
+    "of 6000 digits": lambda text: text.replace(b'"train": ', b'"train": 1' + b"0" * 6000, 1),
     "10^15 examples": set_train(10**15),
     "no whole number": set_train(3.5),
     "a float that says it is one": set_train(40.0),
@@ -78,14 +81,14 @@ HELLO = {
     "text": set_train("40"),
     "NaN": set_train(float("nan")),
     "too deep": lambda text: b'{"strata": ' * 100_000,
-    "a list too many": fields(lambda header: header["strata"].update(train=[1] * 100_000)),
+    "a list too many": fields(lambda header: header.update(strata={"train": [1] * 100_000})),
     "too long": lambda text: text + b" " * 5_000_000,
     "a long name": fields(lambda header: header["names"].__setitem__(0, "x" * 10_000)),
     "a long fingerprint": fields(lambda header: header.update(fingerprint="x" * 10_000)),
     "a long origin": fields(lambda header: header.update(test_from="x" * 10_000)),
     "half a character": lambda text: text.replace(b'"test_from": "', b'"test_from": "\\ud800'),
-    "a split of its own": fields(lambda header: header["strata"].update(more=[1, 1])),
-    "no splits": fields(lambda header: header.update(strata={})),
+    "a split of its own": fields(lambda header: header["examples"].update(more=1)),
+    "no splits": fields(lambda header: header.update(examples={})),
     "no mapping": lambda text: b"[]",
     "nothing": lambda text: b"",
 }
@@ -264,7 +267,9 @@ def boasting(handle, counts):
         answer = handle(frames)
         if len(frames) == 1:
             return [
-                fields(lambda h: h.update(strata={s: [counts, 0] for s in h["strata"]}))(answer[0])
+                fields(
+                    lambda h: h.update(examples=dict.fromkeys(h["examples"], counts), strata=None)
+                )(answer[0])
             ]
         if len(answer) == 2:
             loud = changed_update(lambda update: replace(update, num_examples=counts))

@@ -10,10 +10,16 @@ pytest.importorskip("flwr")
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
-from rolora.config import parse_config
+from rolora.config import load_config, parse_config
 from rolora.core.errors import BadInput
 from rolora.core.parsing import parse_section
-from rolora.engines.flower.project import renew_certificate, replace_key, write_project
+from rolora.engines.flower.policy import Allow, few, outside
+from rolora.engines.flower.project import (
+    agreed_to,
+    renew_certificate,
+    replace_key,
+    write_project,
+)
 from rolora.engines.flower.serve import of_site
 from rolora.engines.flower.settings import ServerConfig, SiteConfig, load_settings
 
@@ -98,6 +104,26 @@ def test_what_cannot_be_renewed_is_said_and_nothing_is_touched(project, change, 
     with pytest.raises(BadInput, match=words):
         change(project)
     assert before == {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["method.name=fedsa_lora", "model.head=train", "lora.r=128", "lora.lora_alpha=10000"],
+        ["optimizer.local_steps=1", "optimizer.batch_size=4", "rounds=1000"],
+        ["optimizer.local_steps=null", "optimizer.local_epochs=2"],
+        ["server.weighting=information", "evaluation.batch_size=5000"],
+    ],
+)
+def test_a_site_allows_the_run_that_it_was_made_for_and_no_more(overrides, tmp_path):
+    (tmp_path / "run.yaml").write_text("{}")
+    run = load_config(tmp_path / "run.yaml", overrides)
+    allow = parse_section(Allow, agreed_to(run), "allow")
+    assert outside(allow, run, None) == []
+    assert few(allow, run, 1000) == []
+    other = load_config(tmp_path / "run.yaml", [*overrides, "method.name=flora", "model.name=/x"])
+    assert len(outside(allow, other, None)) == 2
 
 
 @pytest.mark.parametrize("dealt", [True, False])

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoConfig, AutoModelForCausalLM
 
 import small
 from rolora.core.errors import BadInput
@@ -25,23 +24,10 @@ HEADS = {
 
 
 def causal(architecture, dtype=torch.float32):
-    shape = {**small.OTHERS.get(architecture, {}), **HEADS.get(architecture, {})}
-    config = AutoConfig.for_model(
-        architecture,
-        vocab_size=72,
-        max_position_embeddings=80,
-        pad_token_id=0,
-        bos_token_id=2,
-        eos_token_id=3,
-        initializer_range=0.2,
-        **shape,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        module = AutoModelForCausalLM.from_config(config)
-        for name, parameter in module.named_parameters():
-            if name.endswith("head.bias"):
-                torch.nn.init.normal_(parameter)
+    module = small.causal(architecture, vocab_size=72, **HEADS.get(architecture, {}))
+    for name, parameter in module.named_parameters():
+        if name.endswith("head.bias"):
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
     return module.to(dtype).eval()
 
 

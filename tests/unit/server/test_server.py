@@ -17,8 +17,9 @@ from rolora.core.types import Adapter, ClientInfo, Evaluation, Failure, RoundNot
 from rolora.records.schema import FailureRecord
 from rolora.records.shield import Interrupted, interruptible
 from rolora.records.wire import payload_bytes
+from rolora.server.cohort import sample_cohort
 from rolora.server.ledger import Ledger
-from rolora.server.round import ATTEMPTS, run_rounds, sample_cohort
+from rolora.server.round import ATTEMPTS, run_rounds
 from rounds import FakeEngine, one_bad, play, start, swapped
 
 # The ordinary round ------------------------------------------------------------------------

@@ -139,6 +139,18 @@ def test_the_path_is_taken_from_where_the_config_lies(tmp_path, bert):
     assert parse_yaml(made.text)["data"]["path"] == "../../data/a.csv"
 
 
+def test_a_csv_of_another_encoding_is_read_as_it_is_named(tmp_path, bert, capsys):
+    rows = [f"w{i} caf\xe9,{'yes' if i % 2 else 'no'}" for i in range(60)]
+    (tmp_path / "d.csv").write_text("\n".join(["note,verdict", *rows]), encoding="latin-1")
+    init = ("init", "--data", "d.csv", "--model", bert)
+    assert rolora(*init) == 2
+    assert rolora(*init, "--encoding", "latin1x") == 2
+    assert "encoding: 'latin1x' is no encoding" in " ".join(capsys.readouterr().err.split())
+    assert rolora(*init, "--encoding", "latin-1") == 0
+    assert load_config(tmp_path / "rolora.yaml").data.options.encoding == "latin-1"
+    assert rolora("init", "other", "--encoding", "latin-1") == 2
+
+
 def test_a_csv_of_another_separator_is_read_and_said(tmp_path, bert):
     table = TABLES["classification"]
     lines = [";".join(map(str, row)) for row in (table, *zip(*table.values(), strict=True))]

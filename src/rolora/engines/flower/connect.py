@@ -17,6 +17,8 @@ from rolora.config import (
 )
 from rolora.core.errors import BadInput, RunFailed
 from rolora.core.types import Failure, Layout, one_line
+from rolora.engines.flower.messages import SPLITS
+from rolora.engines.flower.settings import _readable, require_flower
 from rolora.engines.given import NOTHING, Given
 from rolora.engines.preparation import DataFacts, Ready, TrainingEngine, checked_method
 from rolora.methods import Method
@@ -32,9 +34,8 @@ if TYPE_CHECKING:
 
     from rolora.engines.flower.messages import ClientFacts
     from rolora.engines.flower.results import Transport
-from rolora.engines.flower.settings import _readable, require_flower
 
-SITE_SECTIONS = {"rounds", "engine", "checkpoint"}
+SITE_SECTIONS = {"engine", "checkpoint"}
 """Sections of a run's config that do not concern its sites."""
 
 
@@ -180,19 +181,20 @@ class Federation:
         return FlowerEngine(self.transport, self.config, facts, ledger, self.seen)
 
     def facts(self) -> DataFacts:
-        """What the clients that ever joined said of their data, put together."""
-        strata = self.task.strata_names(self.names)
-        none = [0] * len(strata)
-        train = {client: list(facts.strata["train"]) for client, facts in self.seen.items()}
+        """What the clients that ever joined said of their data, put together; where one of them
+        does not tell its strata, how much each has and no more.
+        """
+        seen = self.seen.values()
+        told = {c: facts.strata["train"] for c, facts in self.seen.items() if facts.strata}
+        strata = self.task.strata_names(self.names) if len(told) == len(seen) else ()
+        train = told if strata else {c: [self.seen[c].examples["train"]] for c in self.seen}
+        none = [0] * max(len(strata), 1)
         prints = "".join(self.seen[c].fingerprint for c in sorted(self.seen))
         return DataFacts(
             names=self.names,
-            examples={
-                split: sum(facts.examples(split) for facts in self.seen.values())
-                for split in ("train", "validation", "test")
-            },
+            examples={split: sum(facts.examples[split] for facts in seen) for split in SPLITS},
             strata=strata,
-            strata_table=[train.get(c, none) for c in range(self.config.federation.clients)],
-            test_from="; ".join(sorted({facts.test_from for facts in self.seen.values()})),
+            strata_table=[list(train.get(c, none)) for c in range(self.config.federation.clients)],
+            test_from="; ".join(sorted({facts.test_from for facts in seen})),
             fingerprint=hashlib.sha256(prints.encode()).hexdigest(),
         )

@@ -129,7 +129,7 @@ class FlowerEngine:
         return self._examples(client)
 
     def _examples(self, client: int) -> int:
-        return self.seen[client].examples("train") if client in self.seen else 0
+        return self.seen[client].examples["train"] if client in self.seen else 0
 
     def train(self, plans: Sequence[Plan]) -> Iterator[Update | Failure]:
         """Have the plans carried out; answers come as they arrive, one for each."""
@@ -178,7 +178,7 @@ class FlowerEngine:
         """The evaluations in an answer, or what is wrong with it."""
         if isinstance(answer, Failure):
             return answer
-        task, held = self.facts.task, self.seen[client].examples(split)
+        task, held = self.facts.task, self.seen[client].examples[split]
 
         def read() -> list[Evaluation] | Failure:
             found = unpack_evaluations(answer, client, task, self.facts.names)

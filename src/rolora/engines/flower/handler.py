@@ -5,6 +5,7 @@ The training is that of the simulator over one client, whose model stays loaded 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
@@ -18,7 +19,6 @@ from rolora.client.kept import Kept
 from rolora.client.replica import MissingPart, Replica
 from rolora.client.runtime import ClientRuntime, first_head, with_own
 from rolora.config import Config, parse_config
-from rolora.core.errors import BadInput
 from rolora.core.types import Adapter, Evaluation, Plan, Update
 from rolora.engines.flower.kept import KeptStore
 from rolora.engines.flower.messages import (
@@ -32,11 +32,17 @@ from rolora.engines.flower.messages import (
     pack_update,
     unpack_request,
 )
+from rolora.engines.flower.policy import Agreed
+from rolora.engines.flower.told import Declined
 from rolora.engines.flower.worker import Frames
 from rolora.model.loading import Pretrained
 from rolora.model.lora import LoraModel
 from rolora.model.peft_format import save_adapter
 from rolora.records.atomic import write_atomic
+from rolora.records.wire import WireError
+
+MAY_CHANGE = {"rounds", "tracking", "data.path", "server.byte_budget"}
+"""What of a run's settings may differ when it goes on."""
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +58,8 @@ class SiteModel:
         runtime: how its client trains.
         splits: its own examples, one share of each split.
         facts: what the server is told.
+        agreed: what it may be asked.
+        scores: whether the sums are told of which scores are made.
         replicas: the global parts that it holds, by rank.
     """
 
@@ -61,6 +69,8 @@ class SiteModel:
     runtime: ClientRuntime
     splits: Mapping[str, Split]
     facts: ClientFacts
+    agreed: Agreed
+    scores: bool = True
     replicas: dict[int, Replica] = field(default_factory=dict)
 
     def replica(self, rank: int) -> Replica:
@@ -75,10 +85,10 @@ class SiteModel:
         return trained.update, self.runtime.kept_after(job, trained, kept)
 
     def evaluate(self, plan: Plan, kept: Kept, split: str) -> list[Evaluation]:
-        """The client's model on its held-out examples; none where it has none."""
+        """The client's model on its held-out examples; none where it has or tells none."""
         held = self.splits[split]
         [rows] = held.shares
-        if not len(rows):
+        if not (len(rows) and self.scores):
             return []
         own = with_own(plan.send, plan, kept, first_head(self.model))
         found = self.runtime.evaluate(plan, held, [(own, rows)], self._alone)
@@ -95,7 +105,8 @@ class SiteHandler:
 
     Args:
         client: the site's id.
-        load: loads model and data for a run's settings; raises BadInput where they do not fit.
+        load: loads model and data for a run's settings; raises BadInput where they do not fit, and
+            Declined where the site does not allow them.
         directory: what the client keeps for itself goes under ``runs/``, and what a finished run
             leaves to ``adapter/``.
     """
@@ -107,12 +118,20 @@ class SiteHandler:
         self._run = ""
 
     def __call__(self, frames: Frames) -> Frames:
-        """Answer one request; what is raised reaches the server as a message."""
+        """Answer one request.
+
+        Raises:
+            Declined: it is none, or not one that this site allows.
+            BadInput: what the run needs cannot be loaded.
+        """
         if len(frames) == 1:
-            return self.join(json.loads(frames[0]))
-        request = unpack_request(frames)
+            return self.join(_hello(frames[0]))
+        try:
+            request = unpack_request(frames)
+        except WireError as error:
+            raise Declined("no_request", str(error)) from None
         site = self._of_run(request)
-        self._check(request.plan)
+        site.agreed.check(request)
         replica = site.replica(request.plan.rank)
         drop_unlike(replica, request)
         try:
@@ -127,45 +146,43 @@ class SiteHandler:
     def join(self, hello: Mapping[str, Any]) -> Frames:
         """Load what the run needs, unless it is loaded, and tell what data there are."""
         if hello.get("protocol") != PROTOCOL:
-            raise BadInput("this site and the server run versions of rolora that do not fit")
-        if self._site is None or hello["config"] != self._settings:
+            raise Declined("protocol", f"the server speaks {hello.get('protocol')!r:.60}")
+        settings = hello.get("config")
+        if not isinstance(settings, dict):
+            raise Declined("no_request", "a greeting without settings")
+        if self._site is None or settings != self._settings:
             self._site, self._run = None, ""  # not two models at a time
-            config = parse_config(hello["config"], source="the settings of the run")
+            config = parse_config(settings, source="the settings of the run")
             if self.client >= config.federation.clients:
-                raise BadInput(
+                raise Declined(
+                    "unfit",
                     f"client = {self.client}: the run has {config.federation.clients} clients, "
-                    f"numbered from 0"
+                    f"numbered from 0",
                 )
-            self._site, self._settings = self._load(config), hello["config"]
-            counts = {name: sum(each) for name, each in self._site.facts.strata.items()}
-            log.info("client %s joins with %s", self.client, counts)
+            self._site, self._settings = self._load(config), settings
+            log.info("client %s joins with %s", self.client, dict(self._site.facts.examples))
         return pack_facts(self._site.facts)
 
     def _of_run(self, request: Request) -> SiteModel:
         """The loaded model, with nothing left in it of another run."""
-        if self._site is None:
-            raise BadInput("the site has not joined the run yet")
+        if self._site is None or self._settings is None:
+            raise Declined("not_joined", "asked for work before it joined")
         if request.run != self._run:
             self._kept = KeptStore(self.directory / "runs", request.run)
-            self._same_data(self._site.facts.fingerprint)
+            self._as_begun("data", self._site.facts.fingerprint, "other_data")
+            self._as_begun("settings", settled_in(self._settings), "refused")
             self._site.replicas.clear()
             self._run = request.run
         return self._site
 
-    def _same_data(self, fingerprint: str) -> None:
-        """Note the data that a run began on, and refuse to go on with others."""
-        noted = self._kept.directory / "data"
+    def _as_begun(self, what: str, mark: str, reason: str) -> None:
+        """Note with which data or settings a run began, and refuse to go on with others."""
+        noted = self._kept.directory / what
         if not noted.exists():
             noted.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(noted, fingerprint.encode())
-        elif noted.read_text() != fingerprint:
-            raise BadInput("data: not those with which this site began the run")
-
-    def _check(self, plan: Plan) -> None:
-        if plan.client != self.client:
-            raise BadInput(f"a plan for client {plan.client}; this is client {self.client}")
-        if plan.upload & plan.local:
-            raise BadInput(f"asked for {sorted(plan.upload & plan.local)}, which stays here")
+            write_atomic(noted, mark.encode())
+        elif noted.read_text() != mark:
+            raise Declined(reason, f"{what}: not those with which this site began the run")
 
     def _train(self, site: SiteModel, request: Request) -> Frames:
         plan = request.plan
@@ -192,6 +209,27 @@ class SiteHandler:
         path = self.directory / "adapter"
         save_adapter(path, parts, site.model, site.pretrained, site.config)
         log.info("the run is over; its adapter is in %s", path)
+
+
+def settled_in(settings: Mapping[str, Any]) -> str:
+    """A digest of what of a run's settings stays the same from its first round to its last."""
+    flat = dict[str, Any]()
+    for name, value in settings.items():
+        fields = value.items() if isinstance(value, dict) else [("", value)]
+        flat |= {f"{name}.{key}".rstrip("."): field for key, field in fields}
+    fixed = {name: value for name, value in flat.items() if name not in MAY_CHANGE}
+    text = json.dumps(fixed, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _hello(frame: bytes) -> Mapping[str, Any]:
+    try:
+        hello = json.loads(frame)
+    except (ValueError, RecursionError) as error:
+        raise Declined("no_request", str(error)) from None
+    if not isinstance(hello, dict):
+        raise Declined("no_request", "a greeting that is no mapping")
+    return hello
 
 
 def drop_unlike(replica: Replica, request: Request) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -32,6 +32,7 @@ class _Arriving:
     sent: str
     head: str
     missing: list[str]
+    max_bytes: int
     contents: dict[str, bytes] = field(default_factory=dict)
     size: int = 0
 
@@ -45,47 +46,55 @@ class Inbox:
 
     Args:
         grid: the grid of a ServerApp; the one of Flower's simulation is simply asked.
-        max_bytes: a larger answer is given up, so that it cannot fill the server's memory.
     """
 
-    def __init__(self, grid: Grid, max_bytes: int):
-        self._grid, self.max_bytes = grid, max_bytes
+    def __init__(self, grid: Grid):
+        self._grid = grid
         self._arriving: list[_Arriving] = []
 
-    def take(self, sent: Collection[str]) -> Iterator[tuple[str, Answer]]:
-        """What has come since the last look: the id of the message sent, and its answer."""
+    def take(self, sent: Mapping[str, int]) -> Iterator[tuple[str, Answer]]:
+        """What has come since the last look: the id of the message sent, and its answer.
+
+        Args:
+            sent: the ids of messages that wait for an answer, and how many bytes it may have; one
+                that is larger is given up, so that it cannot fill the server's memory.
+        """
         if not answers.is_networked(self._grid):
             for message in self._grid.pull_messages(list(sent)) if sent else ():
                 yield message.metadata.reply_to_message_id, message
             return
         arriving = [answer for answer in self._arriving if answer.sent in sent]
-        arriving += self._announced(set(sent) - {answer.sent for answer in arriving})
+        arriving += self._announced(sent, {answer.sent for answer in arriving})
         self._arriving = []
         for answer in arriving:
             finished = self._fetch(answer)
             if finished is None:
                 self._arriving.append(answer)
             else:
+                answers.confirm(self._grid, answer.head)  # so that nothing of it is kept there
                 yield answer.sent, finished
 
-    def _announced(self, sent: Collection[str]) -> list[_Arriving]:
-        found = answers.announced(self._grid, sent) if sent else []
-        return [_Arriving(one.sent, one.head, one.objects) for one in found]
+    def _announced(self, sent: Mapping[str, int], known: Set[str]) -> list[_Arriving]:
+        asked = sent.keys() - known
+        found = answers.announced(self._grid, asked) if asked else []
+        return [_Arriving(one.sent, one.head, one.objects, sent[one.sent]) for one in found]
 
     def _fetch(self, answer: _Arriving) -> Answer | None:
         """The finished answer, or None while a part of it is not there yet."""
+        large = Unreadable("too_large", f"more than {answer.max_bytes} bytes")
         while answer.missing:
             try:
                 content = answers.fetch(self._grid, answer.missing[-1])
             except answers.Lost as error:
                 return Unreadable("incomplete", str(error))
+            except answers.OverQuota:
+                return large
             if content is None:
                 return None
             answer.contents[answer.missing.pop()] = content
             answer.size += len(content)
-            if answer.size > self.max_bytes:
-                return Unreadable("too_large", f"more than {self.max_bytes} bytes")
-        answers.confirm(self._grid, answer.head)
+            if answer.size > answer.max_bytes:
+                return large
         try:
             message = answers.assembled(answer.head, answer.contents)
         except Exception as error:  # whatever a node makes up must not end the round

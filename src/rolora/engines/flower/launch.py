@@ -144,11 +144,15 @@ def start_superlink(
         directory: where its log and Flower's home go.
         address: ``host:port`` to listen on; sites connect to it, and runs are started through it.
         tls: None serves without encryption and lets any node in.
-        database: file that keeps nodes and runs over a restart; None keeps them in memory.
+        database: file that keeps nodes and runs over a restart, for its owner's eyes alone; None
+            keeps them in memory.
 
     Raises:
         RunFailed: it ended, or did not answer within a minute.
     """
+    if database is not None:  # what sites send lies in it
+        database.touch(mode=0o600)
+        database.chmod(0o600)
     host, _, port = address.rpartition(":")
     command = [sys.executable, "-m", "rolora.engines.flower.superlink", "--isolation", "process"]
     command += ["--host", host, "--port", port]

@@ -17,8 +17,11 @@ from rolora.records import bounds, wire
 from rolora.records.bounds import WireError, told
 from rolora.tasks import Task
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Raised whenever a server and a site of different versions could misunderstand each other."""
+
+
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -48,19 +51,17 @@ class ClientFacts:
 
     Args:
         names: what the model's outputs stand for, in order.
-        strata: per split, the number of examples of each stratum.
+        examples: per split, the number of examples.
+        strata: per split, the number of examples of each stratum; None: it does not tell.
         test_from: where its test examples come from.
         fingerprint: a digest of its examples.
     """
 
     names: tuple[str, ...]
-    strata: Mapping[str, Sequence[int]]
+    examples: Mapping[str, int]
+    strata: Mapping[str, Sequence[int]] | None
     test_from: str
     fingerprint: str
-
-    def examples(self, split: str) -> int:
-        """Number of examples of a split."""
-        return sum(self.strata[split])
 
 
 @dataclass
@@ -126,18 +127,22 @@ def unpack_facts(frames: Frames, task: Task, most: int) -> ClientFacts:
     """
     said = told(bounds.Facts, _first(frames), "an answer to a hello")
     wanted = len(task.strata_names(said.names))
-    if len(said.strata) < 3:
+    if len(said.examples) < len(SPLITS):
         raise WireError("not an answer to a hello (a split is missing)")
-    if any(len(counts) != wanted for counts in said.strata.values()):
-        raise WireError("not an answer to a hello (counts by stratum)")
-    for split, counts in said.strata.items():
-        if sum(counts) > most:
+    for split, count in said.examples.items():
+        if count > most:
             raise WireError(
-                f"it says that it has {sum(counts)} {split} examples; federation.max_examples "
-                f"allows {most}"
+                f"it says that it has {count} {split} examples; federation.max_examples allows "
+                f"{most}"
             )
-    strata: dict[str, Sequence[int]] = dict(said.strata.items())
-    return ClientFacts(said.names, strata, said.test_from, said.fingerprint)
+    for split, counts in (said.strata or {}).items():
+        if len(counts) != wanted or sum(counts) != said.examples[split]:
+            raise WireError("not an answer to a hello (counts by stratum)")
+    examples: dict[str, int] = dict(said.examples.items())
+    strata: dict[str, Sequence[int]] | None = None
+    if said.strata is not None:
+        strata = dict(said.strata.items())
+    return ClientFacts(said.names, examples, strata, said.test_from, said.fingerprint)
 
 
 def pack_update(update: Update) -> list[bytes]:

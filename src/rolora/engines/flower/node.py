@@ -25,8 +25,9 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from rolora.core.errors import BadInput
 from rolora.engines.flower import payload
 from rolora.engines.flower.bound import end_with_parent
+from rolora.engines.flower.client_app import carried
 from rolora.engines.flower.compat import UNKNOWN_FLOWER
-from rolora.engines.flower.worker import WorkerError, ask
+from rolora.engines.flower.worker import WorkerError
 
 if TYPE_CHECKING:
     from flwr.app import Message, RecordDict
@@ -61,11 +62,10 @@ class Node:
 
     def _carry_out(self, message: Message) -> RecordDict | str:
         try:
-            answer = ask(self._worker, payload.unpack(message.content))
-        except (WorkerError, ValueError) as error:
+            return payload.pack(carried(message, self._worker), client=self._client)
+        except WorkerError as error:
             log.warning("message %s: %s", message.metadata.message_id[:8], error)
-            return str(error)
-        return payload.pack(answer, client=self._client)
+            return error.reason
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import yaml
 from rolora.config import Config, load_config
 from rolora.core.errors import BadInput
 from rolora.core.parsing import parse_section
+from rolora.engines.flower.policy import Allow
 from rolora.engines.flower.settings import (
     SOURCE,
     ServerConfig,
@@ -153,9 +154,43 @@ def _site_settings(
     site: dict[str, Any] = {"server": address, "client": number, "data": source}
     if one_machine:
         site |= {"dealt": True, "threads": 1}
+    site["allow"] = agreed_to(run)
+    if one_machine:  # the data are the run's own
+        site["allow"] |= {"examples": 1, "label_counts": True}
     if not insecure:
         site["tls"] = {"authority": "ca.crt", "node_key": "node.key"}
     return site
+
+
+def agreed_to(run: Config) -> dict[str, Any]:
+    """The section ``allow`` of a site that takes part in `run` and in nothing that asks for more:
+    the names in it, and the bounds that it needs where the defaults are tighter.
+    """
+    settings, usual = run.optimizer, Allow()
+    steps, batch = settings.local_steps, settings.batch_size
+    needs: dict[str, Any] = {
+        "methods": [run.method.name],
+        "heads": [run.model.head],
+        "models": [run.model.name],
+        "tasks": [run.task.name],
+    }
+    least: dict[str, int | None] = {
+        "least_steps": steps,
+        "least_batch": batch,
+        "examples": steps and steps * batch,
+    }
+    most: dict[str, float | None] = {
+        "most_steps": steps,
+        "most_batch": max(batch, run.evaluation.batch_size),
+        "rounds": run.rounds,
+        "rank": run.lora.max_rank,
+        "scaling": run.lora.lora_alpha / min(run.lora.client_ranks or (run.lora.r,)),
+    }
+    needs |= {k: v for k, v in least.items() if v is not None and v < getattr(usual, k)}
+    needs |= {k: v for k, v in most.items() if v is not None and v > getattr(usual, k)}
+    if run.server.weighting == "information":
+        needs["label_counts"] = True
+    return needs
 
 
 def renew_certificate(directory: Path, address: str) -> Path:
@@ -258,7 +293,8 @@ def _runbook(sites: int, address: str, port: str, one_machine: bool, insecure: b
         data_step="each takes its share of the run's data."
         if one_machine
         else "put the path and the columns of its own data into `site.yaml`. They are read there "
-        "and never leave; the server is told the number of examples of each label.",
+        "and never leave. `allow` in it is what a run may do there; look through it, and see with\n"
+        "   `rolora client --config site-N/site.yaml --show run.yaml` what this one would take.",
         key_files=""
         if insecure
         else "| `tls/` | the authority, the server's key, the sites' public keys | the server |\n",

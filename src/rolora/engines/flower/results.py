@@ -25,9 +25,9 @@ class NodeError:
 
     `reason` is one of ``absent`` (not connected), ``deadline``, ``node_lost`` (no heartbeat for
     60 s, or signed off), ``replaced`` (the client came back, on this node or another),
-    ``client_error`` (its worker raised), ``client_crashed``, ``expired``, ``malformed``,
-    ``too_large``, ``incomplete`` (its sender went away in the middle), or ``flower`` (any other
-    error of Flower's).
+    ``client_crashed``, ``expired``, ``malformed``, ``too_large``, ``incomplete`` (its sender went
+    away in the middle), one of :data:`rolora.engines.flower.told.WHY` that the site gave,
+    ``client_error`` (it gave another), or ``flower`` (any other error of Flower's).
     """
 
     client: int

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,13 @@ from rolora.config import (
     parse_config,
 )
 from rolora.core.errors import RunFailed
+from rolora.core.types import ClientInfo
 from rolora.data.deal import deal
+from rolora.engines.flower.policy import Agreed, few, outside
+from rolora.engines.flower.told import Declined
 from rolora.engines.preparation import checked_method, load
 from rolora.model.loading import resolve_device
+from rolora.model.lora import LoraModel
 from rolora.records.atomic import write_atomic
 from rolora.tasks import Task
 
@@ -76,9 +80,11 @@ def load_site(site: SiteConfig, run: Config) -> SiteModel:
 
     Raises:
         BadInput: something cannot be had or does not fit.
+        Declined: the site does not allow it; nothing of a model that it does not allow is loaded.
     """
     from rolora.engines.flower.handler import SiteModel
 
+    allowed(outside(site.allow, run, site.model))
     config = of_site(site, run)
     loaded = load(config, log.warning)
     examples = loaded.examples
@@ -90,29 +96,62 @@ def load_site(site: SiteConfig, run: Config) -> SiteModel:
     if site.threads is not None:
         torch.set_num_threads(site.threads)
     splits = {name: Split(own, [torch.arange(len(own))]) for name, own in examples.items()}
+    size = len(examples["train"])
+    allowed(few(site.allow, run, size))
+    held_out = loaded.test_from == f"{config.data.test:.0%} of {config.data.train_split}"
+    test_from = f"{config.data.test:.0%} of the training data" if held_out else "a split of its own"
     return SiteModel(
         config=config,
         pretrained=loaded.pretrained,
         model=loaded.model,
         runtime=ClientRuntime.of(config, checked_method(config), loaded.task),
         splits=splits,
-        facts=client_facts(loaded.task, splits, loaded.test_from),
+        facts=client_facts(loaded.task, splits, test_from, site.allow.label_counts),
+        agreed=agreed(run, run.client(site.client, size), loaded.model),
+        scores=site.allow.scores,
     )
 
 
-def client_facts(task: Task, splits: Mapping[str, Split], test_from: str) -> ClientFacts:
-    """What a client tells of its own examples, the one share of each split."""
+def allowed(outside: Sequence[str]) -> None:
+    """See that nothing is outside of what a site allows.
+
+    Raises:
+        Declined: something is.
+    """
+    if outside:
+        raise Declined("refused", "; ".join(outside))
+
+
+def agreed(run: Config, client: ClientInfo, model: LoraModel) -> Agreed:
+    """What a client agrees to when it joins a run."""
+    method = checked_method(run)
+    initial = method.init(model.initial_adapter(run.lora.max_rank, run.seed))
+    return Agreed(run, method, initial, client)
+
+
+def client_facts(
+    task: Task, splits: Mapping[str, Split], test_from: str, strata_too: bool = True
+) -> ClientFacts:
+    """What a client tells of its own examples, the one share of each split.
+
+    Args:
+        task: of the run.
+        splits: by name.
+        test_from: where the test examples come from.
+        strata_too: whether it tells how many there are of each stratum.
+    """
     from rolora.engines.flower.messages import ClientFacts
 
     own = {name: split.examples.select(split.shares[0]) for name, split in splits.items()}
     names = own["train"].names
-    strata = len(task.strata_names(names))
+    size = len(task.strata_names(names))
+    strata = {
+        name: torch.bincount(part.strata, minlength=size).tolist() for name, part in own.items()
+    }
     return ClientFacts(
         names=names,
-        strata={
-            name: torch.bincount(part.strata, minlength=strata).tolist()
-            for name, part in own.items()
-        },
+        examples={name: len(part) for name, part in own.items()},
+        strata=strata if strata_too else None,
         test_from=test_from,
         fingerprint=hashlib.sha256(
             "".join(part.fingerprint for part in own.values()).encode()
@@ -174,6 +213,7 @@ def running_server(
 
     tls = _server_tls(server, insecure, notice)
     server.state.mkdir(parents=True, exist_ok=True)
+    server.state.chmod(0o700)
     database = server.state / "superlink.db"
     with launch.start_superlink(server.state, server.address, tls, database) as superlink:
         if tls is not None:

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import Field
 
@@ -15,10 +15,7 @@ from rolora.core.errors import BadInput
 from rolora.core.parsing import parse_section
 from rolora.core.section import Positive, Section
 from rolora.core.yaml_text import read_mapping
-
-if TYPE_CHECKING:
-    pass
-
+from rolora.engines.flower.policy import Allow
 
 Address = Annotated[str, Field(pattern=r"^[^\s/]+:\d+$")]
 
@@ -51,7 +48,8 @@ class SiteConfig(Section):
     site's own examples, all of which are its own; with `dealt` they are the data of the whole run,
     of which the site takes the share that the run's partition deals this client, to try a
     federation on one machine. `model` is where the run's model lies on this machine, if not where
-    the run says. What the client keeps for itself, and the finished adapter, go to `state`.
+    the run says. What the client keeps for itself, and the finished adapter, go to `state`. `allow`
+    is what a run may do here (:class:`rolora.engines.flower.policy.Allow`).
     """
 
     server: Address
@@ -63,6 +61,7 @@ class SiteConfig(Section):
     threads: Positive | None = None
     tls: SiteKeys | None = None
     state: Path = Path("state")
+    allow: Allow = Allow()
 
 
 class ServerKeys(Section):

@@ -8,6 +8,7 @@ by pickle, on this machine alone; nothing that a site or a config holds is unpic
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from queue import Queue
 from typing import Any
 
 import torch
-from flwr.app import Context, Message
+from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
@@ -30,13 +31,17 @@ from rolora.client.runtime import ClientRuntime
 from rolora.config import Config, parse_config
 from rolora.core.errors import BadInput, RunFailed
 from rolora.engines.flower import payload
+from rolora.engines.flower.client_app import APP_RAISED
 from rolora.engines.flower.handler import SiteHandler, SiteModel
 from rolora.engines.flower.messages import pack_stale, unpack_stale
-from rolora.engines.flower.serve import client_facts
+from rolora.engines.flower.serve import agreed, client_facts
+from rolora.engines.flower.told import reason_of
 from rolora.engines.flower.worker import Frames
 from rolora.engines.preparation import Prepared, prepare
 
 _STOP_TIMEOUT_S = 30.0
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -98,7 +103,11 @@ def client_app(state: Path, hello: str) -> ClientApp:
     @app.train()
     def answer(message: Message, context: Context) -> Message:
         client = int(context.node_config["partition-id"])
-        frames = _handler(client, state, hello)(payload.unpack(message.content))
+        try:
+            frames = _handler(client, state, hello)(payload.unpack(message.content))
+        except Exception as error:
+            log.exception("client %s", client)
+            return Message(Error(APP_RAISED, reason_of(error)), reply_to=message)
         if unpack_stale(frames) is not None:
             frames = pack_stale({})  # what it is sent may reach another actor, which holds less
         return Message(payload.pack(frames, client=client), reply_to=message)
@@ -145,5 +154,6 @@ def _site(loaded: Prepared, client: int) -> SiteModel:
         runtime=ClientRuntime.of(loaded.config, loaded.method, loaded.task),
         splits=splits,
         facts=client_facts(loaded.task, splits, loaded.test_from),
+        agreed=agreed(loaded.config, loaded.client(client), loaded.model),
         replicas=_replicas(),
     )

@@ -16,9 +16,12 @@ from rolora.engines.flower.compat.answers import failure_reason
 from rolora.engines.flower.inbox import Answer, Inbox, Unreadable
 from rolora.engines.flower.launch import node_name
 from rolora.engines.flower.results import NodeError, Reply
+from rolora.engines.flower.told import WHY
 from rolora.engines.flower.worker import Frames
 
 _HELLO_TTL_S = 600.0  # in which a site loads the model
+_HELLO_BYTES = 2**18
+"""What a site may say of itself: a few kB, and names of labels if there are thousands."""
 _GREET_AGAIN_S = 5.0
 _MOMENT_S = 2.0
 _LATE_S = 2.0  # so that the deadline is ours, and not Flower's, to report
@@ -61,7 +64,8 @@ class FlowerTransport:
     ):
         self.outages = outages
         self._grid, self._hello, self._poll_s = grid, hello, poll_s
-        self._inbox = Inbox(grid, max_bytes)
+        self.max_bytes = max_bytes
+        self._inbox = Inbox(grid)
         self._greeted: dict[str, _Node] = {}  # message id -> node, for unanswered hellos
         self._nodes: dict[int, _Node] = {}  # by client
         self._greet_at: dict[_Node, float] = {}  # node -> when to greet it, if it has not answered
@@ -70,15 +74,6 @@ class FlowerTransport:
         """Per connected node that did not join: why."""
         self.clients: dict[int, list[bytes]] = {}
         """Per connected client: its answer to the hello."""
-
-    @property
-    def max_bytes(self) -> int:
-        """The largest answer taken."""
-        return self._inbox.max_bytes
-
-    @max_bytes.setter
-    def max_bytes(self, limit: int) -> None:
-        self._inbox.max_bytes = limit
 
     def wait_for(
         self, clients: int, timeout_s: float, among: Collection[int] | None = None
@@ -122,7 +117,8 @@ class FlowerTransport:
         for client in requests.keys() - self._nodes.keys():
             yield NodeError(client, None, "absent", "not connected", 0.0)
         frames = [requests[target.client] for target in present]
-        sent = self._push(frames, [target.node for target in present], deadline_s + _LATE_S)
+        nodes = [target.node for target in present]
+        sent = self._push(frames, nodes, deadline_s + _LATE_S, self.max_bytes)
         waiting = dict(zip(sent, present, strict=True))
         while waiting:
             for target, answer in self._collect(waiting):
@@ -133,19 +129,28 @@ class FlowerTransport:
                     yield result
                 else:
                     left = max(deadline_s - seconds, 0.0) + _LATE_S
-                    waiting.update(
-                        zip(self._push([more], [target.node], left), [target], strict=True)
-                    )
+                    [again] = self._push([more], [target.node], left, self.max_bytes)
+                    waiting[again] = target
             self._look_around()
             yield from self._give_up(waiting, time.monotonic() - start, deadline_s)
             if waiting:
                 time.sleep(self._poll_s)
 
-    def _push(self, requests: list[Frames], nodes: list[_Node], ttl_s: float) -> list[str]:
-        """Send each node its request; returns the ids of the messages."""
+    def _push(
+        self, requests: list[Frames], nodes: list[_Node], ttl_s: float, max_bytes: int
+    ) -> list[str]:
+        """Send each node its request; returns the ids of the messages. The SuperLink takes no
+        answer that is larger than the message says.
+        """
         packed: dict[int, payload.Chunks] = {}
         messages = [
-            Message(payload.pack(frames, packed=packed), node.id, "train", ttl=ttl_s)
+            Message(
+                payload.pack(frames, packed=packed),
+                node.id,
+                "train",
+                ttl=ttl_s,
+                group_id=str(max_bytes),
+            )
             for frames, node in zip(requests, nodes, strict=True)
         ]
         # A message to a node that has just gone has no id. Asked for one that it does not know,
@@ -156,7 +161,8 @@ class FlowerTransport:
     def _collect(self, waiting: dict[str, _InFlight]) -> list[tuple[_InFlight, Answer]]:
         """Take the answers that have come: hellos are noted, the others taken out of `waiting`."""
         answers = []
-        for sent, answer in self._inbox.take({*waiting, *self._greeted}):
+        greetings = dict.fromkeys(self._greeted, _HELLO_BYTES)
+        for sent, answer in self._inbox.take(greetings | dict.fromkeys(waiting, self.max_bytes)):
             if sent in self._greeted:
                 self._welcome(self._greeted.pop(sent), answer)
             else:
@@ -171,11 +177,12 @@ class FlowerTransport:
             if isinstance(answer, Unreadable):
                 raise ValueError(answer.detail)
             if answer.has_error():
-                raise ValueError(answer.error.reason)
+                reason = failure_reason(answer.error)
+                raise ValueError(WHY.get(reason, reason))
             client = payload.sender(answer.content)
             if node.name and node.name != node_name(client):
                 raise ValueError(f"it is registered as {node.name} and speaks for {client}")
-            self.clients[client] = payload.unpack(answer.content, self.max_bytes)
+            self.clients[client] = payload.unpack(answer.content, _HELLO_BYTES)
             self._nodes[client] = node
             self.refusals.pop(node.id, None)
         except Exception as error:  # whatever a node makes up keeps that node out, and no other
@@ -200,7 +207,7 @@ class FlowerTransport:
         due = sorted(node for node in online if self._greet_at.get(node, 0.0) <= now)
         self._greet_at = {node: self._greet_at.get(node, inf) for node in online}
         self._greet_at.update(dict.fromkeys(due, inf))
-        hellos = self._push([self._hello] * len(due), due, _HELLO_TTL_S)
+        hellos = self._push([self._hello] * len(due), due, _HELLO_TTL_S, _HELLO_BYTES)
         self._greeted.update(zip(hellos, due, strict=True))
 
     def _give_up(
@@ -224,8 +231,8 @@ class FlowerTransport:
         if isinstance(answer, Unreadable):
             return NodeError(client, node, answer.reason, answer.detail, seconds)
         if answer.has_error():
-            reason, detail = failure_reason(answer.error), answer.error.reason or ""
-            return NodeError(client, node, reason, detail, seconds)
+            reason = failure_reason(answer.error)
+            return NodeError(client, node, reason, WHY.get(reason, ""), seconds)
         try:
             if (claimed := payload.sender(answer.content)) != client:
                 raise ValueError(f"client {claimed} answered in place of {client}")

@@ -18,6 +18,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rolora.core.errors import BadInput
+from rolora.engines.flower.told import WHY, Declined, reason_of
+
 Frames = Sequence[bytes]
 """A payload: a few opaque byte strings."""
 
@@ -30,7 +33,13 @@ log = logging.getLogger(__name__)
 
 
 class WorkerError(Exception):
-    """The worker could not be reached, or its handler raised."""
+    """The worker could not be reached, or its handler raised; `reason` is one of
+    :data:`rolora.engines.flower.told.WHY`.
+    """
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(detail or WHY[reason])
+        self.reason = reason
 
 
 class Worker:
@@ -38,7 +47,7 @@ class Worker:
 
     Args:
         handle: called with the frames of a request, returns those of the answer. What it raises is
-            sent back to the caller as text; the worker goes on.
+            logged here, and the caller is told the kind of it alone; the worker goes on.
     """
 
     def __init__(self, handle: Handler):
@@ -67,8 +76,12 @@ class Worker:
         try:
             answer = self._handle(request)
         except Exception as error:
-            log.exception("the request failed")
-            _send(connection, FAILED, [f"{type(error).__name__}: {error}".encode()])
+            reason = reason_of(error)
+            if isinstance(error, Declined | BadInput):
+                log.warning("%s: %s", reason, error)
+            else:
+                log.exception("the request failed")
+            _send(connection, FAILED, [reason.encode()])
         else:
             _send(connection, OK, answer)
 
@@ -98,9 +111,10 @@ def ask(path: str | Path, request: Frames) -> list[bytes]:
             _send(connection, OK, request)
             status, answer = _receive(connection)
         except (OSError, EOFError) as error:
-            raise WorkerError(f"the site's worker does not answer ({error})") from None
+            detail = f"the site's worker does not answer ({error})"
+            raise WorkerError("site_away", detail) from None
     if status != OK:
-        raise WorkerError(answer[0].decode(errors="replace"))
+        raise WorkerError(answer[0].decode())
     return answer
 
 

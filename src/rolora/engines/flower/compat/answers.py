@@ -6,10 +6,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import httpx
 from flwr.app import Error
 from flwr.serverapp import Grid
 
 from rolora.engines.flower.compat import known_flower
+from rolora.engines.flower.told import WHY
 
 with known_flower():
     from flwr.common.constant import ErrorCode
@@ -28,7 +30,6 @@ NetworkGrid: TypeAlias = HttpGrid
 """The grid of :func:`rolora.engines.flower.compat.run.driven_run`; a simulation's is another."""
 
 _REASONS = {
-    ErrorCode.CLIENT_APP_RAISED_EXCEPTION: "client_error",
     ErrorCode.MESSAGE_UNAVAILABLE: "expired",
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "expired",
     ErrorCode.NODE_UNAVAILABLE: "node_lost",
@@ -38,6 +39,10 @@ _REASONS = {
 
 class Lost(Exception):  # noqa: N818
     """A part of an answer that will not come any more."""
+
+
+class OverQuota(Exception):  # noqa: N818
+    """An answer that the SuperLink did not take, as it is larger than was asked for."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ def fetch(grid: NetworkGrid, name: str) -> bytes | None:
 
     Raises:
         Lost: it will not come any more.
+        OverQuota: the SuperLink refused it.
     """
     pull = make_pull_object_fn_protobuf(grid._runtime_client.PullObject, grid.node, grid.run.run_id)
     try:
@@ -80,6 +86,10 @@ def fetch(grid: NetworkGrid, name: str) -> bytes | None:
         return None
     except ObjectPullError as error:
         raise Lost(str(error)) from None
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code != httpx.codes.REQUEST_ENTITY_TOO_LARGE:
+            raise
+        raise OverQuota from None
     return content
 
 
@@ -101,5 +111,9 @@ def assembled(head: str, contents: dict[str, bytes]) -> object:
 
 
 def failure_reason(error: Error) -> str:
-    """The `reason` of a :class:`rolora.engines.flower.results.NodeError` for an error answer."""
+    """The `reason` of a :class:`rolora.engines.flower.results.NodeError` for an error answer; its
+    own words are taken where they are one of :data:`rolora.engines.flower.told.WHY`.
+    """
+    if error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION:
+        return error.reason if error.reason in WHY else "client_error"
     return _REASONS.get(error.code, "flower")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -32,6 +33,8 @@ with known_flower():
     from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 _BACKOFF_S = 0.05
+
+log = logging.getLogger("rolora.node")
 
 Keys: TypeAlias = tuple[Any, Any]
 """A node's private key and its public one, on the curve P-384."""
@@ -72,6 +75,10 @@ class NodeConnection(NamedTuple):
             self.send(_reply(message, carry_out(message)), time.monotonic() - start)
         except RunNotRunningException:  # the run ended meanwhile: nobody waits for the answer
             pass
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != httpx.codes.REQUEST_ENTITY_TOO_LARGE:
+                raise
+            log.warning("the server does not take the answer: it is more than was asked for")
         return True
 
 

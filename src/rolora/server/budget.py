@@ -1,0 +1,143 @@
+"""How many bytes rounds take, before they are run: the next one, and a whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from rolora.config import Config
+from rolora.core.errors import BadInput
+from rolora.core.types import Adapter, ClientInfo, Layout, Plan, ServerState, Update
+from rolora.methods import Method
+from rolora.records.wire import payload_bytes, update_bytes
+from rolora.server.cohort import sample_cohort
+from rolora.server.ledger import Ledger, planned_layout
+from rolora.stages import At, make_stage
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """What travels to the server and from it."""
+
+    up: int = 0
+    down: int = 0
+
+    @property
+    def both(self) -> int:
+        """Both ways."""
+        return self.up + self.down
+
+    def __add__(self, other: Bytes) -> Bytes:
+        return Bytes(self.up + other.up, self.down + other.down)
+
+
+def next_round(
+    config: Config,
+    method: Method,
+    clients: Sequence[ClientInfo],
+    state: ServerState,
+    ledger: Ledger,
+) -> Bytes:
+    """The bytes of round ``state.round + 1`` if its first cohort answers.
+
+    Args:
+        config: of the run.
+        method: plans it.
+        clients: all of them.
+        state: before the round; of its numbers only the shapes count.
+        ledger: what clients hold.
+    """
+    shapes = _shapes(state)
+    return _bytes(config, shapes, _plans(config, method, clients, shapes, ledger))
+
+
+def whole_run(
+    config: Config, method: Method, clients: Sequence[ClientInfo], state: ServerState
+) -> Bytes | None:
+    """The bytes of all rounds from `state` on, if every client answers; evaluation is not counted.
+
+    None where the plans of later rounds depend on what is learned, or what travels grows: methods
+    that change the base's weights, and RoLoRA's adaptive schedule.
+    """
+    if method.merges or getattr(method.options, "schedule", None) == "adaptive":
+        return None
+    state, ledger, total = _shapes(state), Ledger(), Bytes()
+    for _ in range(state.round, config.rounds):
+        plans = _plans(config, method, clients, state, ledger)
+        total += _bytes(config, state, plans)
+        changed = frozenset().union(*(plan.upload | plan.derives for plan in plans))
+        state = replace(
+            state,
+            round=state.round + 1,
+            versions={**state.versions, **dict.fromkeys(changed, state.round + 1)},
+        )
+        for plan in plans:
+            ledger.replied(plan)
+            ledger.finished(plan, state)
+    return total
+
+
+def affordable(
+    config: Config,
+    method: Method,
+    clients: Sequence[ClientInfo],
+    state: ServerState,
+    ledger: Ledger,
+    spent: int,
+) -> bool:
+    """Whether the next round stays within ``server.byte_budget``.
+
+    Args:
+        config, method, clients, state, ledger: as for :func:`next_round`.
+        spent: bytes both ways in the rounds that are finished.
+
+    Raises:
+        BadInput: not even the first does.
+    """
+    most = config.server.byte_budget
+    if most is None:
+        return True
+    upcoming = next_round(config, method, clients, state, ledger).both
+    if state.round == 0 and upcoming > most:
+        raise BadInput(
+            f"server.byte_budget = {most}: round 1 alone takes {upcoming} bytes both ways; allow "
+            "more, or take fewer clients a round or a smaller adapter"
+        )
+    return spent + upcoming <= most
+
+
+def encoded_bytes(config: Config, layout: Layout) -> int:
+    """Bytes of an update of this layout after the run's stages."""
+    if not config.stages:
+        return payload_bytes(layout)
+    update = Update(client=0, num_examples=1, parts=Adapter(layout, torch.zeros(layout.size)))
+    for options in config.stages:
+        update, _ = make_stage(options).encode(update, {}, At(config.seed, round=1, client=0))
+    return update_bytes(update)
+
+
+def _plans(
+    config: Config,
+    method: Method,
+    clients: Sequence[ClientInfo],
+    state: ServerState,
+    ledger: Ledger,
+) -> list[Plan]:
+    cohort = sample_cohort(config, clients, state.round + 1, attempt=0)
+    return [ledger.narrow(method.plan(state, client)) for client in cohort]
+
+
+def _bytes(config: Config, state: ServerState, plans: Sequence[Plan]) -> Bytes:
+    up: dict[Layout, int] = {}
+    for plan in plans:
+        layout = planned_layout(state.parts, plan)
+        up.setdefault(layout, encoded_bytes(config, layout))
+    asked = (planned_layout(state.parts, plan) for plan in plans)
+    return Bytes(sum(up[x] for x in asked), sum(payload_bytes(plan.send.layout) for plan in plans))
+
+
+def _shapes(state: ServerState) -> ServerState:
+    """The state with the shapes of its parts alone."""
+    return replace(state, parts=Adapter(state.parts.layout, state.parts.flat.to("meta")))
