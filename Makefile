@@ -1,4 +1,4 @@
-.PHONY: run test test-fast test-faults test-docs lint bench clean
+.PHONY: run test test-fast test-faults test-docs docs lint bench clean
 PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= quickstart
@@ -19,7 +19,10 @@ test-faults: .venv/dev
 	$(BIN)/python -m pytest -m faults
 
 test-docs: .venv/dev
-	$(BIN)/python -m pytest -m docs
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m docs
+
+docs: .venv/dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: .venv/dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
@@ -39,4 +42,4 @@ bench: .venv/dev
 	touch $@ .venv/demo
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site

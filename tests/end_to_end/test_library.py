@@ -108,6 +108,8 @@ def test_objects_in_place_of_names(bert, config, tmp_path, capsys):
     assert said["prediction"].isin(["no", "yes"]).all()
     assert np.allclose(said["p(no)"] + said["p(yes)"], 1)
     assert run.evaluate(rows(20, seed=3))["accuracy"] == pytest.approx(scores["accuracy"])
+    asked = [{**row, "label": int(row["label"] == "yes")} for row in rows(20, seed=3)]
+    assert run.evaluate(asked) == run.evaluate(rows(20, seed=3)), "numbered as in training"
     assert run.report.is_file()
     merged = AutoModelForSequenceClassification.from_pretrained(run.export(tmp_path / "merged"))
     inputs = tokenizer(["w1 w1 w9"], return_tensors="pt")

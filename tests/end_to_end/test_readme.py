@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import shutil
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import yaml
 from sklearn.metrics import matthews_corrcoef
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+import pages
 import rolora as rolora_library
 import small
 from rolora.config import parse_config
@@ -27,19 +27,17 @@ README = (REPOSITORY / "README.md").read_text()
 
 
 def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    return [block.text for block in pages.blocks(README, language)]
 
 
-ELSEWHERE = re.compile(r"rolora (federation|server|client|watch|run run.yaml)")
+ELSEWHERE = re.compile(r"(federation|server|client|watch|run run.yaml)\b")
 """Commands that take other machines, or do not end: other tests run them, small."""
 
 
 def commands():
     """Every other ``rolora`` line of the README, without its comment."""
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
-    found = [line for line in lines if re.match(r"(\.venv/bin/)?rolora ", line)]
-    here = [line.removeprefix(".venv/bin/") for line in found if not ELSEWHERE.match(line)]
-    return [shlex.split(line, comments=True)[1:] for line in here]
+    found = [command for block in blocks("sh") for command in pages.commands(block)]
+    return [command for command in found if not ELSEWHERE.match(" ".join(command))]
 
 
 def test_the_first_screen_is_a_sentence_a_command_and_a_result():

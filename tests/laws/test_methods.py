@@ -59,6 +59,12 @@ def make(name, options=None, **changes):
     return METHODS[name](setting(**changes), METHODS[name].Options(name=name, **(options or {})))
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_program_may_make_it_without_arguments(name):
+    """As in ``rolora.run(method=RoLoRA())``; the run makes it again with its own setting."""
+    assert METHODS[name]().setting == Setting()
+
+
 def method_of(case):
     name, changes, options = CASES[case]
     return make(name, options, **changes)

@@ -18,7 +18,8 @@ from rolora.data import Examples, RawSplit, text_columns
 from rolora.data.readers import Table
 from rolora.data.sources import GIVEN, Source, open_splits, source_of, table_of
 from rolora.engines.given import NOTHING, Given
-from rolora.model.adopted import adopt_pretrained
+from rolora.library.objects import named_labels
+from rolora.model.adopted import adopt_pretrained, labels_of
 from rolora.model.loading import Pretrained
 from rolora.model.lora import LoraModel
 from rolora.model.peft_format import save_merged, with_adapter
@@ -205,7 +206,10 @@ class Run:
         :meth:`predict`. A label is not needed.
 
         Args:
-            data, split, client, columns: as for :meth:`evaluate`.
+            data: as for :meth:`evaluate`, and so is the rest.
+            split: which one, where `data` is a directory of several.
+            client: whose own adapter is asked, where the method leaves such.
+            columns: ``text`` and ``text_pair``, and other keys of the section ``data``.
 
         Raises:
             BadInput: the data cannot be read, or hold no such text.
@@ -304,8 +308,9 @@ class Run:
             if split not in splits:
                 raise BadInput(f"{data}: has no split {split!r}; it has {', '.join(splits)}")
             return splits[split](), source_of(config)
-        config = parse_section(DataConfig, {"name": GIVEN, **settings}, "data")
-        return table_of(data, "data"), source_of(config)
+        source = source_of(parse_section(DataConfig, {"name": GIVEN, **settings}, "data"))
+        labels = None if self._given.model is None else labels_of(self._given.model)
+        return named_labels(table_of(data, "data"), source.label, labels), source
 
     def _outputs(self, raw: Any, client: int | None) -> tuple[Examples, torch.Tensor]:
         """The texts as the model takes them, and its outputs ``[n, ...]`` on the CPU."""

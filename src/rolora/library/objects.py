@@ -141,7 +141,7 @@ def _tables(
     if test is not None:
         splits["test"] = table_of(test, "test")
     column = config.data.label or "label"
-    return {name: _named(table, column, labels) for name, table in splits.items()}
+    return {name: named_labels(table, column, labels) for name, table in splits.items()}
 
 
 def _joined(tables: Sequence[Table]) -> Table:
@@ -169,8 +169,12 @@ def _joined(tables: Sequence[Table]) -> Table:
     return Table("clients", columns, first.classes)
 
 
-def _named(table: Table, column: str, labels: tuple[str, ...] | None) -> Table:
-    """The table, whose numbered labels stand for the names that the model gives its outputs."""
+def named_labels(table: Table, column: str, labels: tuple[str, ...] | None) -> Table:
+    """The table, whose numbered labels stand for the names that the model gives its outputs.
+
+    Raises:
+        BadInput: a number is that of no output.
+    """
     values = table.columns.get(column, [])
     numbered = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
     if labels is None or column in table.classes or not values or not numbered:

@@ -57,7 +57,7 @@ class RoLoRA(Method):
     exactness = "yes"
     citation = "Chen et al., NeurIPS 2025 (arXiv 2502.01755)"
 
-    def __init__(self, setting: Setting, options: Any = None):
+    def __init__(self, setting: Setting | None = None, options: Any = None):
         super().__init__(setting, options)
         self.gauge = Gauge() if self.options.gauge == "orthonormal" else None
 
