@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
+from rolora.callbacks.terminal import named
 from rolora.library.plan import RunPlan
 from rolora.methods import METHODS
 from rolora.records.schema import Summary
+from rolora.records.spread import spread
 from rolora.records.units import byte_size, duration, show
+from rolora.report.expected import against_estimate
 from rolora.server.budget import Bytes
 
 if TYPE_CHECKING:
     from rolora.library.taken import Taken
+
+FEW = 12
+"""Clients whose scores fit on a line."""
 
 
 def summary_table(summary: Summary, directory: Path) -> Table:
@@ -24,9 +30,13 @@ def summary_table(summary: Summary, directory: Path) -> Table:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in _results(summary):
         table.add_row(name, value)
+    for name, value in _by_client(summary):
+        table.add_row(name, value)
     up, down = summary.bytes_up, summary.bytes_down
     table.add_row("sent", f"{byte_size(up + down)} ({byte_size(up)} up, {byte_size(down)} down)")
     table.add_row("time", duration(summary.seconds.get("total")))
+    for name, value in against_estimate(summary):
+        table.add_row(name, value)
     table.add_row("report", escape(str(directory / "report.html")))
     table.add_row("adapter", f"{escape(str(directory / 'adapter'))} (PEFT)")
     missing = [f"client {f.client} ({escape(f.reason)})" for f in summary.test_failures]
@@ -47,6 +57,20 @@ def _results(summary: Summary) -> Iterator[tuple[str, str]]:
     if final.validation:
         score = show(task.first_of(final.validation), task.first)
         yield f"validation {task.first.title}", f"{score} after round {final.round}"
+
+
+def _by_client(summary: Summary) -> Iterator[tuple[str, str]]:
+    """What the clients' own scores are, each counted once, and which stands out."""
+    first = summary.task.first
+    seen = spread(summary.clients, first)
+    if seen is None:
+        return
+    if len(summary.clients) <= FEW:
+        each = (f"{c.client}: {show(c.scores.get(first.name), first)}" for c in summary.clients)
+        yield "each client's", ", ".join(each)
+    middle = f"mean {show(seen.mean, first)}, median {show(seen.median, first)}"
+    out = f"  [red]{named(seen.outliers)} out of line[/]" if seen.outliers else ""
+    yield "over clients", middle + out
 
 
 def plan_table(plan: RunPlan) -> Table:
@@ -85,7 +109,7 @@ def _whole(whole: Bytes, budget: int | None) -> str:
 
 def _memory(plan: RunPlan) -> str:
     found = plan.estimate.memory
-    return "" if found is None else f", {byte_size(found)} for weights and activations"
+    return "" if found is None else f", {byte_size(found)} of memory"
 
 
 def taken_table(taken: Taken) -> Table:

@@ -89,6 +89,14 @@ class FailureRecord(Record):
     detail: str = ""
 
 
+class ClientRecord(Record):
+    """One client's number of held-out examples and its scores on them."""
+
+    client: int
+    examples: int
+    scores: Scores
+
+
 class RoundRecord(FileRecord):
     """One line of ``metrics.jsonl``.
 
@@ -101,6 +109,7 @@ class RoundRecord(FileRecord):
             has none, or nobody looked.
         detail: the validation scores of every label; None where the task has none.
         collapsed: the label that alone is predicted; None where there is no such one.
+        sites: each client's own validation scores, as it gave them; empty where nobody looked.
         updates: each contributing client's part, by id.
         clients: of the `cohort` that was asked, how many contributed.
         attempts: cohorts that were drawn until one reached the quorum.
@@ -118,6 +127,7 @@ class RoundRecord(FileRecord):
     prediction_shares: tuple[Score, ...] = ()
     detail: DetailRecord | None = None
     collapsed: str | None = None
+    sites: tuple[ClientRecord, ...] = ()
     updates: tuple[UpdateRecord, ...] = ()
     clients: int
     cohort: int
@@ -202,14 +212,6 @@ class StrataRecord(Record):
         return [sum(row) for row in self.table]
 
 
-class ClientRecord(Record):
-    """One client's number of test examples and its scores on them."""
-
-    client: int
-    examples: int
-    scores: Scores
-
-
 class FinalRecord(Record):
     """The model after the last round."""
 
@@ -225,6 +227,20 @@ class BestRecord(Record):
     validation: Scores
 
 
+class Estimate(Record):
+    """What was expected of a run before its first round.
+
+    Args:
+        seconds: of training a round, on the wall clock; evaluation and the server's work come on
+            top.
+        memory: bytes: on a CPU of the process at its peak, elsewhere of weights and what training
+            keeps on the device; None where the model does not tell.
+    """
+
+    seconds: float
+    memory: int | None = None
+
+
 class Start(FileRecord):
     """``start.json``: what is known of a run before its first round.
 
@@ -235,6 +251,7 @@ class Start(FileRecord):
         device, dtype, threads: where it runs.
         command: as it was typed.
         started: in UTC, ISO 8601; of the first process where the run was resumed.
+        expected: of its rounds and its memory; None where its clients are elsewhere.
     """
 
     rolora_version: str | None = None
@@ -248,6 +265,7 @@ class Start(FileRecord):
     threads: int | None = None
     command: str | None = None
     started: str | None = None
+    expected: Estimate | None = None
 
 
 class Summary(Start):
@@ -258,7 +276,8 @@ class Summary(Start):
         strata: the training examples that each client holds.
         clients: the test scores by client, each on its own examples.
         final, best: the model after the last round, and the best round (None: nobody looked).
-        test_examples: how many test examples the final scores are of.
+        test_examples: how many test examples the final scores are of; of a client that is cut to
+            its share, so many as count.
         test_failures: clients whose examples the test scores lack.
         test_faults: what went wrong meanwhile with no client in particular.
         constant: scores of the best constant prediction on the test examples, by metric.
