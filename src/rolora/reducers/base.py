@@ -5,11 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
+from rolora.core.section import Section
 from rolora.core.types import Adapter, Update
 
 R = TypeVar("R")
+
+
+class ReducerOptions(Section):
+    """What a config says of its reducer in ``server.reducer``; each adds its own options."""
+
+    name: str = "mean"
 
 
 class Reducer(ABC, Generic[R]):
@@ -18,7 +25,24 @@ class Reducer(ABC, Generic[R]):
     It holds no more than it needs: a mean is one accumulator however many clients there are.
     """
 
+    Options: ClassVar[type[ReducerOptions]] = ReducerOptions
     title: ClassVar[str]
+
+    @classmethod
+    def of(cls, options: Any, clients: int, start: Adapter) -> Reducer[R]:
+        """A new one for a round.
+
+        Args:
+            options: as they were set.
+            clients: how many are asked.
+            start: the global parts that they start from.
+        """
+        return cls()
+
+    @property
+    def least(self) -> int:
+        """With how many updates it holds what it promises; fewer are no round."""
+        return 1
 
     @abstractmethod
     def add(self, update: Update) -> None:

@@ -257,7 +257,11 @@ def quorum_lost(config: Config, number: int, failures: Sequence[Failure]) -> Run
 
 def reducer_of(config: Config, method: Method) -> Reducer[Any]:
     """A new reducer: the method's own where it needs each client's factors, else the run's."""
-    return method.reducer() if method.reduction == "each" else make_reducer(config.server.reducer)
+    return (
+        method.reducer()
+        if method.reduction == "each"
+        else make_reducer(config.server.reducer, config.federation.cohort_size, start)
+    )
 
 
 def needed(quorum: float, cohort: int) -> int:
