@@ -73,7 +73,8 @@ def measured(name: str, quick: bool, repeats: int | None, console: Console) -> d
     workload, load = WORKLOADS[name](quick), os.getloadavg()
     console.rule(f"{name}: {workload.title}", align="left")
     works = {variant: build() for variant, build in workload.variants.items()}
-    times, results = interleaved(works, repeats or (1 if quick else workload.repeats))
+    turns = repeats or (1 if quick else workload.repeats)
+    times, results = interleaved(works, turns, workload.warm_up)
     rows = summary(workload, times, results)
     for variant, work in works.items():
         rows[variant]["stages"] = {k: round(v, 4) for k, v in work.stages().items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -62,18 +62,34 @@ def smollm2(quick: bool) -> Workload:
     examples = records(config.federation.clients * 4, config.seed)
     tokens = config.rounds * int(examples.lengths.sum())
     kind = "" if real else ", random weights"
+    # A client's batch is as large however many clients and rounds there are.
+    few = config.model_copy(
+        update={
+            "rounds": 1,
+            "federation": config.federation.model_copy(update={"clients": 2}),
+        }
+    )
     return Workload(
         f"SmolLM2-135M{kind}, {config.federation.clients} clients, {tokens:,} tokens of records "
         f"of {SHORTEST} to {LONGEST}, batches of 4",
-        {
-            PLAIN: lambda: plain_work(config, real),
-            f"{PLAIN}, bfloat16": lambda: plain_work(in_bfloat16(config), real),
-            ROLORA: lambda: simulation(config, real).work(),
-            BFLOAT16: lambda: simulation(in_bfloat16(config), real).work(),
-        },
+        variants(config, real),
         targets={ROLORA: 1.6, BFLOAT16: 2.8},
         tolerance={ROLORA: 1e-4},
+        arriving=variants(few, real),
+        repeats=2,
+        warm_up=False,
     )
+
+
+def variants(config: Config, real: bool) -> dict[str, Callable[[], Work]]:
+    """The plain loop and rolora, in float32 and bfloat16."""
+    half = in_bfloat16(config)
+    return {
+        PLAIN: lambda: plain_work(config, real),
+        f"{PLAIN}, bfloat16": lambda: plain_work(half, real),
+        ROLORA: lambda: simulation(config, real).work(),
+        BFLOAT16: lambda: simulation(half, real).work(),
+    }
 
 
 def in_bfloat16(config: Config) -> Config:

@@ -60,6 +60,7 @@ class Workload:
             difference over the first's norm. Variants left out are not compared.
         arriving: by variant, what sets it up to have its memory measured, where that differs.
         repeats: how often each variant is run.
+        warm_up: whether each is run once more before, untimed; not where a run takes a minute.
     """
 
     title: str
@@ -68,6 +69,7 @@ class Workload:
     tolerance: Mapping[str, float]
     arriving: Mapping[str, Callable[[], Work]] = field(default_factory=dict)
     repeats: int = 3
+    warm_up: bool = True
 
 
 @dataclass(frozen=True)
@@ -78,15 +80,18 @@ class Times:
     cpu: list[float] = field(default_factory=list)
 
 
-def interleaved(works: Mapping[str, Work], repeats: int) -> tuple[dict[str, Times], dict[str, Any]]:
-    """Run all variants `repeats` times in turn, every other time in reverse, after one warm-up.
+def interleaved(
+    works: Mapping[str, Work], repeats: int, warm_up: bool = True
+) -> tuple[dict[str, Times], dict[str, Any]]:
+    """Run all variants `repeats` times in turn, every other time in reverse, after one warm-up
+    where that is wanted.
 
     Returns:
         the times and the last results, by variant.
     """
     times = {name: Times() for name in works}
     results: dict[str, Tensor] = {}
-    for turn in range(repeats + 1):
+    for turn in range(0 if warm_up else 1, repeats + 1):
         for name in list(works) if turn % 2 else reversed(works):
             works[name].reset()
             gc.collect()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import resource
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
@@ -18,6 +17,8 @@ from rolora.config import Config, dump_config
 from rolora.core.errors import BadInput, RunFailed
 from rolora.core.types import Adapter, Evaluation, RoundNotes, ServerState
 from rolora.core.version import VERSION
+from rolora.engines.estimate import estimate, peak_memory
+from rolora.engines.in_process import InProcess
 from rolora.engines.preparation import (
     NOTHING,
     DataFacts,
@@ -36,6 +37,7 @@ from rolora.records.schema import (
     BestRecord,
     ClientRecord,
     DataRecord,
+    Estimate,
     FinalRecord,
     MethodRecord,
     ModelRecord,
@@ -118,6 +120,7 @@ def _carried_out(
     ledger = Ledger(checkpoint.ledger if checkpoint else None)
     engine = ready.engine(record.id, ledger)
     state = checkpoint.state if checkpoint else ready.initial()
+    expect(record, engine, state)
     if checkpoint is None:
         record.checkpoint(state, ledger, engine)
     else:
@@ -142,6 +145,13 @@ def _carried_out(
     describe_adapters(record.path / "adapter", ready.pretrained, ready.config, summary)
     callbacks.end(summary)
     return summary
+
+
+def expect(record: RunDirectory, engine: TrainingEngine, state: ServerState) -> None:
+    """Note once, for a run whose clients are here, what its rounds will take."""
+    left = state.round < record.config.rounds and "expected" not in record.history
+    if left and isinstance(engine, InProcess):
+        record.history["expected"] = estimate(engine, state).model_dump()
 
 
 def _told(
@@ -193,7 +203,7 @@ def save_adapters(
 
 def start_of(ready: Ready, record: RunDirectory, state: ServerState, command: str) -> Start:
     """What ``start.json`` holds."""
-    config = ready.config
+    config, expected = ready.config, record.history.get("expected")
     return Start(
         rolora_version=VERSION,
         versions=versions(),
@@ -211,6 +221,7 @@ def start_of(ready: Ready, record: RunDirectory, state: ServerState, command: st
         threads=torch.get_num_threads(),
         command=command,
         started=record.history["started"],
+        expected=expected and Estimate(**expected),
     )
 
 
@@ -257,7 +268,7 @@ def summarise(
             stage: round(sum(r.seconds.get(stage, 0.0) for r in rounds), 3)
             for stage in ("plan", "train", "aggregate", "evaluate", "total")
         },
-        peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        peak_memory_mb=round(peak_memory() / 2**20, 1),
         finished=now(),
     )
 

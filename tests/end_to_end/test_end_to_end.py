@@ -79,7 +79,15 @@ def test_a_run_leaves_its_directory(project, capsys):
     assert summary["data"]["label_names"] == ["maybe", "no", "yes"]
     assert sum(map(sum, summary["strata"]["table"])) == summary["data"]["train"]
     assert load_config(run / "config.yaml") == load_config(project / "small.yaml")
-    assert "test accuracy" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "test accuracy" in said
+    expected = json.loads((run / "start.json").read_text())["expected"]
+    assert summary["expected"] == expected
+    assert expected["seconds"] > 0
+    assert expected["memory"] > 2**27
+    assert "of training a round" in said  # before
+    assert "expected: " in said.partition("test accuracy")[2]  # and after
+    assert "Training a round" in (run / "report.html").read_text()
     card = (run / "adapter" / "README.md").read_text()  # written again after the final test
     assert f"| accuracy | {100 * summary['final']['test']['accuracy']:.1f} %" in card
 

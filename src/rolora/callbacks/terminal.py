@@ -51,6 +51,10 @@ class Terminal(Callback):
             f"{len(sizes)} clients of {sizes[0]} to {sizes[-1]} examples · "
             f"{config.rounds} rounds"
         )
+        if start.expected:
+            memory = start.expected.memory
+            needs = f", {byte_size(memory)} of memory" if memory else ""
+            self._say(f"expected: {duration(start.expected.seconds)} of training a round{needs}")
         self.progress.update(self.rounds, total=config.rounds, completed=run.finished)
         size = config.federation.cohort_size
         self.progress.update(self.clients, total=size, completed=0, visible=True)

@@ -13,6 +13,7 @@ from rolora.library.plan import RunPlan
 from rolora.methods import METHODS
 from rolora.records.schema import Summary
 from rolora.records.units import byte_size, duration, show
+from rolora.report.expected import against_estimate
 from rolora.server.budget import Bytes
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ def summary_table(summary: Summary, directory: Path) -> Table:
     up, down = summary.bytes_up, summary.bytes_down
     table.add_row("sent", f"{byte_size(up + down)} ({byte_size(up)} up, {byte_size(down)} down)")
     table.add_row("time", duration(summary.seconds.get("total")))
+    for name, value in against_estimate(summary):
+        table.add_row(name, value)
     table.add_row("report", escape(str(directory / "report.html")))
     table.add_row("adapter", f"{escape(str(directory / 'adapter'))} (PEFT)")
     missing = [f"client {f.client} ({escape(f.reason)})" for f in summary.test_failures]
@@ -85,7 +88,7 @@ def _whole(whole: Bytes, budget: int | None) -> str:
 
 def _memory(plan: RunPlan) -> str:
     found = plan.estimate.memory
-    return "" if found is None else f", {byte_size(found)} for weights and activations"
+    return "" if found is None else f", {byte_size(found)} of memory"
 
 
 def taken_table(taken: Taken) -> Table:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rolora.config import Config
+from rolora.engines.estimate import estimate
 from rolora.engines.given import NOTHING, Given
-from rolora.engines.preparation import prepare
-from rolora.library.estimate import Estimate, estimate
+from rolora.engines.preparation import build_engine, prepare
+from rolora.records.schema import Estimate
 from rolora.server.budget import Bytes, next_round, whole_run
 from rolora.server.ledger import Ledger
 
@@ -36,7 +37,7 @@ class RunPlan:
         bytes_up: of round 1, from a full cohort.
         bytes_down: of round 1, to a full cohort that holds nothing yet.
         whole: bytes of all rounds, if every client answers; None where they are not known before.
-        estimate: the seconds that a round trains here, and the memory that it needs.
+        estimate: the seconds that a round trains here, and the memory that the run needs.
     """
 
     config: Config = field(repr=False)
@@ -95,5 +96,5 @@ def plan_of(
         bytes_up=first.up,
         bytes_down=first.down,
         whole=whole_run(config, prepared.method, clients, state),
-        estimate=estimate(prepared, state),
+        estimate=estimate(build_engine(prepared), state),
     )

@@ -76,15 +76,20 @@ class FrozenPrefix(nn.Module):
     Attributes:
         rows: the examples of the batch that passes; None computes without the cache.
         cache: shared by all workers.
+        above: how many layers come after the frozen ones.
 
     Args:
         layers: frozen.
         capacity: of the cache, in bytes.
+        above: how many layers come after them.
         explicit: whether attention is told by a mask that it is causal, and not by itself.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], capacity: int, explicit: bool = False):
+    def __init__(
+        self, layers: Sequence[nn.Module], capacity: int, above: int, explicit: bool = False
+    ):
         super().__init__()
+        self.above = above
         self.explicit = explicit
         self.layers = nn.ModuleList(layers)
         self.rows: Rows | None = None
@@ -114,7 +119,7 @@ class FrozenPrefix(nn.Module):
             return None
         attention = getattr(getattr(module, "config", None), "_attn_implementation", None)
         below = [layers[i] for i in range(lowest)]
-        prefix = FrozenPrefix(below, capacity, explicit=attention == "eager")
+        prefix = FrozenPrefix(below, capacity, len(layers) - lowest, attention == "eager")
         layers[0] = prefix
         for i in range(1, lowest):
             layers[i] = _Skip()

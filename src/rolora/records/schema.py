@@ -225,6 +225,20 @@ class BestRecord(Record):
     validation: Scores
 
 
+class Estimate(Record):
+    """What was expected of a run before its first round.
+
+    Args:
+        seconds: of training a round, on the wall clock; evaluation and the server's work come on
+            top.
+        memory: bytes: on a CPU of the process at its peak, elsewhere of weights and what training
+            keeps on the device; None where the model does not tell.
+    """
+
+    seconds: float
+    memory: int | None = None
+
+
 class Start(FileRecord):
     """``start.json``: what is known of a run before its first round.
 
@@ -235,6 +249,7 @@ class Start(FileRecord):
         device, dtype, threads: where it runs.
         command: as it was typed.
         started: in UTC, ISO 8601; of the first process where the run was resumed.
+        expected: of its rounds and its memory; None where its clients are elsewhere.
     """
 
     rolora_version: str | None = None
@@ -248,6 +263,7 @@ class Start(FileRecord):
     threads: int | None = None
     command: str | None = None
     started: str | None = None
+    expected: Estimate | None = None
 
 
 class Summary(Start):

@@ -13,6 +13,7 @@ from rolora.records import units
 from rolora.records.files import RunFiles
 from rolora.records.schema import LOSS, FailureRecord, Metric, RoundRecord
 from rolora.records.units import count, duration, percent, show, thinned
+from rolora.report.expected import against_estimate
 from rolora.report.figures.labels import last_detail
 from rolora.report.figures.strata import plural, stratum_word
 
@@ -203,9 +204,9 @@ def setup(run: RunFiles) -> list[tuple[str, str]]:
         ("Seed", str(run.config.seed)),
         ("Config hash", start.config_hash),
         ("Device", ", ".join(_device(run))),
-        (
-            "Peak memory",
-            f"{summary.peak_memory_mb:,.0f} MB" if summary and summary.peak_memory_mb else "",
+        *(
+            (units.capital(name), value)
+            for name, value in (against_estimate(summary) if summary else ())
         ),
         ("Started", _moment(start.started)),
         ("Finished", _moment(summary.finished) if summary else ""),
