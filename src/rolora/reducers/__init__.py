@@ -7,6 +7,7 @@ from rolora.core.types import EMPTY, Adapter
 from rolora.reducers.base import Reduced, Reducer, ReducerOptions
 from rolora.reducers.geometric_median import GeometricMedian
 from rolora.reducers.krum import Krum, MultiKrum
+from rolora.reducers.limited import Limited
 from rolora.reducers.mean import Mean
 from rolora.reducers.median import Median
 from rolora.reducers.neighbour_mixing import NeighbourMixing
@@ -59,6 +60,7 @@ def make_reducer(options: ReducerOptions, clients: int, start: Adapter = EMPTY) 
 
 __all__ = [
     "REDUCERS",
+    "Limited",
     "Mean",
     "Median",
     "Reduced",

@@ -15,6 +15,7 @@ class Median(Gathered):
     """
 
     title = "coordinate median"
+    weighted = False
 
     def reduced(self, rows: Tensor) -> Tensor:
         """The median."""
