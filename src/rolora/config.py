@@ -160,8 +160,8 @@ class PartitionConfig(Section):
 
 class FederationConfig(Section):
     """Who takes part. `clients_per_round` defaults to all; `quorum` is the share of the cohort
-    whose updates a round needs; a robust ``server.reducer`` may need more. Across machines, a client that has not answered `deadline` seconds
-    after it was asked has failed in this round.
+    whose updates a round needs; a robust ``server.reducer`` may need more. Across machines, a
+    client that has not answered `deadline` seconds after it was asked has failed in this round.
 
     And how far one is believed. No client has more than `max_share` of the weight of those who
     contributed to a round, or were evaluated; the heavier ones' weights are cut. 1 is off; null is

@@ -90,8 +90,9 @@ def test_updates_are_not_changed_and_layouts_must_agree(name):
     before = [update.parts.flat.clone() for update in given]
     reduced(name, given)
     assert all(torch.equal(u.parts.flat, b) for u, b in zip(given, before, strict=True))
+    other = replace(given[1], parts=given[1].parts.select(set()))
     with pytest.raises(ValueError, match="different layouts"):
-        reduced(name, [given[0], replace(given[1], parts=given[1].parts.select(set()))])
+        reduced(name, [given[0], other], 10)
     with pytest.raises(ValueError, match="no updates"):
         make_reducer(options(name), 10).result()
 
@@ -265,17 +266,16 @@ def test_rules_are_byzfls(byzfl, size, seed):
     f, n = size
     given = updates(n, seed)
     rows = matrix(given)
-    exact = byzfl.GeometricMedian(nu=1e-6, T=1000)
+    exact = byzfl.GeometricMedian(nu=1e-6, T=300)
     theirs = {
         TrimmedMean(f): byzfl.TrMean(f)(rows),
         make_reducer(options("median"), n): byzfl.Median()(rows),
         Krum(f): byzfl.Krum(f + 1)(rows),
         NeighbourMixing(f, TrimmedMean(f)): byzfl.TrMean(f)(byzfl.NNM(f)(rows)),
-        NeighbourMixing(f, GeometricMedian()): exact(byzfl.NNM(f)(rows)),
         GeometricMedian(): exact(rows),
     }
     for ours, expected in theirs.items():
-        near = 1e-3 if isinstance(getattr(ours, "then", ours), GeometricMedian) else 1e-6
+        near = 1e-3 if isinstance(ours, GeometricMedian) else 1e-6
         np.testing.assert_allclose(
             ours.reduce(given).parts.flat, expected, atol=near, err_msg=ours.title
         )
