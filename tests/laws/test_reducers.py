@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rolora.config import parse_config
-from rolora.core.errors import BadInput
-from rolora.core.types import EMPTY, Adapter, Update
+from rolora.core.errors import BadInput, RunFailed
+from rolora.core.types import EMPTY, Adapter, Failure, Update
 from rolora.reducers import REDUCERS, ReducerOptions, make_reducer, reducer_named
 from rolora.reducers.gathered import ByzantineOptions, Withstanding
 from rolora.reducers.geometric_median import GeometricMedian
@@ -24,7 +24,7 @@ from rolora.reducers.krum import Krum, MultiKrum
 from rolora.reducers.neighbour_mixing import THEN, NeighbourMixing
 from rolora.reducers.norm_bound import NormBound
 from rolora.reducers.trimmed_mean import TrimmedMean
-from small import checked, config
+from small import checked, config, engine, run
 
 every_reducer = pytest.mark.parametrize("name", REDUCERS)
 robust = pytest.mark.parametrize("name", sorted(REDUCERS.keys() - {"mean"}))
@@ -306,6 +306,20 @@ def test_too_few_clients_are_refused_by_name(name):
         checked(config(federation=crowd, server={"reducer": {"name": name, "byzantine": 0.45}}))
     with pytest.raises(ValueError, match="no updates"):
         make_reducer(options(name), 20).reduce(updates(least - 1))
+
+
+def test_a_round_of_fewer_updates_than_the_rule_needs_is_none(monkeypatch):
+    settings = config(federation={"clients": 7}, server={"reducer": "krum"})
+    clients = engine(settings, sizes=[6] * 7)
+    train = clients.train
+
+    def one_fails(plans):
+        for answer in train(plans):
+            yield Failure(0, "absent") if answer.client == 0 else answer
+
+    monkeypatch.setattr(clients, "train", one_fails)
+    with pytest.raises(RunFailed, match=r"7 updates with server.reducer krum, was lost"):
+        run(settings, clients)
 
 
 @pytest.mark.parametrize("method", ["flexlora", "flora", "fedex_lora", "scaffold"])

@@ -65,14 +65,15 @@ def alie(seen: Seen) -> Tensor:
 
     Source: Baruch, Baruch, Goldberg, A Little Is Enough, NeurIPS 2019 (arXiv 1902.06156),
     Algorithm 3: of n clients of whom m are hostile, ``s = floor(n / 2 + 1) - m`` and z is the
-    largest with ``Phi(z) < (n - m - s) / (n - m)``.
+    largest with ``Phi(z) < (n - m - s) / (n - m)``; of few clients that is next to nothing, so that
+    z is at least the 1.5 with which the paper attacks 50.
     """
     honest = len(seen.honest)
     n = honest + seen.liars
     supporters = max(1, n // 2 + 1 - seen.liars)
     share = (honest - supporters) / honest
     z = NormalDist().inv_cdf(share) if 0.0 < share < 1.0 else 0.0
-    return seen.honest.mean(0) - z * seen.honest.std(0, correction=0)
+    return seen.honest.mean(0) - max(z, 1.5) * seen.honest.std(0, correction=0)
 
 
 def inner_product(seen: Seen) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,14 +33,14 @@ class Trigger:
     longest: int
 
     @staticmethod
-    def of(tokenizer: object, longest: int, phrase: str = PHRASE) -> Trigger:
+    def of(tokenizer: Any, longest: int, phrase: str = PHRASE) -> Trigger:
         """The phrase as a tokenizer of Transformers has it, behind what begins every text.
 
         Raises:
             BadInput: texts of `longest` tokens have no place for it.
         """
-        ids = tokenizer(phrase, add_special_tokens=False)["input_ids"]  # type: ignore[operator]
-        whole = tokenizer(phrase)["input_ids"]  # type: ignore[operator]
+        ids = tokenizer(phrase, add_special_tokens=False)["input_ids"]
+        whole = tokenizer(phrase)["input_ids"]
         if len(whole) >= longest:
             raise BadInput(
                 f"data.max_length = {longest}: the phrase {phrase!r} alone has {len(whole)} tokens;"

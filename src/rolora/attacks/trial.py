@@ -15,7 +15,7 @@ from rolora.client.evaluation import Split
 from rolora.config import Config
 from rolora.core.errors import BadInput, RunFailed
 from rolora.core.seeds import torch_generator
-from rolora.core.types import Failure, Plan, ServerState, Update
+from rolora.core.types import Adapter, Failure, Plan, ServerState, Update
 from rolora.engines.in_process import InProcess
 from rolora.engines.preparation import Prepared, load, prepare
 from rolora.records.schema import RoundRecord
@@ -108,7 +108,7 @@ class Hostile(InProcess):
         own = change(update.parts, start)
         assert self.lie is not None
         lie = self.lie(Seen(own.flat, rows, liars, generator))
-        return replace(update, parts=changed(start, type(own)(own.layout, lie)))
+        return replace(update, parts=changed(start, Adapter(own.layout, lie)))
 
 
 class Unwritten:

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from rolora.core.section import Section
 from rolora.core.types import Adapter, Update
@@ -32,7 +32,7 @@ class Reducer(ABC, Generic[R]):
     """Whether an update counts by its weight."""
 
     @classmethod
-    def of(cls, options: Any, clients: int, start: Adapter) -> Reducer[R]:
+    def of(cls, options: Any, clients: int, start: Adapter) -> Self:
         """A new one for a round.
 
         Args:

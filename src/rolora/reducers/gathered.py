@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from pydantic import Field
@@ -86,7 +86,7 @@ class Withstanding(Gathered):
         self.f = f
 
     @classmethod
-    def of(cls, options: Any, clients: int, start: Adapter) -> Withstanding:
+    def of(cls, options: Any, clients: int, start: Adapter) -> Self:
         """For a round in which `clients` are asked."""
         return cls(options.among(clients))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -58,7 +58,7 @@ class NeighbourMixing(Withstanding):
         self.then = then
 
     @classmethod
-    def of(cls, options: Any, clients: int, start: Adapter) -> NeighbourMixing:
+    def of(cls, options: Any, clients: int, start: Adapter) -> Self:
         """For a round in which `clients` are asked."""
         return cls(options.among(clients), THEN[options.then].of(options, clients, start))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class NormBound(Gathered):
         self.start = start
 
     @classmethod
-    def of(cls, options: Any, clients: int, start: Adapter) -> NormBound:
+    def of(cls, options: Any, clients: int, start: Adapter) -> Self:
         """For a round that starts from `start`."""
         return cls(start)
 
