@@ -14,7 +14,8 @@ from rolora.core.types import Evaluation, ServerState
 from rolora.engines.preparation import Prepared, build_engine
 from rolora.records.schema import RoundRecord
 from rolora.server.ledger import Ledger
-from rolora.server.round import Engine, run_rounds, scored
+from rolora.server.pooling import scored
+from rolora.server.round import Engine, run_rounds
 from rolora.tasks import added
 
 ACCURACY = "accuracy"
@@ -97,7 +98,7 @@ def run_short(prepared: Prepared, state: ServerState, test: bool) -> TrialResult
             judged = engine.evaluate(method.evaluation_plan(state), "test")
 
     def accuracy(*results: Evaluation) -> float:
-        return scored(task, results)[ACCURACY] or 0.0
+        return scored(task, results, config.largest_share)[ACCURACY] or 0.0
 
     chance = 1.0 / len(prepared.examples["train"].names)
     sums = None if judged is None else added(one.sums for one in judged)

@@ -44,7 +44,7 @@ def write_run(directory, model):
             "label": "verdict",
             "max_length": 16,
         },
-        "federation": {"clients": 3, "deadline": 60},
+        "federation": {"clients": 3, "deadline": 60, "max_share": 0.5},
         "optimizer": {"lr": 0.01, "local_steps": 2, "batch_size": 8},
         "engine": {"workers": 1},
     }

@@ -20,7 +20,8 @@ from rolora.core.types import Evaluation
 from rolora.engines.preparation import Prepared, build_engine
 from rolora.model.peft_format import save_adapter
 from rolora.server.ledger import Ledger
-from rolora.server.round import run_rounds, scored
+from rolora.server.pooling import scored
+from rolora.server.round import run_rounds
 
 LOSS = "loss"
 

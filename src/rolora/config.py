@@ -162,12 +162,32 @@ class FederationConfig(Section):
     """Who takes part. `clients_per_round` defaults to all; `quorum` is the share of the cohort
     whose updates a round needs. Across machines, a client that has not answered `deadline` seconds
     after it was asked has failed in this round.
+
+    And how far one is believed. No client has more than `max_share` of the weight of those who
+    contributed to a round, or were evaluated; the heavier ones' weights are cut. 1 is off; null is
+    a half across machines where at least three take part, so that no site outweighs all the others
+    together, and off where all clients are this machine's own (:attr:`Config.largest_share`).
+    `max_examples` is what a site may say it has in a split. A round whose aggregate is further from
+    the last than `max_jump` times what its clients typically moved is done again without those who
+    did it (:class:`rolora.server.judge.Judge`); null is off.
     """
 
     clients: Positive = 10
     clients_per_round: Positive | None = None
     quorum: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
     deadline: Rate | None = 3600.0
+    max_share: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    max_examples: Positive = 10_000_000
+    max_jump: Annotated[float, Field(ge=1.0, allow_inf_nan=False)] | None = 10.0
+
+    @model_validator(mode="after")
+    def _share_fits(self) -> FederationConfig:
+        if self.max_share is not None and self.max_share * self.cohort_size < 1.0:
+            raise ValueError(
+                f"max_share = {self.max_share:g} is less than an equal share of {self.cohort_size} "
+                f"clients a round; at least {1 / self.cohort_size:.3g}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _cohort_fits(self) -> FederationConfig:
@@ -348,6 +368,17 @@ class Config(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     engine: EngineConfig = EngineConfig()
     tracking: tuple[TrackerName, ...] = ()
+
+    @property
+    def largest_share(self) -> float:
+        """``federation.max_share``, or what stands for null: what sites say of themselves is to be
+        doubted, what this machine deals out to its clients is not.
+        """
+        federation, engine = self.federation, self.engine
+        if federation.max_share is not None:
+            return federation.max_share
+        own = engine.name == "in_process" or engine.runtime == "simulation"
+        return 1.0 if own or federation.cohort_size < 3 else 0.5
 
     def client(self, number: int, num_examples: int) -> ClientInfo:
         """What a method may know of one client."""

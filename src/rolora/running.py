@@ -35,7 +35,6 @@ from rolora.records.lock import held
 from rolora.records.rundir import RunDirectory
 from rolora.records.schema import (
     BestRecord,
-    ClientRecord,
     DataRecord,
     Estimate,
     FinalRecord,
@@ -48,8 +47,8 @@ from rolora.records.schema import (
     TaskRecord,
 )
 from rolora.server.ledger import Ledger
-from rolora.server.round import finished, rounds, scored, written
-from rolora.tasks import added
+from rolora.server.pooling import pooled, scores_of
+from rolora.server.round import finished, rounds, written
 
 
 def execute(
@@ -236,26 +235,20 @@ def summarise(
     """What ``summary.json`` holds; `results` and `notes` are of the test examples."""
     facts, rounds = ready.facts(), record.rounds()
     start = start_of(ready, record, state, command)
-    sums = added(result.sums for result in results)
+    found = pooled(ready.task, results, ready.config.largest_share)
+    sums = found.sums
     return Summary(
         **dict(start),
         data=data_of(ready.config, facts),
         strata=StrataRecord(names=tuple(facts.strata), table=tuple(map(tuple, facts.strata_table))),
-        clients=tuple(
-            ClientRecord(
-                client=result.client,
-                examples=result.num_examples,
-                scores=scored(ready.task, [result]),
-            )
-            for result in results
-        ),
+        clients=found.clients,
         final=FinalRecord(
             round=state.round,
             validation=rounds[-1].validation or {},
-            test=scored(ready.task, results),
+            test=scores_of(ready.task, sums),
         ),
         best=best_of(rounds, start.task),
-        test_examples=sum(result.num_examples for result in results),
+        test_examples=found.examples,
         test_failures=written(notes.eval_failures),
         test_faults=tuple(notes.faults),
         constant=dict(ready.task.constant(sums)) if sums else {},

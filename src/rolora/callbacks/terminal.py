@@ -12,6 +12,7 @@ from rich.text import Text
 from rolora.callbacks.base import Begun, Callback
 from rolora.core.types import Failure, Update
 from rolora.records.schema import CLASSIFICATION, LOSS, RoundRecord, TaskRecord
+from rolora.records.spread import spread
 from rolora.records.units import byte_size, duration, show
 
 
@@ -100,7 +101,7 @@ def fitted(record: RoundRecord, task: TaskRecord, width: int | None) -> str:
     return line
 
 
-LEAST = ("bytes", "time", "reason")
+LEAST = ("clients", "bytes", "time", "reason")
 """What a line can do without, in the order in which it does."""
 
 
@@ -117,7 +118,20 @@ def round_line(metrics: RoundRecord, task: TaskRecord, without: Collection[str] 
     if metrics.validation is not None:
         split = "validation " if task.first.name == LOSS.name else ""  # training's is there too
         parts.append(f"[green]{split}{task.first.title} {show(score, task.first)}[/]")
+        seen = spread(metrics.sites, task.first)
+        if seen and "clients" not in without:
+            middle = show(seen.median, task.first)
+            parts.append(f"by client mean {show(seen.mean, task.first)}, median {middle}")
+        if seen and seen.outliers:
+            parts.append(f"[red]{named(seen.outliers)} out of line[/]")
     if failed:
         reason = "" if "reason" in without else f" ({escape(failed[0].reason)})"
         parts.append(f"[red]{len(failed)} failed{reason}[/]")
     return "  ".join(parts)
+
+
+def named(clients: Collection[int]) -> str:
+    """Clients by their ids, the first three of them."""
+    ids = sorted(clients)
+    more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
+    return f"client{'s' if len(ids) > 1 else ''} {', '.join(map(str, ids[:3]))}{more}"

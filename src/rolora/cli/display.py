@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
+from rolora.callbacks.terminal import named
 from rolora.library.plan import RunPlan
 from rolora.methods import METHODS
 from rolora.records.schema import Summary
+from rolora.records.spread import spread
 from rolora.records.units import byte_size, duration, show
 from rolora.report.expected import against_estimate
 from rolora.server.budget import Bytes
@@ -19,11 +21,16 @@ from rolora.server.budget import Bytes
 if TYPE_CHECKING:
     from rolora.library.taken import Taken
 
+FEW = 12
+"""Clients whose scores fit on a line."""
+
 
 def summary_table(summary: Summary, directory: Path) -> Table:
     """The result of a run."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in _results(summary):
+        table.add_row(name, value)
+    for name, value in _by_client(summary):
         table.add_row(name, value)
     up, down = summary.bytes_up, summary.bytes_down
     table.add_row("sent", f"{byte_size(up + down)} ({byte_size(up)} up, {byte_size(down)} down)")
@@ -50,6 +57,20 @@ def _results(summary: Summary) -> Iterator[tuple[str, str]]:
     if final.validation:
         score = show(task.first_of(final.validation), task.first)
         yield f"validation {task.first.title}", f"{score} after round {final.round}"
+
+
+def _by_client(summary: Summary) -> Iterator[tuple[str, str]]:
+    """What the clients' own scores are, each counted once, and which stands out."""
+    first = summary.task.first
+    seen = spread(summary.clients, first)
+    if seen is None:
+        return
+    if len(summary.clients) <= FEW:
+        each = (f"{c.client}: {show(c.scores.get(first.name), first)}" for c in summary.clients)
+        yield "each client's", ", ".join(each)
+    middle = f"mean {show(seen.mean, first)}, median {show(seen.median, first)}"
+    out = f"  [red]{named(seen.outliers)} out of line[/]" if seen.outliers else ""
+    yield "over clients", middle + out
 
 
 def plan_table(plan: RunPlan) -> Table:

@@ -260,13 +260,28 @@ class Update:
         return self.num_examples if self.weight is None else self.weight
 
 
+MOST_DETAIL = 500
+
+
 @dataclass(frozen=True)
 class Failure:
-    """A client that gave no usable update, and why; `reason` is a short name such as ``nan``."""
+    """A client that gave no usable update, and why; `reason` is a short name such as ``nan``. Of
+    `detail`, in which words of the client's own may stand, one printable line is kept.
+    """
 
     client: int
     reason: str
     detail: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "detail", one_line(self.detail))
+
+
+def one_line(text: str) -> str:
+    """`text` without what would move a terminal's cursor, its end cut off where it is long."""
+    shown = "".join(c if c.isprintable() else " " for c in text[: 4 * MOST_DETAIL])
+    shown = " ".join(shown.split())
+    return shown if len(shown) <= MOST_DETAIL else shown[: MOST_DETAIL - 3] + "..."
 
 
 Sums = Mapping[str, tuple[float, ...]]

@@ -89,7 +89,8 @@ class InProcess:
         """Train the planned clients, a stack at a time; answers come in the order of the plans."""
         data = self.splits["train"].examples
         if plans[0].round != self._round:
-            self._before, self._round = dict(self.own), plans[0].round
+            self._before, self._round = self.own, plans[0].round
+        self.own = dict(self._before)  # where a round is done again, as they were before it
 
         def train_stack(model: LoraModel, jobs: Sequence[Job]) -> list[tuple[Job, Trained]]:
             return list(zip(jobs, self.runtime.train(model, data, jobs), strict=True))

@@ -89,6 +89,14 @@ class FailureRecord(Record):
     detail: str = ""
 
 
+class ClientRecord(Record):
+    """One client's number of held-out examples and its scores on them."""
+
+    client: int
+    examples: int
+    scores: Scores
+
+
 class RoundRecord(FileRecord):
     """One line of ``metrics.jsonl``.
 
@@ -101,6 +109,7 @@ class RoundRecord(FileRecord):
             has none, or nobody looked.
         detail: the validation scores of every label; None where the task has none.
         collapsed: the label that alone is predicted; None where there is no such one.
+        sites: each client's own validation scores, as it gave them; empty where nobody looked.
         updates: each contributing client's part, by id.
         clients: of the `cohort` that was asked, how many contributed.
         attempts: cohorts that were drawn until one reached the quorum.
@@ -118,6 +127,7 @@ class RoundRecord(FileRecord):
     prediction_shares: tuple[Score, ...] = ()
     detail: DetailRecord | None = None
     collapsed: str | None = None
+    sites: tuple[ClientRecord, ...] = ()
     updates: tuple[UpdateRecord, ...] = ()
     clients: int
     cohort: int
@@ -202,14 +212,6 @@ class StrataRecord(Record):
         return [sum(row) for row in self.table]
 
 
-class ClientRecord(Record):
-    """One client's number of test examples and its scores on them."""
-
-    client: int
-    examples: int
-    scores: Scores
-
-
 class FinalRecord(Record):
     """The model after the last round."""
 
@@ -274,7 +276,8 @@ class Summary(Start):
         strata: the training examples that each client holds.
         clients: the test scores by client, each on its own examples.
         final, best: the model after the last round, and the best round (None: nobody looked).
-        test_examples: how many test examples the final scores are of.
+        test_examples: how many test examples the final scores are of; of a client that is cut to
+            its share, so many as count.
         test_failures: clients whose examples the test scores lack.
         test_faults: what went wrong meanwhile with no client in particular.
         constant: scores of the best constant prediction on the test examples, by metric.

@@ -13,16 +13,13 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from rolora.core.types import PARTS, Adapter, Key, Layout, Plan, Update, base_part
+from rolora.records.bounds import Trained, WireError, told
 
 SEPARATOR = "::"
 SETS = ("train", "upload", "local", "derives")
 """The fields of a plan that are sets."""
 CODED = {torch.float32, torch.int8}
 """The kinds of number in which parts travel."""
-
-
-class WireError(ValueError):
-    """Bytes that are not what they should be; the message says in what."""
 
 
 def tensor_name(key: Key) -> str:
@@ -57,10 +54,16 @@ def unpack(payload: bytes) -> tuple[Adapter, dict[str, Any]]:
     Raises:
         WireError: not safetensors, a foreign tensor name or dtype, or no header of ours.
     """
-    tensors, header = _opened(payload)
+    tensors, text = _opened(payload)
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32:
             raise WireError(f"tensor {name!r}: is {tensor.dtype}, must be float32")
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"not a rolora payload ({error})") from None
+    if not isinstance(header, dict):
+        raise WireError("not a rolora payload (its header is no mapping)")
     return _adapter(tensors), header
 
 
@@ -73,17 +76,15 @@ def _adapter(tensors: Mapping[str, Tensor]) -> Adapter:
     return Adapter(layout, torch.cat([keyed[key].reshape(-1) for key, _ in layout.entries]))
 
 
-def _opened(payload: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _opened(payload: bytes) -> tuple[dict[str, Tensor], str]:
+    """The tensors, and our header as it is written."""
     try:
         tensors = load(payload)
         length = int.from_bytes(payload[:8], "little")
-        metadata = json.loads(payload[8 : 8 + length])["__metadata__"]
-        header = json.loads(metadata["rolora"])
+        text = json.loads(payload[8 : 8 + length])["__metadata__"]["rolora"]
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise WireError(f"not a rolora payload ({error})") from None
-    if not isinstance(header, dict):
-        raise WireError("not a rolora payload (its header is no mapping)")
-    return tensors, header
+    return tensors, str(text)
 
 
 def pack_plan(plan: Plan) -> bytes:
@@ -129,22 +130,20 @@ def unpack_update(payload: bytes) -> Update:
     Raises:
         WireError: not an update.
     """
-    tensors, fields = _opened(payload)
+    tensors, text = _opened(payload)
+    header = told(Trained, text, "an update")
     side = {name: tensors.pop(name) for name in list(tensors) if SEPARATOR not in name}
     kinds = {tensor.dtype for tensor in tensors.values()}
     if len(kinds) > 1 or not kinds <= CODED:
         raise WireError(f"its parts are {sorted(map(str, kinds))}; they must be one of {CODED}")
-    try:
-        return Update(
-            client=int(fields["client"]),
-            num_examples=int(fields["num_examples"]),
-            parts=_adapter(tensors),
-            side=side,
-            metrics={str(k): float(v) for k, v in fields["metrics"].items()},
-            weight=None if fields["weight"] is None else float(fields["weight"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise WireError(f"not an update ({error})") from None
+    return Update(
+        client=header.client,
+        num_examples=header.num_examples,
+        parts=_adapter(tensors),
+        side=side,
+        metrics=header.metrics,
+        weight=header.weight,
+    )
 
 
 def asdict_shallow(plan: Plan) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rolora.core.errors import BadInput, nearest
 from rolora.reducers.base import Reduced, Reducer
+from rolora.reducers.limited import Limited
 from rolora.reducers.mean import Mean
 from rolora.reducers.median import Median
 
@@ -21,4 +22,4 @@ def make_reducer(name: str) -> Reducer[Reduced]:
     return REDUCERS[name]()
 
 
-__all__ = ["REDUCERS", "Mean", "Median", "Reduced", "Reducer", "make_reducer"]
+__all__ = ["REDUCERS", "Limited", "Mean", "Median", "Reduced", "Reducer", "make_reducer"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ class Reducer(ABC, Generic[R]):
     """
 
     title: ClassVar[str]
+    weighted: ClassVar[bool] = True
+    """Whether an update counts by its weight."""
 
     @abstractmethod
     def add(self, update: Update) -> None:
@@ -35,6 +38,10 @@ class Reducer(ABC, Generic[R]):
         Raises:
             ValueError: nothing was added.
         """
+
+    def limit(self) -> float:
+        """The most that the weight of an update counts; inf: all count as they are."""
+        return math.inf
 
     def reduce(self, updates: Iterable[Update]) -> R:
         """The result over `updates`."""

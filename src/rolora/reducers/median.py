@@ -22,6 +22,7 @@ class Median(Reducer[Reduced]):
     """
 
     title = "coordinate median"
+    weighted = False
 
     def __init__(self) -> None:
         self.layout: Layout | None = None

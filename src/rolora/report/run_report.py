@@ -14,6 +14,7 @@ from rolora.records import units
 from rolora.records.atomic import write_atomic
 from rolora.records.files import RunFiles, read_run
 from rolora.records.schema import RoundRecord
+from rolora.records.spread import spread
 from rolora.records.units import byte_size, capital, count, duration, percent, show
 from rolora.report import figures, scored
 from rolora.report import run_tables as tables
@@ -72,6 +73,7 @@ def content(run: RunFiles) -> dict[str, Any]:
         "by_label": tables.by_label(run),
         "clients": list(figures.clients(run)),
         "updates": list(figures.updates(run)),
+        "by_client": tables.by_client(run),
         "quantiles": tables.quantiles(run),
         "traffic": list(figures.traffic(run)),
         "stages": tables.stages(run),
@@ -146,6 +148,7 @@ def warnings(run: RunFiles) -> Iterator[tuple[str, str]]:
     reason = collapsed(run)
     if reason:
         yield "Collapsed.", f"{capital(reason)}: the model is no better than a constant guess."
+    yield from _out_of_line(run)
     failed = sum(len(r.failures) for r in run.rounds)
     asked = failed + sum(r.clients for r in run.rounds)
     if failed > 0.1 * asked:
@@ -154,6 +157,22 @@ def warnings(run: RunFiles) -> Iterator[tuple[str, str]]:
             f"{count(failed)} of {count(asked)} times a client that was asked gave no usable "
             "update.",
         )
+
+
+def _out_of_line(run: RunFiles) -> Iterator[tuple[str, str]]:
+    """Clients whose own scores are far from the others', who have one model for all."""
+    metric = run.task.first
+    seen = spread(run.summary.clients, metric) if run.summary else None
+    if seen is None or not seen.outliers or run.personal:
+        return
+    who = ", ".join(map(str, seen.outliers[:10]))
+    yield (
+        "Out of line.",
+        (
+            f"Test {metric.title} at client {who} is far from the median client's "
+            f"{show(seen.median, metric)}; what it says of its test examples may be wrong."
+        ),
+    )
 
 
 def _tiles(run: RunFiles) -> Iterator[Tile]:

@@ -12,6 +12,7 @@ import numpy as np
 from rolora.records import units
 from rolora.records.files import RunFiles
 from rolora.records.schema import LOSS, FailureRecord, Metric, RoundRecord
+from rolora.records.spread import FAR, spread
 from rolora.records.units import count, duration, percent, show, thinned
 from rolora.report.expected import against_estimate
 from rolora.report.figures.labels import last_detail
@@ -66,6 +67,32 @@ def by_label(run: RunFiles) -> Table | None:
     which = "test examples" if split == "test" else "validation examples, as last looked at"
     note = f"Of the {which}. A dash: no example has the label, or none was given it."
     return Table(header, rows, note=note)
+
+
+def by_client(run: RunFiles) -> Table | None:
+    """Every client's own score on its test examples, beside what they are together; the ones that
+    stand out first.
+    """
+    if run.summary is None or not run.summary.clients:
+        return None
+    first, final = run.task.first, run.summary.final.test
+    seen = spread(run.summary.clients, first)
+    whole = show(final.get(first.name), first)
+    rows = [("all, by their examples", count(run.summary.test_examples), whole, "")]
+    if seen is not None:
+        for name, value in (("mean over clients", seen.mean), ("median client", seen.median)):
+            rows.append((name, "", show(value, first), ""))
+    out = set(seen.outliers if seen else ())
+    for client in sorted(run.summary.clients, key=lambda c: (c.client not in out, c.client)):
+        score = show(client.scores.get(first.name), first)
+        mark = "out of line" if client.client in out else ""
+        rows.append((f"client {client.client}", count(client.examples), score, mark))
+    note = (
+        f"Out of line: more than {FAR:g} robust standard deviations from the median (by the "
+        "median absolute deviation), and more than drawing so few examples explains."
+    )
+    header = ("", "test examples", first.title, "")
+    return Table(header, tuple(rows[: MOST_ROWS + 3]), note=note)
 
 
 def quantiles(run: RunFiles) -> Table | None:
@@ -162,21 +189,24 @@ def rounds(run: RunFiles) -> Table | None:
     header = (
         *("round", "trains", f"training {LOSS.title}"),
         *(f"validation {metric.title}" for metric in metrics),
+        *(f"{word} over clients" for word in ("mean", "median")),
         *("clients", "asked", "bytes up", "bytes down", "seconds"),
     )
     shown = thinned(np.arange(len(run.rounds)), MOST_ROWS)
     note = ""
     if len(shown) < len(run.rounds):
         note = f"{len(shown)} of {count(len(run.rounds))} rounds; metrics.jsonl holds them all."
-    rows = tuple(_round(run.rounds[at], metrics) for at in shown)
+    rows = tuple(_round(run.rounds[at], metrics, run.task.first) for at in shown)
     return Table(header, rows, text_columns=2, note=note)
 
 
-def _round(record: RoundRecord, metrics: list[Metric]) -> tuple[str, ...]:
-    seen = record.validation or {}
+def _round(record: RoundRecord, metrics: list[Metric], first: Metric) -> tuple[str, ...]:
+    seen, around = record.validation or {}, spread(record.sites, first)
+    middles = (around.mean, around.median) if around else (None, None)
     return (
         *(str(record.round), record.phase, units.decimal(record.train_loss)),
         *(_exact(seen.get(metric.name), metric) for metric in metrics),
+        *(_exact(middle, first) for middle in middles),
         *map(count, (record.clients, record.cohort, record.bytes_up, record.bytes_down)),
         units.decimal(record.total_seconds, 2),
     )

@@ -24,17 +24,19 @@ from rolora.core.types import (
     Update,
 )
 from rolora.methods import Method
-from rolora.records.schema import FailureRecord, RoundRecord, Scores
+from rolora.records.schema import FailureRecord, RoundRecord
 from rolora.records.shield import shielded
 from rolora.records.wire import payload_bytes
-from rolora.reducers import Reducer, make_reducer
+from rolora.reducers import Limited, Reduced, Reducer, make_reducer
 from rolora.server.budget import affordable
 from rolora.server.cohort import sample_cohort
+from rolora.server.judge import Judge, all_finite, distances, mean_distances
 from rolora.server.ledger import Ledger
 from rolora.server.optimizer import server_step
+from rolora.server.pooling import validated
 from rolora.server.screen import Screen
 from rolora.stages import make_stage
-from rolora.tasks import Task, added
+from rolora.tasks import Task
 
 Result = TypeVar("Result")
 
@@ -153,7 +155,7 @@ def rounds(
             if not going or new.round % config.evaluation.every == 0:
                 with clock("evaluate"):
                     results = engine.evaluate(method.evaluation_plan(new), "validation")
-                    seen = validated(task, results, engine.names)
+                    seen = validated(task, results, engine.names, config.largest_share)
             notes = engine.take_notes()
             spent += notes.bytes_down
             metrics = completed(metrics, seen, notes, clock)
@@ -203,47 +205,181 @@ def one_round(
     clock: Clock,
     answered: Callable[[Update | Failure], None],
 ) -> tuple[ServerState, RoundRecord]:
-    """Sample, plan, train, screen, aggregate; again with another cohort if the quorum is lost."""
-    failures: list[Failure] = []
-    down = up = 0
+    """Sample, plan, train, screen, aggregate, judge; again with another cohort if the quorum is
+    lost, and again without those who spoiled it if the aggregate must not stand.
+    """
+    spent, attempt, barred = Spent(), 0, set[int]()
+    size = min(config.federation.cohort_size, len(engine.clients))
+    enough = max(1, needed(config.federation.quorum, size))
     with clock("plan"):
         start, stages = method.start(state), [make_stage(options) for options in config.stages]
-    for attempt in range(ATTEMPTS):
+    while attempt < ATTEMPTS:
         with clock("plan"):
-            cohort = sample_cohort(config, engine.clients, state.round + 1, attempt)
-            whole = [method.plan(state, client) for client in cohort]
-            plans = [ledger.narrow(plan) for plan in whole]
+            known = [client for client in engine.clients if client.id not in barred]
+            cohort = sample_cohort(config, known, state.round + 1, attempt)
+            whole = [method.plan(state, one) for one in cohort if one.id not in spent.spoilers]
         screen = Screen(engine.registered, whole, start, config.server.weighting, stages, answered)
-        with clock("aggregate"):
-            reducer = reducer_of(config, method)
-            for update in screen.sound(engine.train(plans)):
+        reducer, error = reducer_of(config, method), None
+        if len(whole) >= enough:
+            error = asked(engine, ledger, clock, screen, reducer, spent)
+        made: ServerState | Spoilt | None = None
+        if len(screen.updates) >= enough:
+            with clock("aggregate"):
+                made = aggregated(config, method, start, reducer, screen, error)
+        if isinstance(made, ServerState):
+            for plan in whole:
+                ledger.finished(plan, made)
+            return made, RoundRecord(
+                round=made.round,
+                phase=phase(whole[0].train),
+                train_loss=screen.train_loss(config.largest_share),
+                updates=screen.written(reducer.limit()),
+                clients=len(screen.updates),
+                cohort=size,
+                attempts=attempt + 1,
+                failures=written(spent.failures),
+                bytes_up=spent.up,
+                bytes_down=spent.down,
+            )
+        if made is not None and made.blamed:
+            spent.spoilt(made.blamed, ledger)
+            if len(whole) - len(made.blamed) < enough:
+                barred = set(spent.spoilers)  # others take their places
+        elif made is not None and (attempt + 1 == ATTEMPTS or size == len(engine.clients)):
+            raise made.error
+        else:
+            attempt, barred = attempt + 1, set(spent.spoilers)
+    raise quorum_lost(config, state.round + 1, spent.failures)
+
+
+def asked(
+    engine: Engine,
+    ledger: Ledger,
+    clock: Clock,
+    screen: Screen,
+    reducer: Reducer[Any],
+    spent: Spent,
+) -> Exception | None:
+    """Have the plans of `screen` carried out, and add what is sound to the reducer; what that could
+    not take, if so.
+    """
+    with clock("plan"):
+        plans = [ledger.narrow(plan) for plan in screen.plans.values()]
+    with clock("aggregate"):
+        error = added_up(reducer, screen.sound(engine.train(plans)))
+    clock.seconds["aggregate"] -= screen.seconds
+    clock.seconds["train"] = clock.seconds.get("train", 0.0) + screen.seconds
+    spent.add(plans, screen)
+    for plan in plans:
+        ledger.replied(plan) if plan.client in screen.updates else ledger.failed(plan.client)
+    return error
+
+
+@dataclass
+class Spent:
+    """What all attempts at a round took.
+
+    Attributes:
+        failures: clients without a usable update, of every attempt.
+        spoilers: clients that are not asked again in this round.
+        up, down: bytes.
+    """
+
+    failures: list[Failure] = field(default_factory=list)
+    spoilers: set[int] = field(default_factory=set)
+    up: int = 0
+    down: int = 0
+
+    def add(self, plans: Sequence[Plan], screen: Screen) -> None:
+        """One attempt more."""
+        self.down += sum(payload_bytes(plan.send.layout) for plan in plans)
+        self.up += screen.bytes_up
+        self.failures += screen.failures
+
+    def spoilt(self, blamed: Sequence[Failure], ledger: Ledger) -> None:
+        """The round is rolled back, and done again without these."""
+        self.failures += blamed
+        self.spoilers |= {failure.client for failure in blamed}
+        for client in self.spoilers:
+            ledger.failed(client)
+
+
+@dataclass(frozen=True)
+class Spoilt:
+    """A round that must not stand.
+
+    Args:
+        blamed: the clients whose updates did it; nobody where none stands out.
+        error: what is wrong with it.
+    """
+
+    blamed: list[Failure]
+    error: Exception
+
+
+def added_up(reducer: Reducer[Any], updates: Iterable[Update]) -> Exception | None:
+    """Add all updates to the reducer; what it could not take, if so. The others are still heard, as
+    whose update it was shows only beside them.
+    """
+    error: Exception | None = None
+    for update in updates:
+        try:
+            if error is None:
                 reducer.add(update)
-        clock.seconds["aggregate"] -= screen.seconds
-        clock.seconds["train"] = clock.seconds.get("train", 0.0) + screen.seconds
-        down += sum(payload_bytes(plan.send.layout) for plan in plans)
-        up, failures = up + screen.bytes_up, failures + screen.failures
-        for plan in plans:
-            ledger.replied(plan) if plan.client in screen.updates else ledger.failed(plan.client)
-        if len(screen.updates) < max(1, needed(config.federation.quorum, len(plans))):
-            continue
-        with clock("aggregate"):
-            new = method.combine(start, reducer.result())
-            new = server_step(config.server, start, new, method.stepped)
-        for plan in plans:
-            ledger.finished(plan, new)
-        return new, RoundRecord(
-            round=new.round,
-            phase=phase(plans[0].train),
-            train_loss=screen.train_loss(),
-            updates=screen.written(),
-            clients=len(screen.updates),
-            cohort=len(plans),
-            attempts=attempt + 1,
-            failures=written(failures),
-            bytes_up=up,
-            bytes_down=down,
-        )
-    raise quorum_lost(config, state.round + 1, failures)
+        except Exception as raised:
+            error = raised
+    return error
+
+
+def aggregated(
+    config: Config,
+    method: Method,
+    start: ServerState,
+    reducer: Reducer[Any],
+    screen: Screen,
+    error: Exception | None,
+) -> ServerState | Spoilt:
+    """The state after a round, or why it must not stand (:class:`Judge`).
+
+    Args:
+        error: what the reducer could not take.
+    """
+    went: Mapping[Part, float] = dict.fromkeys(next(iter(screen.distances.values())), math.inf)
+    try:
+        if error is not None:
+            raise error
+        reduced = reducer.result()
+        new = server_step(config.server, start, method.combine(start, reduced), method.stepped)
+        if all_finite(new):
+            went = travelled(reduced, start, screen, reducer.limit())
+        else:
+            error = not_finite(start.round + 1, len(screen.updates))
+    except Exception as raised:  # what a method cannot do with these updates
+        error = raised
+    blamed = Judge(start, screen.distances, config.federation.max_jump).blamed(went)
+    if blamed or error is not None:
+        return Spoilt(blamed, error or RunFailed(blamed[0].detail))
+    return new
+
+
+def not_finite(number: int, updates: int) -> RunFailed:
+    """What is said of a round that nobody in particular spoilt."""
+    return RunFailed(
+        f"round {number}: what {updates} updates make together is not finite, and none of them "
+        "stands out; the run diverges; try a lower optimizer.lr"
+    )
+
+
+def travelled(
+    reduced: Any, start: ServerState, screen: Screen, limit: float
+) -> Mapping[Part, float]:
+    """How far the aggregate is from the start, by part: as measured where it is one adapter in
+    place of the clients', else at most, by the mean of their distances.
+    """
+    if isinstance(reduced, Reduced):
+        return distances(reduced.parts, start.parts)
+    weights = {update.client: update.weight or 0.0 for update in screen.written(limit)}
+    return mean_distances(screen.distances, weights)
 
 
 def quorum_lost(config: Config, number: int, failures: Sequence[Failure]) -> RunFailed:
@@ -256,34 +392,21 @@ def quorum_lost(config: Config, number: int, failures: Sequence[Failure]) -> Run
 
 
 def reducer_of(config: Config, method: Method) -> Reducer[Any]:
-    """A new reducer: the method's own where it needs each client's factors, else the run's."""
-    return method.reducer() if method.reduction == "each" else make_reducer(config.server.reducer)
+    """A new reducer: the method's own where it needs each client's factors, else the run's; where
+    weights count, no one's is more than the config allows.
+    """
+
+    def make() -> Reducer[Any]:
+        own = method.reduction == "each"
+        return method.reducer() if own else make_reducer(config.server.reducer)
+
+    share = config.largest_share
+    return Limited(make, share) if share < 1.0 and make().weighted else make()
 
 
 def needed(quorum: float, cohort: int) -> int:
     """How many updates a round needs: the share `quorum` of `cohort`, rounded up."""
     return math.ceil(round(quorum * cohort, 6))  # 0.28 * 25 is 7, but 7.000000000000001 in floats
-
-
-def scored(task: Task, results: Iterable[Evaluation]) -> Scores:
-    """The scores of evaluations put together."""
-    sums = added(result.sums for result in results)
-    if not sums:
-        return {metric.name: None for metric in task.metrics}
-    return dict(task.scores(sums))
-
-
-def validated(task: Task, results: Sequence[Evaluation], names: Sequence[str]) -> dict[str, Any]:
-    """What a round's record says of its evaluations."""
-    sums = added(result.sums for result in results)
-    if not sums:
-        return {"validation": scored(task, ())}
-    return {
-        "validation": dict(task.scores(sums)),
-        "prediction_shares": task.prediction_shares(sums),
-        "detail": task.detail(sums, names),
-        "collapsed": task.collapsed(sums, names),
-    }
 
 
 def completed(

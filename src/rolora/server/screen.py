@@ -5,13 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import nan
+from functools import partial
+from math import inf, isfinite, nan
+from operator import mul
 
 import torch
 
+from rolora.core.shares import cap
 from rolora.core.types import Failure, Layout, Part, Plan, ServerState, Update, is_side
+from rolora.records.bounds import MOST_LOSS, sound
 from rolora.records.detail import UpdateRecord
 from rolora.records.wire import update_bytes
+from rolora.server.judge import distances
 from rolora.server.ledger import planned_layout
 from rolora.stages import BadMessage, Stage, changed
 
@@ -21,6 +26,7 @@ class Screen:
 
     Attributes:
         updates: per client whose update was sound, what is written down of it.
+        distances: per such client, how far it went in each part.
         failures: clients without a sound update.
         bytes_up: size of everything that came back.
         seconds: time spent waiting for clients.
@@ -40,6 +46,7 @@ class Screen:
         self.start, self.weighting, self.stages = start, weighting, stages
         self.answered = answered
         self.updates: dict[int, UpdateRecord] = {}
+        self.distances: dict[int, dict[Part, float]] = {}
         self.failures: list[Failure] = []
         self.bytes_up = 0
         self.seconds = 0.0
@@ -54,15 +61,24 @@ class Screen:
             if answer is None:
                 return
             if isinstance(answer, Update):
-                self.bytes_up += update_bytes(answer)
-                answer = self.judge(answer)
+                answer = sound(answer.client, partial(self.taken, answer))
             self.answered(answer)
             if isinstance(answer, Failure):
                 self.failures.append(answer)
-                continue
-            answer = self.weighed(answer)
-            self.updates[answer.client] = recorded(answer, self.plans[answer.client])
-            yield answer
+            else:
+                yield answer
+
+    def taken(self, update: Update) -> Update | Failure:
+        """The update as it goes into the aggregate, noted; or why it is refused."""
+        self.bytes_up += update_bytes(update)
+        judged = self.judge(update)
+        if isinstance(judged, Failure):
+            return judged
+        judged, plan = self.weighed(judged), self.plans[update.client]
+        moved = distances(judged.parts, plan.send)
+        self.updates[update.client] = recorded(judged, moved)
+        self.distances[update.client] = moved
+        return judged
 
     def judge(self, update: Update) -> Update | Failure:
         """The update, or why it is refused."""
@@ -82,7 +98,7 @@ class Screen:
         wanted = planned_layout(self.start.parts, self.plans[client])
         if update.parts.layout != wanted:
             return wrong_layout(update, dict(wanted.entries))
-        return not_finite(update) or self.decoded(update, wanted)
+        return not_finite(update) or no_loss(update) or self.decoded(update, wanted)
 
     def weighed(self, update: Update) -> Update:
         """The update with the run's weight; what a client says of its own counts where it is asked
@@ -108,47 +124,53 @@ class Screen:
         update = replace(update, parts=changed(self.start.parts, update.parts))
         return not_finite(update) or update
 
-    def train_loss(self) -> float:
-        """The mean of the clients' training losses, weighted by examples."""
+    def train_loss(self, share: float) -> float:
+        """The mean of the clients' training losses, weighted by examples, no one above `share`."""
         updates = self.written()
-        total = sum(update.examples for update in updates)
-        losses = (nan if u.train_loss is None else u.train_loss * u.examples for u in updates)
-        return sum(losses) / total
+        most = cap([update.examples for update in updates], share)
+        weights = [min(update.examples, most) for update in updates]
+        losses = [nan if update.train_loss is None else update.train_loss for update in updates]
+        total: float = sum(map(mul, losses, weights))
+        return total / sum(weights)
 
-    def written(self) -> tuple[UpdateRecord, ...]:
-        """What is written down of the sound updates, by client, in whatever order they came."""
-        return tuple(self.updates[client] for client in sorted(self.updates))
+    def written(self, limit: float = inf) -> tuple[UpdateRecord, ...]:
+        """What is written down of the sound updates, by client, in whatever order they came.
+
+        Args:
+            limit: the most that a weight counted in the reduction.
+        """
+        records = [self.updates[client] for client in sorted(self.updates)]
+        return tuple(
+            record
+            if record.weight is None or record.weight <= limit
+            else record.model_copy(update={"weight": limit})
+            for record in records
+        )
 
 
-def recorded(update: Update, plan: Plan) -> UpdateRecord:
+def recorded(update: Update, moved: Mapping[Part, float]) -> UpdateRecord:
     """What is written down of an update; its tensors are not held.
 
     Args:
         update: as the client had it.
-        plan: with all that the client starts from, held or sent.
+        moved: how far it went in each part.
     """
     return UpdateRecord(
         client=update.client,
         examples=update.num_examples,
         weight=float(update.mass),
         train_loss=float(update.metrics.get("train_loss", nan)),
-        norms={
-            part: moved(update, plan, part)
-            for part in sorted(update.parts.parts)
-            if not is_side(part)
-        },
+        # A line of metrics has one for every client, hence so few digits.
+        norms={part: float(f"{norm:.6g}") for part, norm in moved.items() if not is_side(part)},
     )
 
 
-def moved(update: Update, plan: Plan, part: Part) -> float:
-    """How far the client went in `part`; from zero where it drew its start by itself."""
-    begin, end = update.parts.layout.extent(part)
-    change = update.parts.flat[begin:end]
-    if part in plan.send.parts:
-        begin, end = plan.send.layout.extent(part)
-        change = change - plan.send.flat[begin:end]
-    norm = float(torch.linalg.vector_norm(change, dtype=torch.float64))
-    return float(f"{norm:.6g}")  # a line of metrics has one for every client
+def no_loss(update: Update) -> Failure | None:
+    """A training loss that no batch has."""
+    loss = update.metrics.get("train_loss", 0.0)
+    if isfinite(loss) and abs(loss) <= MOST_LOSS:
+        return None
+    return Failure(update.client, "train_loss", f"{loss:g} is no loss of a batch")
 
 
 def not_finite(update: Update) -> Failure | None:

@@ -36,6 +36,8 @@ from rolora.model.prefix import Rows
 from rolora.records.detail import DetailRecord, alone
 from rolora.records.schema import Metric
 
+MOST_LOSS = 1e6
+"""No mean loss of held-out rows, or of their tokens, is larger."""
 Score = Callable[[np.ndarray, np.ndarray], float]
 """A score of true labels and predicted ones, both int64 ``[n]``, in whatever order of rows."""
 
@@ -347,6 +349,9 @@ class Task(ABC):
             raise ValueError("sums that are not finite")
         if n < 1 or not self.possible(sums, n):
             raise ValueError(f"sums that cannot be those of {n} examples")
+        loss, weight = sums["loss"]
+        if loss > MOST_LOSS * weight:
+            raise ValueError(f"a mean loss of {loss / weight:g}; none is above {MOST_LOSS:g}")
 
 
 def added(groups: Iterable[Sums]) -> dict[str, tuple[float, ...]]:

@@ -37,7 +37,7 @@ class ByLabel:
                 precision=ratio(both, predicted),
                 recall=ratio(both, actual),
                 f1=ratio(2 * both, predicted + actual),
-                support=int(actual),
+                support=round(actual),
                 predicted_share=ratio(predicted, n),
             )
             for name, both, predicted, actual in columns

@@ -181,7 +181,7 @@ class Classification(Task):
 
     def detail(self, sums: Sums, names: Sequence[str]) -> DetailRecord:
         """The labels' scores, and what was taken for what."""
-        cells = [int(count) for count in sums.get("confusion", ())]
+        cells = [round(count) for count in sums.get("confusion", ())]
         size = len(names)
         rows = [tuple(cells[at : at + size]) for at in range(0, len(cells), size)]
         classes = _by_label(sums).records(names, sums["loss"][1])
@@ -233,7 +233,7 @@ def _try(name: str, score: Score) -> None:
 
 def _score(score: Score, sums: Sums) -> float:
     """The score of labels that the confusion counts hold, in any order."""
-    cells = np.array(sums.get("confusion", ()), dtype=np.int64)
+    cells = np.rint(sums.get("confusion", ())).astype(np.int64)
     size = math.isqrt(len(cells))
     if not size:
         return math.nan

@@ -11,7 +11,7 @@ from made_up import classification, make_run, multilabel, regression
 from rolora.callbacks.terminal import Terminal, fitted, round_line
 from rolora.cli.display import summary_table
 from rolora.records.files import read_run
-from rolora.records.schema import FailureRecord
+from rolora.records.schema import ClientRecord, FailureRecord
 
 
 def words(shown, width=100):
@@ -115,3 +115,23 @@ def test_who_was_not_tested_is_named(tmp_path):
         update={"test_failures": (FailureRecord(client=3, reason="absent"),)}
     )
     assert "client 3 (absent)" in words(summary_table(summary, Path("runs/a")))
+
+
+def sites(*scored):
+    return tuple(
+        ClientRecord(client=i, examples=500, scores={"accuracy": score})
+        for i, score in enumerate(scored)
+    )
+
+
+def test_a_round_and_a_summary_say_how_clients_lie_and_who_is_out_of_line(tmp_path):
+    run = read_run(make_run(tmp_path, rounds=2))
+    record = run.rounds[1].changed(sites=sites(0.5, 0.52, 1.0, 0.48), failures=())
+    line = words(round_line(record, run.task), width=200)
+    assert "by client mean 62.5 %, median 51.0 %  client 2 out of line" in line
+    assert "by client" not in fitted(record, run.task, 80)
+    assert "client 2 out of line" in fitted(record, run.task, 80)
+    summary = run.summary.model_copy(update={"clients": record.sites})
+    shown = words(summary_table(summary, Path("runs/a")), width=120)
+    assert "0: 50.0 %, 1: 52.0 %, 2: 100.0 %, 3: 48.0 %" in shown
+    assert "mean 62.5 %, median 51.0 %  client 2 out of line" in shown

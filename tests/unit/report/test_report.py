@@ -284,6 +284,22 @@ class TestTasks:
         change_summary(run, clients=clients)
         assert "For 1 of the clients it is not defined" in write_report(run).read_text()
 
+    def test_a_client_out_of_line_is_warned_of_and_stands_first(self, tmp_path):
+        run = make_run(tmp_path)
+        clients = summary_of(run)["clients"]
+        for client in clients:
+            client["examples"], client["scores"]["accuracy"] = 500, 0.5 + 0.001 * client["client"]
+        change_summary(run, clients=clients)
+        assert "Out of line." not in write_report(run).read_text()
+        clients[3]["scores"]["accuracy"] = 1.0
+        change_summary(run, clients=clients)
+        page = write_report(run).read_text()
+        assert "Test accuracy at client 3 is far from the median client" in page
+        rows = cells_of(page, "Scores by client")
+        assert [row[0] for row in rows[1:3]] == ["mean over clients", "median client"]
+        assert (rows[3][0], rows[3][3]) == ("client 3", "out of line")
+        assert all(row[3] == "" for row in rows[4:])
+
     def test_only_proportions_pile_up_at_fractions(self, tmp_path):
         for number, (learned, piles) in enumerate(((multilabel(), False), (None, True))):
             run = make_run(tmp_path / str(number), learned, clients=100, rounds=2)

@@ -16,7 +16,7 @@ from rolora.config import (
     Config,
 )
 from rolora.core.errors import BadInput, RunFailed
-from rolora.core.types import Layout
+from rolora.core.types import Failure, Layout, one_line
 from rolora.engines.flower.messages import SPLITS
 from rolora.engines.flower.settings import _readable, require_flower
 from rolora.engines.given import NOTHING, Given
@@ -24,11 +24,14 @@ from rolora.engines.preparation import DataFacts, Ready, TrainingEngine, checked
 from rolora.methods import Method
 from rolora.model.loading import resolve_device
 from rolora.model.lora import check_ranks
+from rolora.records.bounds import HEADER_BYTES
 from rolora.server.ledger import Ledger
 from rolora.server.round import needed
 from rolora.tasks import Task
 
 if TYPE_CHECKING:
+    from flwr.serverapp import Grid
+
     from rolora.engines.flower.messages import ClientFacts
     from rolora.engines.flower.results import Transport
 
@@ -37,6 +40,8 @@ SITE_SECTIONS = {"engine", "checkpoint"}
 
 
 _STRAGGLERS_S = 10.0
+_GREETING_BYTES = 2 * HEADER_BYTES
+"""At most, of an answer before the first round: what a site says of its data."""
 
 
 @contextmanager
@@ -60,11 +65,15 @@ def connected(
     checked_method(config)
     task = given.make_task(config)
     check_shares(config, task)
+
+    def carrier(grid: Grid, outages: list[str]) -> FlowerTransport:
+        return FlowerTransport(grid, hello(config), outages, _GREETING_BYTES)
+
     if engine.runtime == "simulation":
         from rolora.engines.flower.simulation import simulation
 
         with simulation(config, hello(config)) as grid:
-            yield joined(config, task, FlowerTransport(grid, hello(config), []), notice)
+            yield joined(config, task, carrier(grid, []), notice)
         return
     resolve_device(config.model.device)
     if engine.authority is not None:
@@ -75,7 +84,7 @@ def connected(
         home, where = Path(directory), (engine.superlink, authority, engine.patience)
         launch.prepare(home, engine.superlink, authority)
         with flower_run(home, *where, outages.append) as grid:
-            yield joined(config, task, FlowerTransport(grid, hello(config), outages), notice)
+            yield joined(config, task, carrier(grid, outages), notice)
 
 
 def hello(config: Config) -> list[bytes]:
@@ -116,19 +125,30 @@ def _gather(
     config: Config, task: Task, transport: Transport, notice: Callable[[str], None]
 ) -> tuple[tuple[str, ...], dict[int, ClientFacts]]:
     """Wait for the clients; the names of the model's outputs, and what each says of its data."""
-    from rolora.engines.flower.engine import wrong_labels
-    from rolora.engines.flower.messages import unpack_facts
+    from rolora.engines.flower.engine import read_facts, wrong_labels
 
     clients = range(config.federation.clients)
     wanted = needed(config.federation.quorum, len(clients))
     notice(f"waiting for {len(clients)} clients")
-    enough = transport.wait_for(wanted, config.engine.patience, clients)
+
+    def read() -> tuple[dict[int, ClientFacts], list[Failure]]:
+        there = [(c, frames) for c, frames in transport.clients.items() if c in clients]
+        said = {client: read_facts(client, frames, task, config) for client, frames in there}
+        unsound = [facts for facts in said.values() if isinstance(facts, Failure)]
+        return {c: f for c, f in said.items() if not isinstance(f, Failure)}, unsound
+
+    seen, unsound = read()
+    while transport.wait_for(wanted + len(unsound), config.engine.patience, clients):
+        before, (seen, unsound) = len(unsound), read()
+        if len(unsound) <= before:
+            break
     transport.wait_for(len(clients), _STRAGGLERS_S, clients)
-    joined = {c: frames for c, frames in transport.clients.items() if c in clients}
-    seen = {client: unpack_facts(frames, task) for client, frames in joined.items()}
+    seen, unsound = read()
     for node, why in transport.refusals.items():
-        notice(f"node {node} does not join: {why}")
-    if not enough:
+        notice(f"node {node} does not join: {one_line(why)}")
+    for failure in unsound:
+        notice(f"client {failure.client} does not take part: {failure.detail}")
+    if len(seen) < wanted:
         raise RunFailed(
             f"{len(seen)} of {len(clients)} clients have joined at {config.engine.superlink} "
             f"within {config.engine.patience:g} s; federation.quorum needs {wanted}"

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from rolora.core.types import (
     ServerState,
     Update,
     base_part,
+    one_line,
 )
 from rolora.engines.flower.messages import (
     ClientFacts,
@@ -39,7 +41,8 @@ from rolora.engines.flower.messages import (
 )
 from rolora.engines.flower.results import NodeError, Reply, Transport
 from rolora.engines.flower.worker import Frames
-from rolora.records.wire import WireError, payload_bytes
+from rolora.records.bounds import sound
+from rolora.records.wire import payload_bytes
 from rolora.server.ledger import Ledger
 from rolora.server.round import needed
 from rolora.tasks import Task
@@ -97,6 +100,8 @@ class FlowerEngine:
     ):
         self.transport, self.config, self.facts, self.ledger = transport, config, facts, ledger
         self.seen = seen
+        self._heard: dict[int, list[bytes]] = {}  # what each connected client said when it joined
+        self._unsound: dict[int, Failure] = {}
         self.mirrors: dict[int, Replica] = {}
         self._apart = Ledger()  # of evaluations at another rank than the client's own
         self._checkpointed: list[int] = []
@@ -119,7 +124,7 @@ class FlowerEngine:
         return self.facts.names
 
     def registered(self, client: int) -> int:
-        """The number of training examples that the client gave when it joined."""
+        """The number of training examples that the client gave when it first joined."""
         self._meet()
         return self._examples(client)
 
@@ -132,7 +137,10 @@ class FlowerEngine:
         for plan in plans:
             self._mirror(plan.rank).start(plan, self.facts.rules)
         for plan, answer in self._exchange(plans, "train"):
-            yield answer if isinstance(answer, Failure) else _update(plan, answer)
+            if isinstance(answer, Failure):
+                yield answer
+            else:
+                yield sound(plan.client, partial(_update, plan, answer))
 
     def evaluate(self, plan: Plan, split: str) -> list[Evaluation]:
         """Evaluate on every connected client; one that gives no usable answer is left out and
@@ -170,15 +178,19 @@ class FlowerEngine:
         """The evaluations in an answer, or what is wrong with it."""
         if isinstance(answer, Failure):
             return answer
-        try:
-            found = unpack_evaluations(answer, client, self.facts.task, self.facts.names)
-        except WireError as error:
-            return Failure(client, "malformed", str(error))
-        examples, held = sum(each.num_examples for each in found), self.seen[client].examples[split]
-        if examples > held:
-            detail = f"it evaluated {examples} {split} examples and joined with {held}"
-            return Failure(client, "num_examples", detail)
-        return found
+        task, held = self.facts.task, self.seen[client].examples[split]
+
+        def read() -> list[Evaluation] | Failure:
+            found = unpack_evaluations(answer, client, task, self.facts.names)
+            examples = sum(each.num_examples for each in found)
+            if examples > held:
+                detail = f"it evaluated {examples} {split} examples and joined with {held}"
+                return Failure(client, "num_examples", detail)
+            for each in found:
+                task.scores(each.sums)  # what cannot be scored alone is not added to the others'
+            return found
+
+        return sound(client, read)
 
     def take_notes(self) -> RoundNotes:
         """Clients that were not evaluated, outages, waits for a quorum, a restart; bytes."""
@@ -243,18 +255,34 @@ class FlowerEngine:
     def _refusal(self, client: int) -> Failure | None:
         """Why a connected client is not asked."""
         self._meet()
+        if client in self._unsound:
+            return self._unsound[client]
         facts = self.seen.get(client)
         if facts is None or facts.names == self.facts.names:
             return None
         return Failure(client, "other_labels", wrong_labels(facts, self.facts.names))
 
     def _meet(self) -> None:
-        """Read what newly connected clients say of their data."""
-        for client, frames in self.transport.clients.items():
-            try:
-                self.seen[client] = unpack_facts(frames, self.facts.task)
-            except WireError as error:
-                log.warning("client %s: %s", client, error)
+        """Read what newly connected clients say of their data. What a client first said holds for
+        as long as this process: one that joins again with other numbers is not asked any more.
+        """
+        there = {
+            client: frames
+            for client, frames in self.transport.clients.items()
+            if client < self.config.federation.clients
+        }
+        new = {client for client, frames in there.items() if self._heard.get(client) != frames}
+        self._unsound = {c: why for c, why in self._unsound.items() if c in there.keys() - new}
+        self._heard = there
+        for client in new:
+            facts = read_facts(client, there[client], self.facts.task, self.config)
+            if isinstance(facts, Failure):
+                self._unsound[client] = facts
+            elif self.seen.setdefault(client, facts) != facts:
+                detail = "it joined again, and what it says of its data is not what it said before"
+                self._unsound[client] = Failure(client, "other_facts", detail)
+            if client in self._unsound:
+                log.warning("client %s: %s", client, self._unsound[client].detail)
 
     def _await_quorum(self, clients: Sequence[int]) -> None:
         wanted = needed(self.config.federation.quorum, len(clients))
@@ -327,14 +355,22 @@ class _Exchange:
         return found
 
 
+def read_facts(
+    client: int, frames: list[bytes], task: Task, config: Config
+) -> ClientFacts | Failure:
+    """What a site says of its data when it joins, or what is wrong with it."""
+    return sound(client, lambda: unpack_facts(frames, task, config.federation.max_examples))
+
+
 def _update(plan: Plan, frames: list[bytes]) -> Update | Failure:
-    """The update in an answer, or what is wrong with it."""
+    """The update in an answer; of another client's there is none.
+
+    Raises:
+        WireError: there is none.
+    """
     if unpack_stale(frames) is not None:
         return Failure(plan.client, "stale", "it lacks parts that it has just been sent")
-    try:
-        update = unpack_update(frames)
-    except WireError as error:
-        return Failure(plan.client, "malformed", str(error))
+    update = unpack_update(frames)
     if update.client != plan.client:
         return Failure(plan.client, "foreign_client", f"its update is for {update.client}")
     return update
@@ -343,6 +379,6 @@ def _update(plan: Plan, frames: list[bytes]) -> Update | Failure:
 def wrong_labels(facts: ClientFacts, expected: Sequence[str]) -> str:
     """What to do where a client's labels are not those of the others."""
     return (
-        f"its labels are {', '.join(facts.names)}, the others' {', '.join(expected)}; "
+        f"its labels are {one_line(', '.join(facts.names))}, the others' {', '.join(expected)}; "
         "name them all, in one order, in data.labels of the run's config"
     )

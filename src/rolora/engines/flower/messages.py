@@ -13,8 +13,8 @@ from typing import Any
 
 from rolora.core.types import EMPTY, Adapter, Evaluation, Part, Plan, Update
 from rolora.engines.flower.worker import Frames
-from rolora.records import wire
-from rolora.records.wire import WireError
+from rolora.records import bounds, wire
+from rolora.records.bounds import WireError, told
 from rolora.tasks import Task
 
 PROTOCOL = 4
@@ -114,42 +114,35 @@ def pack_facts(facts: ClientFacts) -> list[bytes]:
     return [json.dumps({"protocol": PROTOCOL, **vars(facts)}).encode()]
 
 
-def unpack_facts(frames: Frames, task: Task) -> ClientFacts:
+def unpack_facts(frames: Frames, task: Task, most: int) -> ClientFacts:
     """The inverse of :func:`pack_facts`.
 
     Args:
         frames: what a site sent.
         task: of the run, which says how many strata there are.
+        most: examples that a site may have in a split.
 
     Raises:
         WireError: not an answer to a hello.
     """
-    fields = _header(frames)
-    try:
-        names = tuple(str(name) for name in fields["names"])
-        examples = {split: _count(fields["examples"][split]) for split in SPLITS}
-        strata = None if fields["strata"] is None else _strata(fields["strata"], examples)
-        wanted = len(task.strata_names(names))
-        if strata is not None and any(len(counts) != wanted for counts in strata.values()):
+    said = told(bounds.Facts, _first(frames), "an answer to a hello")
+    wanted = len(task.strata_names(said.names))
+    if len(said.examples) < len(SPLITS):
+        raise WireError("not an answer to a hello (a split is missing)")
+    for split, count in said.examples.items():
+        if count > most:
+            raise WireError(
+                f"it says that it has {count} {split} examples; federation.max_examples allows "
+                f"{most}"
+            )
+    for split, counts in (said.strata or {}).items():
+        if len(counts) != wanted or sum(counts) != said.examples[split]:
             raise WireError("not an answer to a hello (counts by stratum)")
-        told = (str(fields["test_from"]), str(fields["fingerprint"]))
-        return ClientFacts(names, examples, strata, *told)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise WireError(f"not an answer to a hello ({error})") from None
-
-
-def _strata(given: Mapping[str, Any], examples: Mapping[str, int]) -> dict[str, list[int]]:
-    """Counts by stratum that add up to the examples."""
-    strata = {split: [_count(n) for n in given[split]] for split in SPLITS}
-    if any(sum(counts) != examples[split] for split, counts in strata.items()):
-        raise WireError("not an answer to a hello (counts by stratum)")
-    return strata
-
-
-def _count(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < 2**53:
-        raise WireError(f"{value!r:.60} is no number of examples")
-    return value
+    examples: dict[str, int] = dict(said.examples.items())
+    strata: dict[str, Sequence[int]] | None = None
+    if said.strata is not None:
+        strata = dict(said.strata.items())
+    return ClientFacts(said.names, examples, strata, said.test_from, said.fingerprint)
 
 
 def pack_update(update: Update) -> list[bytes]:
@@ -171,12 +164,10 @@ def pack_stale(held: Mapping[Part, Sequence[int]]) -> list[bytes]:
 def unpack_stale(frames: Frames) -> dict[str, list[int]] | None:
     """The versions held by a client that lacks a part; None for any other answer."""
     try:
-        fields = _header(frames)
-        if fields.get("kind") != "stale":
-            return None
-        return {str(part): [int(v) for v in held] for part, held in fields["held"].items()}
-    except (WireError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        said = told(bounds.Stale, _first(frames), "a list of versions")
+    except WireError:
         return None
+    return {part: list(versions) for part, versions in said.held.items()}
 
 
 def unpack_update(frames: Frames) -> Update:
@@ -185,8 +176,9 @@ def unpack_update(frames: Frames) -> Update:
     Raises:
         WireError: the answer holds none.
     """
-    if len(frames) != 2 or _header(frames).get("kind") != "update":
-        raise WireError("not an update")
+    told(bounds.UpdateFollows, _first(frames), "an update")
+    if len(frames) != 2:
+        raise WireError(f"not an update ({len(frames)} frames)")
     return wire.unpack_update(frames[1])
 
 
@@ -198,36 +190,21 @@ def unpack_evaluations(
     Raises:
         WireError: not evaluations, or numbers that cannot be.
     """
-    try:
-        found = [_evaluation(fields, client) for fields in _header(frames)["evaluations"]]
-        if len(found) > 1:
-            raise WireError(f"{len(found)} evaluations of one client")
-        for evaluation in found:
+    said = told(bounds.Evaluations, _first(frames), "evaluations")
+    found = [Evaluation(client, each.num_examples, each.sums) for each in said.evaluations]
+    for evaluation in found:
+        try:
             task.check(evaluation.sums, evaluation.num_examples, names)
-        return found
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise WireError(f"not evaluations ({error})") from None
+        except ValueError as error:
+            raise WireError(f"not evaluations ({error})") from None
+    return found
 
 
-def _evaluation(fields: Mapping[str, Any], client: int) -> Evaluation:
-    sums = {str(name): tuple(map(_number, values)) for name, values in fields["sums"].items()}
-    return Evaluation(client, int(fields["num_examples"]), sums)
-
-
-def _number(value: Any) -> float:
-    if not isinstance(value, int | float):
-        raise WireError(f"{value!r:.60} is no number")
-    return value
-
-
-def _header(frames: Frames) -> dict[str, Any]:
-    try:
-        header = json.loads(frames[0])
-    except (IndexError, ValueError, RecursionError) as error:
-        raise WireError(f"a header that is no JSON ({error})") from None
-    if not isinstance(header, dict):
-        raise WireError("a header that is no mapping")
-    return header
+def _first(frames: Frames) -> bytes:
+    """The frame that says what the others are."""
+    if not frames:
+        raise WireError("an answer without a frame")
+    return bytes(frames[0])
 
 
 def digest(adapter: Adapter) -> str:

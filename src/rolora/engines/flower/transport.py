@@ -185,7 +185,7 @@ class FlowerTransport:
             self.clients[client] = payload.unpack(answer.content, _HELLO_BYTES)
             self._nodes[client] = node
             self.refusals.pop(node.id, None)
-        except ValueError as error:
+        except Exception as error:  # whatever a node makes up keeps that node out, and no other
             self.refusals[node.id] = str(error)
             log.warning("node %s does not join: %s", node.id, error)
             self._greet_at[node] = time.monotonic() + _GREET_AGAIN_S
@@ -239,6 +239,6 @@ class FlowerTransport:
             frames = payload.unpack(answer.content, self.max_bytes)
         except payload.TooLarge as error:
             return NodeError(client, node, "too_large", str(error), seconds)
-        except ValueError as error:
+        except Exception as error:  # whatever a node makes up must not end the round
             return NodeError(client, node, "malformed", str(error), seconds)
         return Reply(client, node, frames, seconds)
