@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -106,6 +107,7 @@ class Loader:
         key = loaded_from(trial.config)
         if self.loaded is None or key != self.key:
             self.key = self.loaded = None  # before the next is loaded: one model in memory
+            gc.collect()  # a model and its replaced layers know each other
             self.loaded, self.key = load(trial.config), key
         return prepare(trial.config, self.loaded)
 

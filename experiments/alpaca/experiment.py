@@ -92,7 +92,8 @@ def words(config: AlpacaConfig) -> str:
         return f"{records}, cut behind {config.max_length} tokens."
     return (
         f"{records}, cut behind {config.max_length} tokens. MMLU is asked without examples in the "
-        f"prompt, by the likelihood of the letters:{asked or ' all questions'}."
+        f"prompt, by the likelihood of four letters, of which a guess is right once in four times:"
+        f"{asked or ' all questions'}."
     )
 
 

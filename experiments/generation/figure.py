@@ -27,8 +27,8 @@ def figures(outcome: Outcome) -> Figures:
         caption = (
             f"{found.subject.title}: loss of the validation answers over rounds and over what all "
             "clients sent up, mean of the seeds and one standard deviation of their differences "
-            "to the model before round 1; each line at its own rate. Below: the test loss less "
-            "the base model's, seed by seed (small) and in the mean."
+            "to the model before round 1; each line at its own rate. At the right: the test loss "
+            "less the base model's, seed by seed (small) and in the mean."
         )
         drawn[name] = (curves(found), caption)
         if found.benchmark is not None and any(runs.scores for runs in found.lines.values()):
@@ -50,7 +50,7 @@ def curves(found: Found) -> Figure:
     sent.sharey(rounds)
     rounds.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     finish(rounds, "Validation loss over rounds", "round")
-    finish(sent, "over bytes", "MiB sent up by all clients")
+    finish(sent, "Validation loss over bytes", "MiB sent up by all clients")
     rounds.set_ylabel("nats a token", fontsize=9.5, color=MUTED)
     _ends(ends, found)
     legend(figure, rounds, len(found.lines))
@@ -89,6 +89,7 @@ def _ends(axes: Axes, found: Found) -> None:
             axes.plot(float(np.mean(changes)), row, "o", ms=8, color=STROKES[line].hue)
     axes.set_yticks(range(len(lines)), [""] * len(lines))
     axes.set_ylim(len(lines) - 0.4, -0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     finish(axes, "Test loss less the base model's", "nats a token")
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
+
+import numpy as np
 
 from experiments.claims import SIGNIFICANCE, Claim, Standing, holm, in_words, mean_std
 from experiments.generation.asking import Scores
 from experiments.generation.config import line_title
 from experiments.generation.runs import BASE, Found, LineRuns, Outcome
+from experiments.generation.training import LanguageResult
 from experiments.methods import ROLORA
 from experiments.report import Table
 from experiments.tuning import rate_in_words
@@ -53,6 +57,60 @@ def against_rolora(found: Found) -> dict[str, tuple[PairedDifference | None, flo
     return {line: (tests[line], p) for line, p in zip(tests, corrected, strict=True)}
 
 
+@dataclass(frozen=True)
+class SameBytes:
+    """RoLoRA and another line when both have sent as much as the more frugal one sends in all.
+
+    Args:
+        sent: so many bytes, in the mean over seeds.
+        ours: RoLoRA's validation loss then, by seed.
+        theirs: the other's.
+        test: of `ours` less `theirs`; None without a pair of finite ones.
+        p: its p-value after Holm's correction within the table.
+    """
+
+    sent: float
+    ours: Sequence[float]
+    theirs: Sequence[float]
+    test: PairedDifference | None
+    p: float | None = None
+
+
+def at_equal_bytes(found: Found) -> dict[str, SameBytes]:
+    """Each other line beside RoLoRA; between two looks the loss is taken to fall evenly."""
+    rolora = found.lines.get(ROLORA)
+    pairs = {
+        line: _same_bytes(found, rolora, runs)
+        for line, runs in found.lines.items()
+        if rolora is not None and line != ROLORA
+    }
+    compared = {line: same for line, same in pairs.items() if same is not None}
+    tests = [same.test for same in compared.values()]
+    p_values = holm([None if test is None else test.p_value for test in tests])
+    every = zip(compared.items(), p_values, strict=True)
+    return {line: replace(same, p=p) for (line, same), p in every}
+
+
+def _same_bytes(found: Found, ours: LineRuns, theirs: LineRuns) -> SameBytes | None:
+    seeds = sorted(ours.final.keys() & theirs.final.keys() & found.base.keys())
+    if not seeds:
+        return None
+    sent = {n: min(runs.final[n]["bytes_up"] for runs in (ours, theirs)) for n in seeds}
+
+    def then(runs: LineRuns) -> dict[int, float]:
+        starts = {seed: found.base[seed]["validation_loss"] for seed in seeds}
+        return {n: _loss_at(starts[n], runs.final[n], sent[n]) for n in seeds}
+
+    both = then(ours), then(theirs)
+    losses = [list(each.values()) for each in both]
+    return SameBytes(fmean(sent.values()), losses[0], losses[1], difference(*both))
+
+
+def _loss_at(start: float, run: LanguageResult, sent: float) -> float:
+    """The validation loss of a run when it has sent so many bytes up."""
+    return float(np.interp(sent, [0, *run["bytes_up_by_round"]], [start, *run["loss"]]))
+
+
 # -- claims -------------------------------------------------------------------------------------
 
 
@@ -70,6 +128,9 @@ def claims(outcome: Outcome) -> Iterator[Claim]:
             less = None if test is None else _negative(test)
             text = f"{where}: RoLoRA ends with a lower test loss than {line_title(line)}"
             yield Claim(text, _source(outcome, line), *_below(less, p))
+        for line, same in at_equal_bytes(found).items():
+            text = f"{where}: at equal bytes RoLoRA's validation loss is below {line_title(line)}'s"
+            yield Claim(text, _source(outcome, line), *_below(same.test, same.p))
 
 
 def _source(outcome: Outcome, line: str) -> str:
@@ -103,6 +164,7 @@ def tables(outcome: Outcome) -> Iterator[Table]:
         if not found.lines:
             continue
         yield losses(found)
+        yield same_bytes(found)
         if found.benchmark is not None and found.base_scores is not None:
             yield benchmark(found)
             if 1 < len(found.base_scores) <= 12:
@@ -122,7 +184,6 @@ COLUMNS = (
     "p",
     "p, Holm",
     "sent up in a run",
-    "seconds a run",
 )
 
 
@@ -136,7 +197,7 @@ def losses(found: Found) -> Table:
         _mean([one["validation_loss"] for one in found.base.values()]),
         _mean([one["test_loss"] or math.inf for one in found.base.values()]),
         _mean([_perplexity(one["test_loss"] or math.inf) for one in found.base.values()]),
-        *["-"] * 5,
+        *["-"] * 4,
     ]
     against = against_rolora(found)
     rows = [_row(found, line, runs, against.get(line)) for line, runs in found.lines.items()]
@@ -166,8 +227,26 @@ def _row(
         _p(None if test is None else test.p_value),
         _p(corrected),
         byte_size(fmean(run["bytes_up"] for run in final)),
-        f"{fmean(run['seconds'] for run in final):.0f}",
     )
+
+
+def same_bytes(found: Found) -> Table:
+    """RoLoRA beside each other line, when both have sent as much."""
+    rows = [
+        (
+            line_title(line),
+            byte_size(same.sent),
+            _mean(same.ours),
+            _mean(same.theirs),
+            "-" if same.test is None else _interval(same.test),
+            _p(None if same.test is None else same.test.p_value),
+            _p(same.p),
+        )
+        for line, same in at_equal_bytes(found).items()
+    ]
+    columns = ("", "sent up by then", "RoLoRA", "the other", "RoLoRA less it, 95 % interval", "p")
+    title = f"Validation loss when as much has been sent up, {found.subject.title}"
+    return Table(title, (*columns, "p, Holm"), tuple(rows))
 
 
 def _perplexity(loss: float) -> float:

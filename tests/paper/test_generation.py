@@ -19,7 +19,14 @@ from experiments.code.records import functions
 from experiments.commonsense.experiment import CommonsenseConfig
 from experiments.commonsense.records import STAND_INS, letters_in, write_stand_ins
 from experiments.generation.config import LINES, GenerationConfig, run_of
-from experiments.generation.report import against_rolora, claims, summary, tables, with_interval
+from experiments.generation.report import (
+    against_rolora,
+    at_equal_bytes,
+    claims,
+    summary,
+    tables,
+    with_interval,
+)
 from experiments.generation.runs import Found, LineRuns, Outcome
 from experiments.generation.training import LanguageTrial
 from rolora.config import DataConfig, load_config
@@ -201,10 +208,28 @@ def test_the_lowest_loss_holds_and_a_lower_one_refutes():
     )
 
 
+def test_equal_bytes_are_those_of_the_more_frugal_line():
+    outcome = planted(rolora=1.0, fedit=0.9)
+    (found,) = outcome.found
+    for each in found.lines["fedit"].final.values():
+        each["bytes_up_by_round"], each["bytes_up"] = [20, 40], 40
+    (same,) = at_equal_bytes(found).values()
+    assert same.sent == 20
+    assert same.ours[0] == pytest.approx(1.0)
+    assert same.theirs[0] == pytest.approx(1.0)  # after half of its rounds
+    for each in found.lines["fedit"].final.values():
+        each["bytes_up_by_round"], each["bytes_up"] = [40, 80], 80
+    (same,) = at_equal_bytes(found).values()
+    assert same.theirs[0] == pytest.approx((2.0 + 1.0) / 2)  # between the base model and its half
+    claim = next(c for c in claims(outcome) if "equal bytes" in c.text)
+    assert claim.standing == "holds"
+
+
 def test_a_line_that_diverged_is_named_and_decides_nothing():
     outcome = planted(rolora=1.0, flexlora=math.inf)
     assert against_rolora(outcome.found[0])["flexlora"] == (None, None)
-    table = next(tables(outcome))
+    table, same, *_ = tables(outcome)
+    assert "diverged in 5 of 5" in same.rows[0]
     assert "diverged in 5 of 5" in table.rows[2]
     assert "FedIT, seed 9" in summary(outcome)
 
