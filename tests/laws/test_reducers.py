@@ -250,7 +250,7 @@ def byzfl():
     """Its rules alone: what its own ``__init__`` loads beside them is large, and not needed."""
     found = find_spec("byzfl")
     if found is None:
-        pytest.skip("needs byzfl (pip install -e .[dev])")
+        pytest.skip("needs byzfl: pip install --no-deps byzfl==0.0.11")
     package = ModuleType("byzfl")
     package.__path__ = found.submodule_search_locations
     sys.modules["byzfl"] = package
