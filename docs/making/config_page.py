@@ -16,6 +16,7 @@ from rolora.config import Config
 from rolora.core.section import Section
 from rolora.engines.flower.settings import ServerConfig, SiteConfig
 from rolora.methods import METHODS, Options
+from rolora.reducers import REDUCERS, ReducerOptions
 from rolora.stages import STAGES
 from rolora.tasks import TASKS
 
@@ -67,6 +68,11 @@ def _page() -> Iterator[str]:
     for name, task in TASKS.own.items():
         if task.Options.model_fields:
             yield from _section(f"`task: {{name: {name}}}`", task.Options, 3)
+    yield "## `server.reducer`\n\nA name, or a mapping with the reducer's options."
+    for name, reducer in REDUCERS.items():
+        if reducer.Options is not ReducerOptions:
+            title = f"`server: {{reducer: {{name: {name}}}}}`"
+            yield from _section(title, reducer.Options, 3, but=ReducerOptions)
     yield "## `stages`\n\nA list; each entry is a name, or a mapping with the stage's options."
     for name, stage in STAGES.items():
         yield from _section(f"`stages: [{{name: {name}}}]`", stage.Options, 3)

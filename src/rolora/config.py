@@ -13,8 +13,8 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    PlainSerializer,
     SerializeAsAny,
-    field_validator,
     model_validator,
 )
 
@@ -27,7 +27,7 @@ from rolora.core.yaml_text import read_mapping
 from rolora.methods import METHODS, Options
 from rolora.methods.rolora import RoLoRAOptions
 from rolora.presets import located
-from rolora.reducers import REDUCERS
+from rolora.reducers import REDUCERS, ReducerOptions
 from rolora.stages import STAGES, StageOptions
 
 DEFAULT_DATA = "rotten_tomatoes"
@@ -160,8 +160,8 @@ class PartitionConfig(Section):
 
 class FederationConfig(Section):
     """Who takes part. `clients_per_round` defaults to all; `quorum` is the share of the cohort
-    whose updates a round needs. Across machines, a client that has not answered `deadline` seconds
-    after it was asked has failed in this round.
+    whose updates a round needs; a robust ``server.reducer`` may need more. Across machines, a
+    client that has not answered `deadline` seconds after it was asked has failed in this round.
 
     And how far one is believed. No client has more than `max_share` of the weight of those who
     contributed to a round, or were evaluated; the heavier ones' weights are cut. 1 is off; null is
@@ -242,10 +242,29 @@ class ObjectiveConfig(Section):
     logit_adjustment: NonNegative = 0.0
 
 
+def _reducer(raw: Any) -> ReducerOptions:
+    """``server.reducer``: a name, or a mapping with the reducer's options."""
+    if isinstance(raw, ReducerOptions):
+        return raw
+    given = dict(raw) if isinstance(raw, Mapping) else {"name": raw}
+    name = given.get("name")
+    if not isinstance(name, str) or name not in REDUCERS:
+        raise ValueError(f"name = {shown(name)}: unknown reducer{nearest(str(name), REDUCERS)}")
+    return chosen(REDUCERS[name].Options, given)
+
+
+def _written(options: ReducerOptions) -> Any:
+    """A reducer without options as its name alone."""
+    return options.name if len(type(options).model_fields) == 1 else options.model_dump()
+
+
+AnyReducer = Annotated[ReducerOptions, BeforeValidator(_reducer), PlainSerializer(_written)]
+
+
 class ServerConfig(Section):
     """The server optimiser (Reddi et al., 2021), what the clients' updates are reduced by
-    (:data:`rolora.reducers.REDUCERS`), and the weights of the mean: a client's number of examples,
-    one for all, or what its label shares let it teach
+    (:data:`rolora.reducers.REDUCERS`; a name, or a mapping with its options), and the weights of
+    the mean: a client's number of examples, one for all, or what its label shares let it teach
     (:func:`rolora.client.objective.information`), which it says itself.
 
     A run ends before the round that would take it past `byte_budget` bytes, both ways together, as
@@ -259,15 +278,8 @@ class ServerConfig(Section):
     beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
     tau: Rate = 1e-3
     weighting: Literal["examples", "uniform", "information"] = "examples"
-    reducer: str = "mean"
+    reducer: AnyReducer = ReducerOptions()
     byte_budget: Annotated[ByteSize, Field(gt=0)] | None = None
-
-    @field_validator("reducer")
-    @classmethod
-    def _known_reducer(cls, name: str) -> str:
-        if name not in REDUCERS:
-            raise ValueError(f"no such reducer{nearest(name, REDUCERS)}")
-        return name
 
 
 class EvaluationConfig(Section):

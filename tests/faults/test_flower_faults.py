@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -253,6 +254,10 @@ def test_a_site_is_given_a_new_key(run_yaml, tmp_path):
         server.send_signal(signal.SIGINT)
         server.wait(30)
         shutil.copytree(tmp_path / "f" / "site-1", tmp_path / "f" / "thief")
+        (noted,) = (tmp_path / "f").rglob("registered.json")
+        sites = json.loads(noted.read_text())
+        sites[2]["node"] = None  # as a stop leaves it that came while the site was let in
+        noted.write_text(json.dumps(sites))
         rolora.run("federation", "rekey", ".", 1)
         rolora.run("federation", "renew", ".", "--address", address)
         rolora.start("server")

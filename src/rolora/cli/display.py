@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,9 @@ from rolora.report.expected import against_estimate
 from rolora.server.budget import Bytes
 
 if TYPE_CHECKING:
+    from rolora.attacks import Attack
+    from rolora.attacks.trial import Outcome, Trial
+    from rolora.config import Config
     from rolora.library.taken import Taken
 
 FEW = 12
@@ -161,3 +164,51 @@ def methods_table() -> Table:
         about = f"{method.title}\n{facts}\n[dim]{escape(method.citation)}[/]"
         table.add_row(f"[bold]{escape(name)}[/]", about)
     return table
+
+
+def trials_table(attack: Attack, config: Config, trials: Sequence[Trial]) -> Table:
+    """Runs with hostile clients beside the same without, a line a seed, and their means."""
+    reducer = config.server.reducer.name
+    table = Table(title=f"{attack.title}; server.reducer {reducer}")
+    table.add_column("seed")
+    table.add_column("hostile")
+    names = [trials[0].metric, *(["phrase obeyed"] if attack.triggered else [])]
+    for name in names:
+        table.add_column(name, justify="right")
+        table.add_column("attacked", justify="right")
+    table.add_column("refused")
+    for trial in trials:
+        cells = _beside(trial.honest, trial.attacked, attack.triggered)
+        refused = ", ".join(
+            f"{who} ({times})" for who, times in sorted(trial.attacked.named.items())
+        )
+        table.add_row(str(trial.seed), ", ".join(map(str, trial.hostile)), *cells, refused)
+    if len(trials) > 1:
+        pairs = [(trial.honest, trial.attacked) for trial in trials]
+        means = [
+            _mean([getattr(o, key) for o in side])
+            for key in ("score", "backdoor")
+            for side in zip(*pairs, strict=True)
+        ]
+        table.add_row("mean", "", *map(_share, means[: 2 * len(names)]), "")
+    for trial in trials:
+        if trial.attacked.failed:
+            table.caption = f"seed {trial.seed}: {escape(trial.attacked.failed)}"
+    return table
+
+
+def _beside(honest: Outcome, attacked: Outcome, triggered: bool) -> list[str]:
+    """Score, and how far the phrase is obeyed, of both."""
+    both = [honest.score, attacked.score]
+    return [*map(_share, [*both, honest.backdoor, attacked.backdoor] if triggered else both)]
+
+
+def _share(value: float | None) -> str:
+    """A score, or that there is none."""
+    return "failed" if value is None else f"{value:.3f}"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean; None where one is missing."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None

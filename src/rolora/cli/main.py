@@ -137,6 +137,27 @@ def compare(
     console.print(f"table, numbers and curves: {directory}/comparison.md, .json, .png")
 
 
+@app.command(rich_help_panel=RUN)
+def attack(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    attack: Annotated[
+        str, typer.Option("--attack", help="A name; a wrong one lists them.")
+    ] = "sign_flip",
+    fraction: Annotated[float, typer.Option("--fraction", help="Of the clients.")] = 0.2,
+    seeds: Annotated[str, typer.Option("--seeds", help="Numbers, separated by commas.")] = "0",
+) -> None:
+    """Try a run in the simulator with some clients hostile, beside the same run without."""
+    from rolora.attacks import attack_named
+    from rolora.attacks.trial import tried
+    from rolora.cli.display import trials_table
+    from rolora.config import load_config
+
+    settings, chosen = load_config(config, overrides or ()), attack_named(attack)
+    trials = list(tried(settings, chosen, fraction, seed_list(seeds), notice=_warn))
+    Console().print(trials_table(chosen, settings, trials))
+
+
 app.command(rich_help_panel=RUN)(watch)
 
 

@@ -191,6 +191,16 @@ def kept_by_part(name: str, kept: Mapping[str, Tensor], layout: Layout) -> Adapt
     return Adapter(layout, torch.cat(pieces))
 
 
+def laid_out(start: Adapter, layout: Layout) -> Tensor:
+    """The values of `start` for `layout`, in its order; zero for what it lacks."""
+    return torch.cat(
+        [
+            start[key].reshape(-1) if key in start else torch.zeros(end - begin)
+            for key, (begin, end, _) in layout.spans.items()
+        ]
+    )
+
+
 EMPTY = Adapter(Layout(()), torch.zeros(0))
 
 

@@ -23,6 +23,7 @@ from rolora.methods import Method, Setting
 from rolora.model.adopted import adopt_pretrained
 from rolora.model.loading import Pretrained, resolve_device
 from rolora.model.lora import LoraModel, check_ranks
+from rolora.reducers import make_reducer
 from rolora.server.ledger import Ledger
 from rolora.server.round import Engine
 from rolora.stages import make_stage
@@ -175,7 +176,7 @@ def setting_of(config: Config) -> Setting:
         mixed_ranks=len(ranks) > 1,
         optimizer_state=config.optimizer.state,
         server_optimizer=config.server.optimizer,
-        reducer=config.server.reducer,
+        reducer=config.server.reducer.name,
         stages=tuple(stage.name for stage in config.stages),
         quantization=config.model.quantization,
     )
@@ -278,9 +279,10 @@ def checked_method(config: Config, given: Given = NOTHING) -> Method:
     """The run's method.
 
     Raises:
-        BadInput: it, or a stage, does not go with another setting.
+        BadInput: it, the reducer or a stage does not go with another setting.
     """
     method = given.make_method(config, setting_of(config))
+    make_reducer(config.server.reducer, config.federation.cohort_size)
     for options in config.stages:
         make_stage(options).check(method.turns())
     return method

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rolora.model.lora import LoraModel, StackedLoRA
 
@@ -26,6 +25,8 @@ def checkpoint_layers(model: LoraModel) -> int:
     Returns:
         how many layers; 0 where its architecture has none that Transformers would checkpoint.
     """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
     layers = [m for m in model.module.modules() if isinstance(m, GradientCheckpointingLayer)]
     for layer in layers:
         adapters = [m for m in layer.modules() if isinstance(m, StackedLoRA)]

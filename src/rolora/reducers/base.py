@@ -6,11 +6,18 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
+from rolora.core.section import Section
 from rolora.core.types import Adapter, Update
 
 R = TypeVar("R")
+
+
+class ReducerOptions(Section):
+    """What a config says of its reducer in ``server.reducer``; each adds its own options."""
+
+    name: str = "mean"
 
 
 class Reducer(ABC, Generic[R]):
@@ -19,9 +26,26 @@ class Reducer(ABC, Generic[R]):
     It holds no more than it needs: a mean is one accumulator however many clients there are.
     """
 
+    Options: ClassVar[type[ReducerOptions]] = ReducerOptions
     title: ClassVar[str]
     weighted: ClassVar[bool] = True
     """Whether an update counts by its weight."""
+
+    @classmethod
+    def of(cls, options: Any, clients: int, start: Adapter) -> Self:
+        """A new one for a round.
+
+        Args:
+            options: as they were set.
+            clients: how many are asked.
+            start: the global parts that they start from.
+        """
+        return cls()
+
+    @property
+    def least(self) -> int:
+        """With how many updates it holds what it promises; fewer are no round."""
+        return 1
 
     @abstractmethod
     def add(self, update: Update) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from rolora.config import Config
 from rolora.core.errors import RunFailed
 from rolora.core.types import (
+    Adapter,
     ClientInfo,
     Evaluation,
     Failure,
@@ -210,16 +211,17 @@ def one_round(
     """
     spent, attempt, barred = Spent(), 0, set[int]()
     size = min(config.federation.cohort_size, len(engine.clients))
-    enough = max(1, needed(config.federation.quorum, size))
     with clock("plan"):
         start, stages = method.start(state), [make_stage(options) for options in config.stages]
+    least = reducer_of(config, method, start.parts).least
+    enough = max(least, needed(config.federation.quorum, size))
     while attempt < ATTEMPTS:
         with clock("plan"):
             known = [client for client in engine.clients if client.id not in barred]
             cohort = sample_cohort(config, known, state.round + 1, attempt)
             whole = [method.plan(state, one) for one in cohort if one.id not in spent.spoilers]
         screen = Screen(engine.registered, whole, start, config.server.weighting, stages, answered)
-        reducer, error = reducer_of(config, method), None
+        reducer, error = reducer_of(config, method, start.parts), None
         if len(whole) >= enough:
             error = asked(engine, ledger, clock, screen, reducer, spent)
         made: ServerState | Spoilt | None = None
@@ -249,7 +251,7 @@ def one_round(
             raise made.error
         else:
             attempt, barred = attempt + 1, set(spent.spoilers)
-    raise quorum_lost(config, state.round + 1, spent.failures)
+    raise quorum_lost(config, state.round + 1, enough, spent.failures)
 
 
 def asked(
@@ -382,23 +384,28 @@ def travelled(
     return mean_distances(screen.distances, weights)
 
 
-def quorum_lost(config: Config, number: int, failures: Sequence[Failure]) -> RunFailed:
-    """What is said of a round that nobody could finish."""
+def quorum_lost(config: Config, number: int, enough: int, failures: Sequence[Failure]) -> RunFailed:
+    """What is said of a round that nobody could finish, as fewer than `enough` updates came."""
     return RunFailed(
         f"round {number}: the quorum of {config.federation.quorum:.0%} of "
-        f"{config.federation.cohort_size} clients was lost {ATTEMPTS} times; last failures: "
+        f"{config.federation.cohort_size} clients, {enough} updates with server.reducer "
+        f"{config.server.reducer.name}, was lost {ATTEMPTS} times; last failures: "
         + "; ".join(f"client {f.client}: {f.reason} {f.detail}".strip() for f in failures[-3:])
     )
 
 
-def reducer_of(config: Config, method: Method) -> Reducer[Any]:
+def reducer_of(config: Config, method: Method, start: Adapter) -> Reducer[Any]:
     """A new reducer: the method's own where it needs each client's factors, else the run's; where
     weights count, no one's is more than the config allows.
+
+    Args:
+        start: what the clients start from.
     """
 
     def make() -> Reducer[Any]:
-        own = method.reduction == "each"
-        return method.reducer() if own else make_reducer(config.server.reducer)
+        if method.reduction == "each":
+            return method.reducer()
+        return make_reducer(config.server.reducer, config.federation.cohort_size, start)
 
     share = config.largest_share
     return Limited(make, share) if share < 1.0 and make().weighted else make()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rolora.core.section import Section
 from rolora.core.seeds import torch_generator
-from rolora.core.types import Adapter, Layout, Update
+from rolora.core.types import Adapter, Layout, Update, laid_out
 
 
 class StageOptions(Section):
@@ -89,19 +89,9 @@ class Stage(ABC):
 
 def change(parts: Adapter, start: Adapter) -> Adapter:
     """``parts - start``; a side part is a change already and stays as it is."""
-    return Adapter(parts.layout, parts.flat - aligned(start, parts.layout))
+    return Adapter(parts.layout, parts.flat - laid_out(start, parts.layout))
 
 
 def changed(start: Adapter, change: Adapter) -> Adapter:
     """``start + change``, the inverse of :func:`change`."""
-    return Adapter(change.layout, change.flat + aligned(start, change.layout))
-
-
-def aligned(start: Adapter, layout: Layout) -> Tensor:
-    """The values of `start` for `layout`, in its order; zero for what it lacks."""
-    return torch.cat(
-        [
-            start[key].reshape(-1) if key in start else torch.zeros(end - begin)
-            for key, (begin, end, _) in layout.spans.items()
-        ]
-    )
+    return Adapter(change.layout, change.flat + laid_out(start, change.layout))

@@ -225,6 +225,16 @@ def register_node(home: Path, public_key: Path, client: int) -> int:
     return int(answer["node-id"])
 
 
+def registered_nodes(home: Path) -> set[int]:
+    """The ids of all nodes that are let in.
+
+    Raises:
+        RunFailed: the SuperLink cannot be reached.
+    """
+    answer = flwr(home, "supernode", "list", _CONNECTION)
+    return {int(node["node-id"]) for node in answer["nodes"]}
+
+
 def unregister_node(home: Path, node: int) -> None:
     """Let whoever was registered as `node` in no more. A key is never registered a second time.
 

@@ -235,7 +235,11 @@ def _server_tls(
 
 
 def _register(server: ServerConfig, authority: Path) -> None:
-    """Let the sites' keys in, and no others; those of an earlier start are in the database."""
+    """Let the sites' keys in, and no others; those of an earlier start are in the database.
+
+    The SuperLink takes no key twice. So a key is noted before it is registered and its node after:
+    the one that a stop came between is found again as the node that nobody noted.
+    """
     from rolora.engines.flower import launch
 
     home, noted = server.state / "operator", server.state / "registered.json"
@@ -243,11 +247,16 @@ def _register(server: ServerConfig, authority: Path) -> None:
     keys = {client: _readable(f"sites.{client}", key) for client, key in server.sites.items()}
     known: list[dict[str, Any]] = json.loads(noted.read_text()) if noted.exists() else []
     for site in list(known):
-        if keys.get(site["client"]) != site["key"]:
-            launch.unregister_node(home, site["node"])
+        if site["node"] is None:
+            left = launch.registered_nodes(home) - {other["node"] for other in known}
+            site["node"] = left.pop() if left else None
+        if site["node"] is None or keys.get(site["client"]) != site["key"]:
+            if site["node"] is not None:
+                launch.unregister_node(home, site["node"])
             known.remove(site)
-            write_atomic(noted, json.dumps(known))
+        write_atomic(noted, json.dumps(known))
     for client in sorted(keys.keys() - {site["client"] for site in known}):
-        node = launch.register_node(home, server.sites[client], client)
-        known.append({"client": client, "key": keys[client], "node": node})
+        known.append({"client": client, "key": keys[client], "node": None})
+        write_atomic(noted, json.dumps(known))
+        known[-1]["node"] = launch.register_node(home, server.sites[client], client)
         write_atomic(noted, json.dumps(known))
