@@ -114,6 +114,7 @@ def scores(found: Found) -> Figure:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     in_percent(axes, "")
     axes.xaxis.set_major_formatter(axes.yaxis.get_major_formatter())
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))  # whole per cents
     axes.set_yticks(range(len(rows)), [title for title, _, _ in rows], color=INK)
     assert found.benchmark is not None
     finish(axes, f"{found.benchmark.title}, {found.subject.title}", "right answers")
