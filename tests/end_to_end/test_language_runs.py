@@ -106,6 +106,7 @@ def test_a_run_by_topics_goes_on_to_the_same(project):
 def test_topics_are_refused_where_a_site_has_its_own_data(project, records):
     run = load_config("small.yaml", ["task.strata=topic", "task.topics=4"])
     site = {"server": "127.0.0.1:1", "client": 0, "data": {"path": str(records)}, "device": "cpu"}
+    site["allow"] = {"models": [run.model.name], "tasks": ["causal_lm"]}
     with pytest.raises(BadInput, match="which no site of a federation sees"):
         load_site(parse_section(SiteConfig, site, "site"), run)
 

@@ -280,6 +280,7 @@ def test_commands_from_nothing_to_an_adapter(run_yaml, tmp_path):
         rolora.run("federation", "init", "f", run_yaml, "--one-machine", "--address", address)
         rolora.directory = tmp_path / "f"
         rolora.start("server")
+        rolora.wait_for_text("serving on")
         for client in range(3):
             rolora.start("client", "--config", f"site-{client}/site.yaml")
         run = tmp_path / "f" / "runs" / "first"

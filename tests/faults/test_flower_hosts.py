@@ -94,6 +94,7 @@ def test_a_host_cut_off_in_the_middle_of_a_run(hosts, run_yaml, tmp_path):
         rolora.run("federation", "init", "f", run_yaml, "--one-machine", "--address", address)
         rolora.directory = tmp_path / "f"
         rolora.start("server", host=hosts.name(0))
+        rolora.wait_for_text("serving on")
         for client in range(3):
             config = f"site-{client}/site.yaml"
             rolora.start("client", "--config", config, host=hosts.name(client + 1))

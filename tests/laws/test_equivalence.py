@@ -286,10 +286,12 @@ class Apart(InProcess):
         super().__init__(*args)
         self.apart = {}
 
+    def job(self, plan):
+        self.replicas = self.apart.setdefault(plan.client, {})
+        return super().job(unpack_plan(pack_plan(plan)))
+
     def train(self, plans):
-        for plan in plans:
-            self.replicas = self.apart.setdefault(plan.client, {})
-            (update,) = super().train([unpack_plan(pack_plan(plan))])
+        for update in super().train(plans):
             yield unpack_update(pack_update(update))
 
 
@@ -397,7 +399,9 @@ def test_a_run_that_goes_on_in_a_new_process_ends_the_same_to_the_bit(case, stop
 
 def unlooked(record):
     """A round's record without what its evaluation said."""
-    return record.changed(validation=None, prediction_shares=(), detail=None, collapsed=None)
+    return record.changed(
+        validation=None, prediction_shares=(), detail=None, collapsed=None, sites=()
+    )
 
 
 def test_a_client_does_not_inherit_what_another_one_kept():
@@ -417,7 +421,7 @@ def test_a_client_does_not_inherit_what_another_one_kept():
         assert not job.start.select({"B"}).flat.any()
         for key in job.start.select({"head"}):
             assert torch.equal(job.start[key], small.Net().get_parameter(key[0]))
-        list(engine.train([plan]))
+        list(engine.train([replace(plan, round=client + 1)]))
     again = engine.job(replace(plan, client=1)).start
     assert torch.equal(again["wide", "B"], engine.own[1].parts["wide", "B"])
     assert not torch.equal(again["wide", "B"], engine.own[0].parts["wide", "B"])

@@ -2,8 +2,7 @@
 
 In float32 torch hands the products of ``nn.Linear`` to its BLAS. Where that is MKL on a processor
 that is not Intel's, it leaves the wider vector units idle; oneDNN, which torch carries for
-bfloat16 and convolutions, uses them and is about twice as fast. On Intel's own, MKL is a tenth
-faster. Both round as float32 does.
+bfloat16 and convolutions, uses them and is about twice as fast. Both round as float32 does.
 """
 
 from __future__ import annotations
@@ -64,10 +63,4 @@ def speed_up_frozen_linears(module: nn.Module) -> None:
 
 def _pays(weight: Tensor) -> bool:
     on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
-    return on_cpu and torch.backends.mkldnn.is_available() and not _mkl_at_home()
-
-
-def _mkl_at_home() -> bool:
-    """Whether torch multiplies by MKL, on a processor of Intel's; no where torch does not say."""
-    facts: Any = getattr(torch.cpu, "get_capabilities", dict)()
-    return torch.backends.mkl.is_available() and "Intel" in facts.get("cpu_name", "")
+    return on_cpu and torch.backends.mkldnn.is_available()

@@ -17,7 +17,7 @@ HEADER_BYTES = 2**22
 MOST = 2**53
 """Beyond it a float holds no whole number exactly, so that sums of counts would be wrong."""
 MOST_LOSS = 1e9
-"""No loss of a batch is larger, whatever is learned."""
+"""No mean loss is larger, of a batch, of held-out rows or of their tokens, whatever is learned."""
 
 Told = TypeVar("Told", bound="Answer")
 Made = TypeVar("Made")

@@ -33,11 +33,10 @@ from rolora.model.checks import check_positions
 from rolora.model.loading import Kind, Pretrained, build_lora_model, load_pretrained
 from rolora.model.lora import LoraModel
 from rolora.model.prefix import Rows
+from rolora.records.bounds import MOST_LOSS
 from rolora.records.detail import DetailRecord, alone
 from rolora.records.schema import Metric
 
-MOST_LOSS = 1e6
-"""No mean loss of held-out rows, or of their tokens, is larger."""
 Score = Callable[[np.ndarray, np.ndarray], float]
 """A score of true labels and predicted ones, both int64 ``[n]``, in whatever order of rows."""
 

@@ -310,11 +310,11 @@ def test_counts_that_cannot_be_are_refused(run_yaml, change):
     facts = messages.ClientFacts(
         names=("no", "yes"),
         examples={"train": 5, "validation": 1, "test": 1},
-        strata={"train": [2, 3], "validation": [0, 1], "test": [0, 1]},
+        strata={"train": (2, 3), "validation": (0, 1), "test": (0, 1)},
         test_from="",
         fingerprint="",
     )
     task = make_task(load_config(run_yaml).task)
-    assert messages.unpack_facts(messages.pack_facts(facts), task) == facts
+    assert messages.unpack_facts(messages.pack_facts(facts), task, 10) == facts
     with pytest.raises(messages.WireError):
-        messages.unpack_facts(messages.pack_facts(replace(facts, **change)), task)
+        messages.unpack_facts(messages.pack_facts(replace(facts, **change)), task, 10)

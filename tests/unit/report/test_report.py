@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from html import unescape
+from statistics import fmean, median
 
 import numpy as np
 import pytest
@@ -85,9 +86,13 @@ class TestNumbers:
             assert row[3:5] == [
                 f"{seen[name]:.4f}" if seen else "–" for name in ("accuracy", "loss")
             ]
-            assert row[5:7] == [str(record["clients"]), str(record["cohort"])]
-            assert row[7:9] == [f"{record['bytes_up']:,}", f"{record['bytes_down']:,}"]
-            assert row[9] == f"{record['seconds']['total']:.2f}"
+            each = [site["scores"]["accuracy"] for site in record["sites"]]
+            assert row[5:7] == (
+                [f"{middle(each):.4f}" for middle in (fmean, median)] if each else ["–", "–"]
+            )
+            assert row[7:9] == [str(record["clients"]), str(record["cohort"])]
+            assert row[9:11] == [f"{record['bytes_up']:,}", f"{record['bytes_down']:,}"]
+            assert row[11] == f"{record['seconds']['total']:.2f}"
 
     def test_all_scores_of_the_final_model_are_in_a_table(self, run, page):
         summary = summary_of(run)
