@@ -7,23 +7,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 import small
-from rolora.model import frozen_linear
-from rolora.model.frozen_linear import FrozenLinear, frozen_product, speed_up_frozen_linears
+from rolora.model.frozen_linear import FrozenLinear, speed_up_frozen_linears
 from rolora.model.lora import StackedLoRA
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN"
 )
-
-MKL_AT_HOME = frozen_linear._mkl_at_home
-
-
-@pytest.fixture(autouse=True, scope="module")
-def on_another_processor():
-    """Not Intel's own, on which MKL does as well."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frozen_linear, "_mkl_at_home", lambda: False)
-        yield
 
 
 def draw(seed, *shape):
@@ -84,22 +73,6 @@ def test_other_layers_are_left_alone():
     net = nn.ModuleDict({"short": nn.Linear(3, 4).bfloat16(), "norm": nn.LayerNorm(3)})
     speed_up_frozen_linears(net.requires_grad_(False))
     assert type(net["short"]) is nn.Linear
-
-
-@pytest.mark.parametrize(
-    ("facts", "taken"),
-    [({"cpu_name": "Intel Xeon"}, False), ({"cpu_name": "AMD EPYC"}, True), ({}, True)],
-)
-def test_mkl_multiplies_on_intel_s_own_processors(monkeypatch, facts, taken):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: facts, raising=False)
-    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    monkeypatch.setattr(frozen_linear, "_mkl_at_home", MKL_AT_HOME)
-    net = small.Net().requires_grad_(False)
-    x = draw(2, 5, 10)
-    expected = net.wide(x)
-    speed_up_frozen_linears(net)
-    assert (type(net.wide) is FrozenLinear) == taken
-    torch.testing.assert_close(frozen_product(x, net.wide.weight, net.wide.bias), expected)
 
 
 def test_a_twin_shares_the_weights():
