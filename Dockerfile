@@ -13,7 +13,7 @@ RUN useradd --create-home --uid 1000 rolora && install -d -o rolora -g rolora /f
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src src
-RUN --mount=type=cache,target=/root/.cache/pip pip install -c constraints.txt ".[${EXTRAS}]"
+RUN pip install --no-cache-dir -c constraints.txt ".[${EXTRAS}]"
 
 USER 1000
 WORKDIR /federation

@@ -101,3 +101,8 @@ def mean_std(values: Sequence[float], digits: int = 3) -> str:
     numbers = describe(values)
     spread = "" if numbers.std is None else f" ± {numbers.std:.2g}"
     return f"{numbers.mean:.{digits}g}{spread}"
+
+
+def p_text(value: float | None) -> str:
+    """A p-value in a table; none, where it is not known."""
+    return "-" if value is None else f"{value:.2g}"

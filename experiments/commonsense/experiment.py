@@ -17,7 +17,7 @@ from experiments.generation.config import GenerationConfig, Subject
 from experiments.generation.experiment import experiment_of
 from experiments.generation.study import Benchmark, Study
 from experiments.workspace import Workspace
-from rolora.config import DataConfig, ModelConfig, TaskConfig
+from rolora.config import DataConfig, ModelConfig
 from rolora.core.section import Positive
 from rolora.model.loading import load_tokenizer
 from rolora.scoring.harness import Asking
@@ -65,8 +65,7 @@ def letters(config: CommonsenseConfig, workspace: Workspace, subject: Subject) -
     """The test questions, answered by the likeliest letter."""
     if config.questions == 0:
         return None
-    options = {"name": "causal_lm", "template": config.template, "strata": config.strata}
-    task = make_task(TaskConfig.model_validate(options))
+    task = make_task(config.task)
     assert isinstance(task, CausalLM)
     test = task.load(data(config, workspace), config.seeds[0]).test
     tokenizer = load_tokenizer(ModelConfig(name=subject.name))

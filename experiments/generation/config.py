@@ -150,6 +150,13 @@ class GenerationConfig(Section):
         )
 
     @property
+    def task(self) -> TaskConfig:
+        """The section ``task`` of a run."""
+        return TaskConfig.model_validate(
+            {"name": "causal_lm", "template": self.template, "strata": self.strata}
+        )
+
+    @property
     def subjects(self) -> tuple[Subject, ...]:
         """The models that are fine-tuned, one after the other."""
         title = self.model.rstrip("/").rpartition("/")[2]
@@ -185,9 +192,7 @@ def run_of(
             dropout=config.dropout,
         ),
         data=data,
-        task=TaskConfig.model_validate(
-            {"name": "causal_lm", "template": config.template, "strata": config.strata}
-        ),
+        task=config.task,
         partition=PartitionConfig(name=config.partition, dirichlet_alpha=config.dirichlet_alpha),
         federation=FederationConfig(clients=config.clients, quorum=1.0),
         method=_method(line),

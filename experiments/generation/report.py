@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.claims import SIGNIFICANCE, Claim, Standing, holm, in_words, mean_std
+from experiments.claims import SIGNIFICANCE, Claim, Standing, holm, in_words, mean_std, p_text
 from experiments.generation.asking import Scores
 from experiments.generation.config import line_title
 from experiments.generation.runs import BASE, Found, LineRuns, Outcome
@@ -224,8 +224,8 @@ def _row(
         _mean(tests),
         _mean(list(map(_perplexity, tests))),
         "-" if test is None else _interval(test),
-        _p(None if test is None else test.p_value),
-        _p(corrected),
+        p_text(None if test is None else test.p_value),
+        p_text(corrected),
         byte_size(fmean(run["bytes_up"] for run in final)),
     )
 
@@ -239,8 +239,8 @@ def same_bytes(found: Found) -> Table:
             _mean(same.ours),
             _mean(same.theirs),
             "-" if same.test is None else _interval(same.test),
-            _p(None if same.test is None else same.test.p_value),
-            _p(same.p),
+            p_text(None if same.test is None else same.test.p_value),
+            p_text(same.p),
         )
         for line, same in at_equal_bytes(found).items()
     ]
@@ -265,10 +265,6 @@ def _interval(test: PairedDifference) -> str:
     if test.low is None or test.high is None:
         return f"{test.mean:+.4f}"
     return f"{test.mean:+.4f} ({test.low:+.4f} to {test.high:+.4f})"
-
-
-def _p(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2g}"
 
 
 # -- the benchmark ------------------------------------------------------------------------------

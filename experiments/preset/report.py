@@ -6,7 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from experiments.claims import SIGNIFICANCE, Claim, Standing, holm, in_words, mean_std, not_below
+from experiments.claims import (
+    SIGNIFICANCE,
+    Claim,
+    Standing,
+    holm,
+    in_words,
+    mean_std,
+    not_below,
+    p_text,
+)
 from experiments.preset.config import FULL, PLAIN, SPLITS, PresetConfig, Split, split_in_words
 from experiments.preset.runs import Line, Lines
 from experiments.report import Table
@@ -143,8 +152,8 @@ def _row(line: Line, rolora: Line, p_values: Mapping[str, float | None]) -> tupl
         _percent(line.test),
         f"{sum(map(collapsed, line.final))} of {len(line.final)}",
         "-" if itself else _in_points(test),
-        "-" if itself else _p(test.p_value),
-        "-" if itself else _p(p_values[line.recipe.key]),
+        "-" if itself else p_text(test.p_value),
+        "-" if itself else p_text(p_values[line.recipe.key]),
         _sent(line, rolora),
     )
 
@@ -157,10 +166,6 @@ def _in_points(test: PairedDifference) -> str:
     if test.low is None or test.high is None:
         return f"{100 * test.mean:+.2f}"
     return f"{100 * test.mean:+.2f} ({100 * test.low:+.2f} to {100 * test.high:+.2f})"
-
-
-def _p(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2g}"
 
 
 def _sent(line: Line, rolora: Line) -> str:

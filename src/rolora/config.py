@@ -22,7 +22,7 @@ from rolora.core.errors import nearest
 from rolora.core.parsing import apply_override, chosen, parse_section, place_path, shown
 from rolora.core.reading import ReadOptions
 from rolora.core.section import NonNegative, Positive, Rate, Section, Seed
-from rolora.core.types import ClientInfo
+from rolora.core.types import ClientInfo, scaling_of
 from rolora.core.yaml_text import read_mapping
 from rolora.methods import METHODS, Options
 from rolora.methods.rolora import RoLoRAOptions
@@ -69,6 +69,11 @@ class LoraSettings(Section):
     def max_rank(self) -> int:
         """The largest rank of any client: that of the global adapter."""
         return max(self.client_ranks) if self.client_ranks else self.r
+
+    @property
+    def largest_scaling(self) -> float:
+        """``lora_alpha / r`` of the client with the smallest rank."""
+        return scaling_of(self.lora_alpha, min(self.client_ranks or (self.r,)))
 
     def rank_of(self, client: int) -> int:
         """The rank of one client."""
@@ -242,15 +247,18 @@ class ObjectiveConfig(Section):
     logit_adjustment: NonNegative = 0.0
 
 
-def _reducer(raw: Any) -> ReducerOptions:
-    """``server.reducer``: a name, or a mapping with the reducer's options."""
-    if isinstance(raw, ReducerOptions):
-        return raw
+def _named(raw: Any, table: Mapping[str, Any], what: str) -> Any:
+    """The options of what `raw` names in `table`: a name, or a mapping with them."""
     given = dict(raw) if isinstance(raw, Mapping) else {"name": raw}
     name = given.get("name")
-    if not isinstance(name, str) or name not in REDUCERS:
-        raise ValueError(f"name = {shown(name)}: unknown reducer{nearest(str(name), REDUCERS)}")
-    return chosen(REDUCERS[name].Options, given)
+    if not isinstance(name, str) or name not in table:
+        raise ValueError(f"name = {shown(name)}: unknown {what}{nearest(str(name), table)}")
+    return chosen(table[name].Options, given)
+
+
+def _reducer(raw: Any) -> ReducerOptions:
+    """``server.reducer``: a name, or a mapping with the reducer's options."""
+    return raw if isinstance(raw, ReducerOptions) else _named(raw, REDUCERS, "reducer")
 
 
 def _written(options: ReducerOptions) -> Any:
@@ -326,22 +334,12 @@ def _method(raw: Any) -> Options:
     """The section ``method``, by the options of the method that it names."""
     if isinstance(raw, Options):
         return raw
-    given = {"name": "rolora", **raw} if isinstance(raw, Mapping) else {"name": raw}
-    name = given["name"]
-    if not isinstance(name, str) or name not in METHODS:
-        raise ValueError(f"name = {shown(name)}: unknown method{nearest(str(name), METHODS)}")
-    return chosen(METHODS[name].Options, given)
+    return _named({"name": "rolora", **raw} if isinstance(raw, Mapping) else raw, METHODS, "method")
 
 
 def _stage(raw: Any) -> StageOptions:
     """One of the section ``stages``: a name, or a mapping with the stage's options."""
-    if isinstance(raw, StageOptions):
-        return raw
-    given = dict(raw) if isinstance(raw, Mapping) else {"name": raw}
-    name = given.get("name")
-    if not isinstance(name, str) or name not in STAGES:
-        raise ValueError(f"name = {shown(name)}: unknown stage{nearest(str(name), STAGES)}")
-    return chosen(STAGES[name].Options, given)
+    return raw if isinstance(raw, StageOptions) else _named(raw, STAGES, "stage")
 
 
 def _data(raw: Any) -> Any:

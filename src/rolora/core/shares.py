@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from itertools import accumulate
-from math import inf
+from math import ceil, inf
 
 
 def cap(weights: Collection[float], share: float) -> float:
@@ -33,3 +33,8 @@ def cap(weights: Collection[float], share: float) -> float:
         if ordered[-1 - k] <= most * (1 + 1e-9):
             return most
     return ordered[0]
+
+
+def count_of(share: float, n: int) -> int:
+    """How many of `n` a share of them is, rounded up."""
+    return ceil(round(share * n, 6))  # 0.28 * 25 is 7, but 7.000000000000001 in floats

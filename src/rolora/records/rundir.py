@@ -174,11 +174,11 @@ class RunDirectory:
 
     def _same_config(self, before: Mapping[str, Any]) -> None:
         """Refuse other settings, each beside the one of before."""
-        new, old, unset = _fields(self.run["config"]), _fields(before), _fields(_DEFAULTS)
+        new, old, unset = by_name(self.run["config"]), by_name(before), by_name(_DEFAULTS)
         lines = []
         for name in [*new, *(name for name in old if name not in new)]:
             now, then = (fields.get(name, unset.get(name)) for fields in (new, old))
-            if now != then and not {name, name.partition(".")[0]} & MAY_CHANGE:
+            if now != then and not may_change(name):
                 lines.append(f"{name} = {shown(now)}, and was {shown(then)}")
         if lines:
             several = "these values" if len(lines) > 1 else "that value"
@@ -230,12 +230,17 @@ _DEFAULTS = Config().model_dump(mode="json")
 """What a run of before a setting was there has in its place."""
 
 
-def _fields(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+def may_change(name: str) -> bool:
+    """Whether the setting of that whole name may differ when a run goes on."""
+    return bool({name, name.partition(".")[0]} & MAY_CHANGE)
+
+
+def by_name(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """The settings by their whole names, as ``optimizer.lr``."""
     found: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, Mapping) and value:
-            found |= _fields(value, f"{above}{name}.")
+            found |= by_name(value, f"{above}{name}.")
         else:
             found[f"{above}{name}"] = value
     return found

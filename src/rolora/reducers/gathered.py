@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Self
@@ -11,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from rolora.core.shares import count_of
 from rolora.core.types import Adapter, Layout, Update
 from rolora.reducers.base import Reduced, Reducer, ReducerOptions
 
@@ -46,9 +46,13 @@ class Gathered(Reducer[Reduced]):
                 f"no updates to reduce: the {self.title} needs {self.least}, "
                 f"{len(self.updates)} came"
             )
-        ordered = sorted(self.updates, key=lambda update: update.client)
-        rows = torch.stack([update.parts.flat for update in ordered])
-        return Reduced(Adapter(self.layout, self.reduced(rows)), len(ordered))
+        rows = torch.stack([update.parts.flat for update in self.ordered])
+        return Reduced(Adapter(self.layout, self.reduced(rows)), len(rows))
+
+    @property
+    def ordered(self) -> list[Update]:
+        """The updates in the order of their rows."""
+        return sorted(self.updates, key=lambda update: update.client)
 
     @property
     def layout(self) -> Layout:
@@ -69,7 +73,7 @@ class ByzantineOptions(ReducerOptions):
 
     def among(self, clients: int) -> int:
         """How many of `clients` that are."""
-        return math.ceil(round(self.byzantine * clients, 6))
+        return count_of(self.byzantine, clients)
 
 
 class Withstanding(Gathered):
@@ -121,3 +125,8 @@ def squared_distances(rows: Tensor, others: Tensor) -> Tensor:
     for x, y in zip(rows.split(COLUMNS, dim=1), others.split(COLUMNS, dim=1), strict=True):
         total += torch.cdist(x.double(), y.double(), compute_mode=exact).square()
     return total
+
+
+def distances(rows: Tensor, point: Tensor) -> Tensor:
+    """From each of ``[n, d]`` to ``[d]``, float64 ``[n]``."""
+    return torch.sqrt(squared_distances(rows, point[None])[:, 0])

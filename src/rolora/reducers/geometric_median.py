@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from rolora.reducers.gathered import Gathered, columnwise, squared_distances
+from rolora.reducers.gathered import Gathered, columnwise, distances
 from rolora.reducers.median import median
 
 SMOOTHING = 1e-6
@@ -37,8 +36,3 @@ class GeometricMedian(Gathered):
             if float(distances(before[None], z)) < TOLERANCE * scale:
                 break
         return z
-
-
-def distances(rows: Tensor, point: Tensor) -> Tensor:
-    """From each of ``[n, d]`` to ``[d]``, float64 ``[n]``."""
-    return torch.sqrt(squared_distances(rows, point[None])[:, 0])

@@ -15,7 +15,6 @@ class Median(Gathered):
     """
 
     title = "coordinate median"
-    weighted = False
 
     def reduced(self, rows: Tensor) -> Tensor:
         """The median."""

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from rolora.core.types import EMPTY, Adapter, laid_out
-from rolora.reducers.gathered import Gathered, columnwise
-from rolora.reducers.geometric_median import distances
+from rolora.reducers.gathered import Gathered, columnwise, distances
 
 
 class NormBound(Gathered):
@@ -44,8 +43,7 @@ class NormBound(Gathered):
         origin = laid_out(self.start, self.layout)
         lengths = distances(rows, origin)
         cut = (lengths.median() / lengths.clamp_min(1e-300)).clamp_max(1.0)
-        ordered = sorted(self.updates, key=lambda update: update.client)
-        weights = torch.tensor([update.mass for update in ordered], dtype=torch.float64)
+        weights = torch.tensor([update.mass for update in self.ordered], dtype=torch.float64)
         shares = cut * weights / weights.sum()
         both, shares = torch.cat([rows, origin[None]]), torch.cat([shares, 1 - shares.sum()[None]])
         return columnwise(both, shares.matmul)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rolora.config import Config
 from rolora.core.errors import RunFailed
+from rolora.core.shares import count_of
 from rolora.core.types import (
     Adapter,
     ClientInfo,
@@ -214,7 +215,7 @@ def one_round(
     with clock("plan"):
         start, stages = method.start(state), [make_stage(options) for options in config.stages]
     least = reducer_of(config, method, start.parts).least
-    enough = max(least, needed(config.federation.quorum, size))
+    enough = max(least, count_of(config.federation.quorum, size))
     while attempt < ATTEMPTS:
         with clock("plan"):
             known = [client for client in engine.clients if client.id not in barred]
@@ -409,11 +410,6 @@ def reducer_of(config: Config, method: Method, start: Adapter) -> Reducer[Any]:
 
     share = config.largest_share
     return Limited(make, share) if share < 1.0 and make().weighted else make()
-
-
-def needed(quorum: float, cohort: int) -> int:
-    """How many updates a round needs: the share `quorum` of `cohort`, rounded up."""
-    return math.ceil(round(quorum * cohort, 6))  # 0.28 * 25 is 7, but 7.000000000000001 in floats
 
 
 def completed(

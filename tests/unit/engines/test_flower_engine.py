@@ -18,7 +18,6 @@ from federated import (
     assert_same_run,
     assert_sites_keep_theirs,
     changed_update,
-    connect_locally,
     federate,
     handler,
     lines,
@@ -34,15 +33,6 @@ from rolora.engines.flower.serve import load_site
 from rolora.engines.flower.settings import SiteConfig
 from rolora.engines.flower.told import Declined
 from rolora.report.run_report import write_report
-
-
-@pytest.fixture
-def sites(run_yaml, tmp_path, monkeypatch):
-    """Three sites in this process; a run on Flower finds them."""
-    handlers = {client: handler(run_yaml, client, tmp_path) for client in range(3)}
-    answers = {"answered": lambda client, frames: frames}
-    connect_locally(monkeypatch, handlers, answers)
-    return handlers, answers
 
 
 @pytest.mark.parametrize("overrides", RUNS.values(), ids=RUNS)

@@ -12,9 +12,7 @@ from federated import (
     adapter,
     assert_same_adapter,
     changed_update,
-    connect_locally,
     federate,
-    handler,
     lines,
     reasons,
     with_parts,
@@ -22,15 +20,6 @@ from federated import (
 from rolora.core.errors import RunFailed
 from rolora.core.types import Adapter
 from rolora.tasks.classification import Classification
-
-
-@pytest.fixture
-def sites(run_yaml, tmp_path, monkeypatch):
-    """Three sites in this process; a run on Flower finds them."""
-    handlers = {client: handler(run_yaml, client, tmp_path) for client in range(3)}
-    answers = {"answered": lambda client, frames: frames}
-    connect_locally(monkeypatch, handlers, answers)
-    return handlers, answers
 
 
 def saying(handle, change):

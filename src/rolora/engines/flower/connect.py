@@ -16,6 +16,7 @@ from rolora.config import (
     Config,
 )
 from rolora.core.errors import BadInput, RunFailed
+from rolora.core.shares import count_of
 from rolora.core.types import Failure, Layout, one_line
 from rolora.engines.flower.messages import SPLITS
 from rolora.engines.flower.settings import _readable, require_flower
@@ -26,7 +27,6 @@ from rolora.model.loading import resolve_device
 from rolora.model.lora import check_ranks
 from rolora.records.bounds import HEADER_BYTES
 from rolora.server.ledger import Ledger
-from rolora.server.round import needed
 from rolora.tasks import Task
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _gather(
     from rolora.engines.flower.engine import read_facts, wrong_labels
 
     clients = range(config.federation.clients)
-    wanted = needed(config.federation.quorum, len(clients))
+    wanted = count_of(config.federation.quorum, len(clients))
     notice(f"waiting for {len(clients)} clients")
 
     def read() -> tuple[dict[int, ClientFacts], list[Failure]]:

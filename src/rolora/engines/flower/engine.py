@@ -14,6 +14,7 @@ from rolora.client.replica import Replica, restored
 from rolora.config import Config
 from rolora.core.errors import RunFailed
 from rolora.core.rules import ClientRule
+from rolora.core.shares import count_of
 from rolora.core.types import (
     Adapter,
     ClientInfo,
@@ -44,7 +45,6 @@ from rolora.engines.flower.worker import Frames
 from rolora.records.bounds import sound
 from rolora.records.wire import payload_bytes
 from rolora.server.ledger import Ledger
-from rolora.server.round import needed
 from rolora.tasks import Task
 
 _A_WEEK_S = 7 * 24 * 3600.0
@@ -285,7 +285,7 @@ class FlowerEngine:
                 log.warning("client %s: %s", client, self._unsound[client].detail)
 
     def _await_quorum(self, clients: Sequence[int]) -> None:
-        wanted = needed(self.config.federation.quorum, len(clients))
+        wanted = count_of(self.config.federation.quorum, len(clients))
         if not self.transport.wait_for(wanted, 0.0, clients):
             few = f"fewer than {wanted} of {len(clients)} clients were there"
             log.warning("%s; waiting", few)

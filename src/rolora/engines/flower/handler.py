@@ -39,10 +39,8 @@ from rolora.model.loading import Pretrained
 from rolora.model.lora import LoraModel
 from rolora.model.peft_format import save_adapter
 from rolora.records.atomic import write_atomic
+from rolora.records.rundir import by_name, may_change
 from rolora.records.wire import WireError
-
-MAY_CHANGE = {"rounds", "tracking", "data.path", "server.byte_budget"}
-"""What of a run's settings may differ when it goes on."""
 
 log = logging.getLogger(__name__)
 
@@ -213,11 +211,7 @@ class SiteHandler:
 
 def settled_in(settings: Mapping[str, Any]) -> str:
     """A digest of what of a run's settings stays the same from its first round to its last."""
-    flat = dict[str, Any]()
-    for name, value in settings.items():
-        fields = value.items() if isinstance(value, dict) else [("", value)]
-        flat |= {f"{name}.{key}".rstrip("."): field for key, field in fields}
-    fixed = {name: value for name, value in flat.items() if name not in MAY_CHANGE}
+    fixed = {name: value for name, value in by_name(settings).items() if not may_change(name)}
     text = json.dumps(fixed, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -102,13 +102,11 @@ def _names_outside(allow: Allow, run: Config, model: str | None) -> Iterator[str
 
 
 def _numbers_outside(allow: Allow, run: Config) -> Iterator[str]:
-    rank = run.lora.max_rank
-    scaling = run.lora.lora_alpha / min(run.lora.client_ranks or (run.lora.r,))
     batch, steps = run.optimizer.batch_size, run.optimizer.local_steps
     bounds: list[tuple[str, float | None, str, float, str, float]] = [
         ("rounds", run.rounds, "", 0, "rounds", allow.rounds),
-        ("lora rank", rank, "", 0, "rank", allow.rank),
-        ("lora scaling", scaling, "", 0, "scaling", allow.scaling),
+        ("lora rank", run.lora.max_rank, "", 0, "rank", allow.rank),
+        ("lora scaling", run.lora.largest_scaling, "", 0, "scaling", allow.scaling),
         ("optimizer.batch_size", batch, "least_batch", allow.least_batch, "most_batch",
          allow.most_batch),
         ("evaluation.batch_size", run.evaluation.batch_size, "", 0, "most_batch",

@@ -184,7 +184,7 @@ def agreed_to(run: Config) -> dict[str, Any]:
         "most_batch": max(batch, run.evaluation.batch_size),
         "rounds": run.rounds,
         "rank": run.lora.max_rank,
-        "scaling": run.lora.lora_alpha / min(run.lora.client_ranks or (run.lora.r,)),
+        "scaling": run.lora.largest_scaling,
     }
     needs |= {k: v for k, v in least.items() if v is not None and v < getattr(usual, k)}
     needs |= {k: v for k, v in most.items() if v is not None and v > getattr(usual, k)}
