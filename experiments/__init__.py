@@ -80,6 +80,24 @@ EXPERIMENTS: dict[str, Listed] = {
             gpu="no",
         ),
         Listed(
+            name="attacks",
+            title="Hostile clients: accuracy, and a backdoor's success, by attack, share and "
+            "defence",
+            data="Rotten Tomatoes, of the extra demo",
+            weights="MiniLM",
+            minutes="about MINUTES on one core; the most telling first",
+            gpu="no",
+        ),
+        Listed(
+            name="reconstruction",
+            title="What share of a batch's tokens is read off a site's update, with and without "
+            "each defence",
+            data="Rotten Tomatoes, of the extra demo",
+            weights="MiniLM",
+            minutes="about MINUTES on one core",
+            gpu="no",
+        ),
+        Listed(
             name="alpaca",
             title="Instructions in Alpaca's format: held-out loss, MMLU, answers before and after",
             data="Alpaca from the hub; with --small 999 records of LLaMA-Factory's archive, and "
