@@ -81,6 +81,25 @@ def _svd(core: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
+def principal_factors(U: Tensor, V: Tensor, rank: int, previous: Tensor) -> tuple[Tensor, Tensor]:
+    """The SVD of ``U V`` at `rank` as factors: all singular values on B.
+
+    Args:
+        U: ``[d_out, q]``; V: ``[q, d_in]``.
+        rank: of the factors.
+        previous: A ``[r, d_in]`` as it was, whose signs are kept (:func:`aligned`).
+
+    Returns:
+        ``A [rank, d_in]`` with orthonormal rows, which span rows of V where ``U V`` has a smaller
+        rank, and ``B [d_out, rank]`` with orthogonal columns in falling length.
+
+    Raises:
+        RunFailed: the product has no SVD (:func:`low_rank_svd`).
+    """
+    left, values, right = low_rank_svd(U, V, rank)
+    return aligned(right, left * values, previous)
+
+
 def compress(U: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
     """``U V`` exactly, with inner width at most ``min(d_out, d_in)``: bounds a growing stack."""
     if U.shape[1] <= min(U.shape[0], V.shape[1]):

@@ -12,6 +12,7 @@ from rolora.methods.base import Method, Setting
 from rolora.methods.fedex_lora import FedExLoRA
 from rolora.methods.fedit import FedIT
 from rolora.methods.fedsa_lora import FedSALoRA
+from rolora.methods.fedsvd import FedSVD
 from rolora.methods.ffa_lora import FFALoRA
 from rolora.methods.flexlora import FlexLoRA
 from rolora.methods.flora import FLoRA
@@ -31,6 +32,7 @@ METHODS: Catalogue[Method] = Catalogue(
         "fedex_lora": FedExLoRA,
         "fedsa_lora": FedSALoRA,
         "scaffold": Scaffold,
+        "fedsvd": FedSVD,
     },
 )
 
