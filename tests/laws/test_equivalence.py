@@ -319,6 +319,7 @@ GAUGE = {"method": {"gauge": "orthonormal"}, "server": {"optimizer": "fedavg"}}
 # What the cases below ask of every method, in place of which some take something else.
 TAKES = {
     "flora": {"optimizer": {"state": "reset"}},
+    "fedrot_lora": {"optimizer": {"state": "transport"}},
     "fedsvd": {
         "optimizer": {"state": "transport"},
         "server": {"optimizer": "fedavg", "lr": 1.0},

@@ -120,6 +120,27 @@ def aligned(A: Tensor, B: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
     return A * sign[:, None], B * sign[None, :]
 
 
+def procrustes(X: Tensor, Y: Tensor, share: float = 1.0) -> Tensor:
+    """The orthogonal ``R [r, r]`` that brings ``X R`` nearest to `Y` in the Frobenius norm.
+
+    Args:
+        X: ``[n, r]``; Y: ``[n, r]``.
+        share: 1 turns all the way; below that the result is the orthogonal matrix nearest to
+            ``(1 - share) I + share R``, of the best R that is no reflection.
+
+    Source: Schoenemann, A Generalized Solution of the Orthogonal Procrustes Problem, Psychometrika
+    1966: ``R = U V^T`` for ``X^T Y = U S V^T``.
+    """
+    U, _, V = torch.linalg.svd(X.T @ Y)
+    R: Tensor = U @ V
+    if share < 1.0:
+        V[-1] *= torch.linalg.det(R).sign()
+        unit = torch.eye(len(R), dtype=R.dtype, device=R.device)
+        U, _, V = torch.linalg.svd((1.0 - share) * unit + share * (U @ V))
+        R = U @ V
+    return R
+
+
 def orthonormalise(adapter: Adapter, frozen: Literal["A", "B"]) -> Adapter:
     """Fix the gauge: give the factor about to be frozen an orthonormal basis.
 

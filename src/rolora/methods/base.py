@@ -220,6 +220,19 @@ class Method(ABC):
         )
 
 
+def refuse_persist(optimizer_state: str, why: str) -> None:
+    """Refuse moments kept as they are where the basis in which they live changes.
+
+    Raises:
+        BadInput: ``optimizer.state`` is persist.
+    """
+    if optimizer_state == "persist":
+        raise BadInput(
+            f"optimizer.state = 'persist': {why} which kept momentum lives; use transport, which "
+            "carries it along, or reset"
+        )
+
+
 def written(state: ServerState, new: Adapter) -> ServerState:
     """The state after a round in which `new` was written over the old parts."""
     this_round = state.round + 1

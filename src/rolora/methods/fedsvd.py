@@ -7,7 +7,7 @@ from torch import Tensor
 from rolora.core.algebra import principal_factors
 from rolora.core.errors import BadInput
 from rolora.core.types import ClientInfo, Key, Plan, ServerState
-from rolora.methods.base import Method, written
+from rolora.methods.base import Method, refuse_persist, written
 from rolora.reducers import Reduced
 
 
@@ -57,11 +57,7 @@ class FedSVD(Method):
         """Moments live in a basis."""
         super().check()
         setting = self.setting
-        if setting.optimizer_state == "persist":
-            raise BadInput(
-                "optimizer.state = 'persist': FedSVD changes the basis in which kept momentum "
-                "lives; use transport, which carries it along, or reset"
-            )
+        refuse_persist(setting.optimizer_state, "FedSVD changes the basis in")
         for field, value, plain in (
             ("optimizer", setting.server_optimizer, "fedavg"),
             ("lr", setting.server_lr, 1.0),
