@@ -77,7 +77,7 @@ def _ask_samples(run: Run, notice: Callable[[str], None]) -> None:
     from rolora.library.scoring import generate_samples
 
     try:
-        generate_samples(run)
+        generate_samples(run, notice=notice)
     except Exception as error:  # a run is worth more than its samples
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         notice(f"no sample generations ({reason})")
