@@ -197,6 +197,7 @@ RUNS = {
     "fedex_lora, dropout": ["method.name=fedex_lora", "lora.dropout=0.2"],
     "fedsa_lora": ["method.name=fedsa_lora", "model.head=local", SAMPLED],
     "scaffold": ["method.name=scaffold", SAMPLED],
+    "fedsvd": ["method.name=fedsvd", SAMPLED],
     "rolora, int8": ["stages=[int8]", SAMPLED],
     "rolora, median": ["server.reducer=median"],
     "rolora, private clients, sampled": [*PRIVATE, "privacy.clip=0.1", "model.head=train", SAMPLED],

@@ -180,6 +180,7 @@ def setting_of(config: Config) -> Setting:
         reducer=config.server.reducer.name,
         stages=tuple(stage.name for stage in config.stages),
         quantization=config.model.quantization,
+        server_lr=config.server.lr,
     )
 
 
