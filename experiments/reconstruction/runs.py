@@ -24,13 +24,12 @@ from experiments.reconstruction.config import (
 from experiments.trials import Loader, Trial, in_groups
 from experiments.workspace import Workspace
 from rolora.attacks.reconstruction import Inputs, Upload, read
+from rolora.attacks.trial import state_after
 from rolora.config import OptimizerConfig
 from rolora.core.seeds import torch_generator
 from rolora.core.types import Adapter, ServerState
 from rolora.data import Examples
-from rolora.engines.preparation import build_engine, prepare
-from rolora.server.ledger import Ledger
-from rolora.server.round import Clock, one_round
+from rolora.engines.preparation import prepare
 
 ROUNDED = 6**-0.5
 """How far off a number is that was rounded at random to whole steps, in the root mean square."""
@@ -127,12 +126,7 @@ class Reader(Loader):
         if key not in self.states:
             usual = OptimizerConfig(lr=5e-3, local_steps=4, batch_size=8)
             config = prepared.config.model_copy(update={"optimizer": usual, "stages": ()})
-            warm = prepare(config, self.loaded)
-            state, engine = warm.initial(), build_engine(warm)
-            for _ in range(wanted):
-                given = (config, warm.method, engine, state, Ledger(), Clock())
-                state, _ = one_round(*given, lambda answer: None)
-            self.states[key] = state
+            self.states[key] = state_after(prepare(config, self.loaded), wanted)
         return self.states[key]
 
 

@@ -6,13 +6,12 @@ import torch
 import small
 from federated import write_run
 from rolora.attacks.reconstruction import Inputs, Upload, read
+from rolora.attacks.trial import state_after
 from rolora.config import TaskConfig, load_config
 from rolora.core.errors import BadInput
 from rolora.core.seeds import torch_generator
 from rolora.core.types import Adapter
-from rolora.engines.preparation import build_engine, load, prepare
-from rolora.server.ledger import Ledger
-from rolora.server.round import Clock, one_round
+from rolora.engines.preparation import load, prepare
 from rolora.tasks import make_task
 
 PLACES = 14
@@ -41,11 +40,7 @@ def attacked(run_yaml, loaded):
         return prepare(settings, loaded, lambda notice: None)
 
     def attack(round_, rank, *overrides, sites=(0,), noise=0.0):
-        before = prepared(rank)
-        state, engine = before.initial(), build_engine(before)
-        for _ in range(round_ - 1):
-            given = (before.config, before.method, engine, state, Ledger(), Clock())
-            state, _ = one_round(*given, lambda answer: None)
+        state = state_after(prepared(rank), round_ - 1)
         plain = ["optimizer.name=sgd", "optimizer.local_steps=1", "optimizer.batch_size=1"]
         ready = prepared(rank, *plain, *overrides)
         seen = [Upload.of(ready, state, client) for client in sites]
