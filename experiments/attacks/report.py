@@ -167,7 +167,7 @@ def summary(config: AttacksConfig, results: Results) -> str:
     return (
         f"RoLoRA with some clients hostile. {config.model} on "
         f"{config.data.name or config.data.path}, {config.clients} clients with equal shares, "
-        f"adapters in layers {config.layers}, {config.rounds} rounds of {config.local_steps} steps "
+        f"adapters in BERT's pooler, {config.rounds} rounds of {config.local_steps} steps "
         f"of {config.batch_size}, AdamW at {config.lr:g}, a rate chosen on the validation examples "
         f"of a seed that is not judged, with nobody hostile, and the same for all. Hostile clients "
         f"are drawn of the seed and know every honest change of the round. Rules that must be told "

@@ -1,14 +1,16 @@
-"""The runs of the attacks' table, one cell each; data, model and what frozen layers make of the
+"""The runs of the attacks' table, one cell each; data, model and what its frozen layers make of the
 texts are kept between them.
 """
 
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
+import torch
 from torch import Tensor
 
 from experiments.attacks.config import DEFENCES, AttacksConfig, Case
@@ -17,8 +19,8 @@ from experiments.trials import Loader, Trial, in_groups
 from experiments.workspace import Workspace
 from rolora.attacks import ATTACKS
 from rolora.attacks.trial import drawn, outcome
+from rolora.core.section import Section
 from rolora.data import Examples
-from rolora.engines.preparation import Prepared
 from rolora.model.lora import LoraModel
 from rolora.tasks.classification import Classification
 
@@ -58,10 +60,21 @@ class Attacked(Trial):
         return {**super().settings(), "attack": attack, "fraction": fraction}
 
 
-class Again(Classification):
-    """Every cell of a seed looks at the same test examples, so that what frozen layers make of them
-    is worth keeping, as it is of training examples.
+class Pooled(Classification):
+    """Classification by adapters in BERT's pooler, which is given the mean of a text's token states
+    below the last layer: in a small encoder that tells more than the first token's alone. What lies
+    below is frozen and sees each text by itself, so that it is asked once for each, whatever run or
+    split the text comes from.
+
+    Args:
+        options: of the task.
+        states: by the text's key that mean, ``[d]``; filled here.
     """
+
+    def __init__(self, options: Section, states: dict[bytes, Tensor]):
+        super().__init__(options)
+        self.states = states
+        self.filled = weakref.WeakKeyDictionary[Examples, list[bytes]]()
 
     def outputs(
         self,
@@ -71,22 +84,40 @@ class Again(Classification):
         again: bool,
         streams: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """As ever."""
-        return super().outputs(model, data, rows, True, streams)
+        """What the pooler and the classifier make of the means."""
+        body: Any = model.module
+        if data not in self.filled:
+            self.filled[data] = self._fill(body, data)
+        keys = self.filled[data]
+        means = torch.stack([self.states[keys[row]] for row in rows.tolist()])
+        logits: Tensor = body.classifier(body.bert.pooler(means[:, None]))
+        return logits, data.targets[rows]
+
+    def _fill(self, body: Any, data: Examples) -> list[bytes]:
+        """Compute what is missing, texts of one length at a time; the key of every row."""
+        keys = data.keys(torch.arange(len(data)))
+        new = {key: row for row, key in enumerate(keys) if key not in self.states}
+        missing = torch.tensor(list(new.values()), dtype=torch.int64)
+        for length in data.lengths[missing].unique().tolist():
+            rows = missing[data.lengths[missing] == length]
+            given = {k: v for k, v in data.batch(rows).items() if k != "attention_mask"}
+            with torch.no_grad():
+                hidden = body.bert.embeddings(**given)
+                for layer in body.bert.encoder.layer[:-1]:
+                    hidden = layer(hidden)
+            means = hidden.mean(1)
+            self.states.update(
+                (keys[row], mean) for row, mean in zip(rows.tolist(), means, strict=True)
+            )
+        return keys
 
 
 class Attacker(Loader):
     """Runs cases."""
 
-    def prepared(self, trial: Trial) -> Prepared:
-        """The trial's run. Seeds share a pretrained model, whose frozen layers make the same of the
-        same text.
-        """
-        before = None if self.loaded is None else self.loaded.model.prefix
-        found = super().prepared(trial)
-        if before is not None and found.model.prefix is not None:
-            found.model.prefix.cache = before.cache
-        return found
+    def __init__(self) -> None:
+        super().__init__()
+        self.states: dict[bytes, Tensor] = {}
 
     def work(self, trial: Attacked) -> Result:
         """Run all rounds of `trial`, and test. Without an attack the phrase is tried all the same.
@@ -95,7 +126,7 @@ class Attacker(Loader):
             BadInput: something in its config cannot be had or does not fit.
         """
         case, prepared = trial.case, self.prepared(trial)
-        prepared = replace(prepared, task=Again(prepared.task.options))
+        prepared = replace(prepared, task=Pooled(prepared.task.options, self.states))
         hostile = () if case.attack is None else drawn(trial.config, case.fraction)
         begin = time.perf_counter()
         found = outcome(prepared, ATTACKS[case.attack or "backdoor"], hostile)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import torch
 from invented import SPREAD, run, says_all, settings
 
+import small
 from experiments.attacks.config import DEFENCES, NONE, AttacksConfig, Case
 from experiments.attacks.figure import figures
 from experiments.attacks.report import HELD_BY, claims, summary, tables
-from experiments.attacks.runs import Result, trial_of
+from experiments.attacks.runs import Pooled, Result, trial_of
 from federated import write_run
 from rolora.attacks import ATTACKS
 from rolora.core.errors import BadInput
@@ -125,12 +129,39 @@ def test_tables_say_what_failed_and_what_is_missing():
     assert figures(config, {}) == {}
 
 
+def test_means_of_token_states_are_asked_for_once_a_text(model_dir):
+    own = {"target_modules": ["pooler.dense"]}
+    config = small.config(model={"name": str(model_dir("bert"))}, lora=own)
+    task = small.CLASSIFICATION
+    model = task.adapted(task.backbone(config.model, ("no", "yes"), 0), config)
+    data, states = small.text_examples(12), {}
+    pooled = Pooled(task.options, states)
+    rows = torch.tensor([3, 3, 7, 1])
+    with torch.no_grad():
+        found, targets = pooled.outputs(model, data, rows, True)
+        batch = data.batch(rows)
+        body = model.module.bert
+        hidden = body.embeddings(batch["input_ids"])
+        seen = batch["attention_mask"].bool()
+        for layer in body.encoder.layer[:-1]:
+            hidden = layer(hidden, seen[:, None, None, :].expand(-1, 1, seen.shape[1], -1))
+        mask = seen[:, :, None].float()
+        means = (hidden * mask).sum(1) / mask.sum(1)
+        expected = model.module.classifier(body.pooler(means[:, None]))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert torch.equal(targets, data.targets[rows])
+    kept = dict(states)
+    assert len(kept) == len(set(data.keys(torch.arange(12))))
+    pooled.outputs(model, replace(data, targets=1 - data.targets), rows, True)
+    assert all(states[key] is kept[key] for key in states)
+    assert len(states) == len(kept)
+
+
 def test_runs_are_kept_and_told_of_without_running(model_dir, tmp_path):
     write_run(tmp_path, "any")
     sentences = tmp_path / "sentences.jsonl"
-    small = settings(
+    given = settings(
         model=model_dir("bert"),
-        layers="'2'",
         data=f"{{path: {sentences}, text: sentence, label: verdict, max_length: 20}}",
         clients=5,
         rounds=2,
@@ -141,13 +172,13 @@ def test_runs_are_kept_and_told_of_without_running(model_dir, tmp_path):
         seeds="[0,1]",
     )
     out = tmp_path / "out"
-    first = run("attacks", small, out)
+    first = run("attacks", given, out)
     # Mean: nobody once, two attacks by two fractions; Krum at a fifth alone.
     assert len(first.cells()) == 2 * (1 + 4 + 3)
     says_all(first)
     assert "too few clients" in first.page()
-    again = run("attacks", [*small, "finished=true"], out)
+    again = run("attacks", [*given, "finished=true"], out)
     assert again.record()["results"] == first.record()["results"]
     next((out / "cells").glob("scaled_0.4_mean_seed=1*")).unlink()
-    part = run("attacks", [*small, "finished=true"], out)
+    part = run("attacks", [*given, "finished=true"], out)
     assert "1 of 18 places are not finished" in part.page()
