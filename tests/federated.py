@@ -111,7 +111,8 @@ def lines(run):
 
 def assert_same_run(federated, simulated):
     """The same adapter, metrics and summary, up to rounding and time."""
-    lossy = bool(yaml.safe_load((simulated / "config.yaml").read_text())["stages"])
+    config = yaml.safe_load((simulated / "config.yaml").read_text())
+    lossy = bool(config["stages"] or config["server"]["stages"])
     near = 1e-3 if lossy else 1e-5
     (assert_few_codes_differ if lossy else assert_same_adapter)(
         adapter(federated), adapter(simulated)
@@ -172,6 +173,7 @@ def assert_same_adapter(ours, theirs):
             torch.testing.assert_close(ours[other] @ ours[name], expected, atol=1e-6, rtol=0)
 
 
+TOP = "[{name: top_k, share: 0.1}, int8]"
 SAMPLED = "federation.clients_per_round=2"
 RUNS = {
     "rolora": [],
@@ -192,6 +194,8 @@ RUNS = {
     "fedsa_lora": ["method.name=fedsa_lora", "model.head=local", SAMPLED],
     "scaffold": ["method.name=scaffold", SAMPLED],
     "rolora, int8": ["stages=[int8]", SAMPLED],
+    "rolora, int4 both ways": ["stages=[int4]", "server.stages=[int4]", SAMPLED],
+    "rolora, top_k and int8 both ways": [f"stages={TOP}", f"server.stages={TOP}"],
     "rolora, median": ["server.reducer=median"],
     "rolora, calibrated, by information": [
         "objective.logit_adjustment=1",

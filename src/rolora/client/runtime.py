@@ -19,7 +19,7 @@ from rolora.core.types import Adapter, Evaluation, Plan
 from rolora.data import Examples
 from rolora.methods import Method
 from rolora.model.lora import LoraModel
-from rolora.stages import At, Stage, change, make_stage
+from rolora.stages import At, Chain, change, make_chain
 from rolora.tasks import Task
 
 
@@ -34,20 +34,26 @@ class ClientRuntime:
         config: the run's settings.
         task: what is learned, and how it is scored.
         rules: what clients do beside plain training, in order.
-        stages: what becomes of their updates before they travel, in order.
+        up: what becomes of their updates before they travel.
+        down: what became of the changes that the server sends.
     """
 
     config: Config
     task: Task
     rules: tuple[ClientRule, ...]
-    stages: tuple[Stage, ...]
+    up: Chain
+    down: Chain
 
     @staticmethod
     def of(config: Config, method: Method, task: Task) -> ClientRuntime:
         """For a run of `method` on `task`."""
         rules = (*method.rules(), *MOMENTS[config.optimizer.state])
-        stages = tuple(map(make_stage, config.stages))
-        return ClientRuntime(config, task, rules, stages)
+        down = make_chain(config.server.stages)
+        return ClientRuntime(config, task, rules, make_chain(config.stages), down)
+
+    def replica(self) -> Replica:
+        """One that holds nothing yet."""
+        return Replica(self.down)
 
     def begin(self, plan: Plan, replica: Replica, kept: Kept, rows: Tensor, own: Adapter) -> Job:
         """A client's work: what it holds and was sent, with what it keeps for itself over it.
@@ -81,20 +87,18 @@ class ClientRuntime:
         trained = local_update(*given)
         if config.server.weighting == "information":
             trained = [_weighing(data, *each) for each in zip(jobs, trained, strict=True)]
-        if not self.stages:
+        if not self.up:
             return trained
         return [self._staged(job, item) for job, item in zip(jobs, trained, strict=True)]
 
     def _staged(self, job: Job, trained: Trained) -> Trained:
-        update, kept = trained.update, dict(trained.kept)
+        update = trained.update
         if not update.parts.flat.isfinite().all():
             return trained  # as it is, for the server to refuse by name
         update = replace(update, parts=change(update.parts, job.start))
         at = At(self.config.seed, job.plan.round, job.plan.client)
-        for stage in self.stages:
-            update, own = stage.encode(update, job.kept, at)
-            kept |= own
-        return replace(trained, update=update, kept=kept)
+        update, own = self.up.encode(update, job.kept, at)
+        return replace(trained, update=update, kept={**trained.kept, **own})
 
     def evaluate(
         self, plan: Plan, held: Split, models: Sequence[Batch], carry: Carry

@@ -14,6 +14,7 @@ import torch
 from rolora.client.evaluation import Split
 from rolora.client.objective import check_shares
 from rolora.config import Config
+from rolora.core.errors import BadInput
 from rolora.core.types import Adapter, ClientInfo, ServerState
 from rolora.data import Examples, strata_table, tell_shares
 from rolora.data.deal import deal
@@ -26,7 +27,7 @@ from rolora.model.lora import LoraModel, check_ranks
 from rolora.reducers import make_reducer
 from rolora.server.ledger import Ledger
 from rolora.server.round import Engine
-from rolora.stages import make_stage
+from rolora.stages import make_chain
 from rolora.tasks import Task
 
 
@@ -177,7 +178,7 @@ def setting_of(config: Config) -> Setting:
         optimizer_state=config.optimizer.state,
         server_optimizer=config.server.optimizer,
         reducer=config.server.reducer.name,
-        stages=tuple(stage.name for stage in config.stages),
+        stages=tuple(stage.name for stage in (*config.stages, *config.server.stages)),
         quantization=config.model.quantization,
     )
 
@@ -283,9 +284,29 @@ def checked_method(config: Config, given: Given = NOTHING) -> Method:
     """
     method = given.make_method(config, setting_of(config))
     make_reducer(config.server.reducer, config.federation.cohort_size)
-    for options in config.stages:
-        make_stage(options).check(method.turns())
+    make_chain(config.stages).check(method.turns())
+    check_down(config, method)
     return method
+
+
+def check_down(config: Config, method: Method) -> None:
+    """See that what the server sends can be coded.
+
+    Raises:
+        BadInput: the factors that clients hold do not change by what comes back alone.
+    """
+    names = [stage.name for stage in config.server.stages]
+    make_chain(config.server.stages).check(turns=False)
+    if names and method.turns():
+        raise BadInput(
+            f"server.stages = {names}: between rounds the method changes the basis of a factor "
+            "(method.gauge), so that its change is no small one; use none, or method.gauge: none"
+        )
+    if names and method.setting.mixed_ranks:
+        raise BadInput(
+            f"server.stages = {names}: clients of other ranks (lora.client_ranks) hold other "
+            "factors than the change is of; use none, or one rank"
+        )
 
 
 def build_engine(prepared: Prepared) -> InProcess:

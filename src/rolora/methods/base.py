@@ -213,6 +213,7 @@ class Method(ABC):
             rank=client.rank,
             scaling=self.scaling(client.rank),
             local=self.local(),
+            increments=state.increments,
         )
 
 

@@ -28,7 +28,7 @@ from rolora.core.types import (
 from rolora.methods import Method
 from rolora.records.schema import FailureRecord, RoundRecord
 from rolora.records.shield import shielded
-from rolora.records.wire import payload_bytes
+from rolora.records.wire import plan_bytes
 from rolora.reducers import Limited, Reduced, Reducer, make_reducer
 from rolora.server.budget import affordable
 from rolora.server.cohort import sample_cohort
@@ -37,7 +37,8 @@ from rolora.server.ledger import Ledger
 from rolora.server.optimizer import server_step
 from rolora.server.pooling import validated
 from rolora.server.screen import Screen
-from rolora.stages import make_stage
+from rolora.stages import make_chain
+from rolora.stages.downlink import coded_down
 from rolora.tasks import Task
 
 Result = TypeVar("Result")
@@ -213,7 +214,8 @@ def one_round(
     spent, attempt, barred = Spent(), 0, set[int]()
     size = min(config.federation.cohort_size, len(engine.clients))
     with clock("plan"):
-        start, stages = method.start(state), [make_stage(options) for options in config.stages]
+        start, up = method.start(state), make_chain(config.stages)
+        down = make_chain(config.server.stages)
     least = reducer_of(config, method, start.parts).least
     enough = max(least, count_of(config.federation.quorum, size))
     while attempt < ATTEMPTS:
@@ -221,7 +223,7 @@ def one_round(
             known = [client for client in engine.clients if client.id not in barred]
             cohort = sample_cohort(config, known, state.round + 1, attempt)
             whole = [method.plan(state, one) for one in cohort if one.id not in spent.spoilers]
-        screen = Screen(engine.registered, whole, start, config.server.weighting, stages, answered)
+        screen = Screen(engine.registered, whole, start, config.server.weighting, up, answered)
         reducer, error = reducer_of(config, method, start.parts), None
         if len(whole) >= enough:
             error = asked(engine, ledger, clock, screen, reducer, spent)
@@ -230,6 +232,8 @@ def one_round(
             with clock("aggregate"):
                 made = aggregated(config, method, start, reducer, screen, error)
         if isinstance(made, ServerState):
+            with clock("aggregate"):
+                made = coded_down(down, config.seed, state, made)
             for plan in whole:
                 ledger.finished(plan, made)
             return made, RoundRecord(
@@ -295,7 +299,7 @@ class Spent:
 
     def add(self, plans: Sequence[Plan], screen: Screen) -> None:
         """One attempt more."""
-        self.down += sum(payload_bytes(plan.send.layout) for plan in plans)
+        self.down += sum(map(plan_bytes, plans))
         self.up += screen.bytes_up
         self.failures += screen.failures
 

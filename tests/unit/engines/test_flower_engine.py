@@ -28,6 +28,7 @@ from federated import (
 )
 from rolora.config import load_config
 from rolora.core.errors import BadInput, RunFailed
+from rolora.core.types import Adapter
 from rolora.engines.flower import connect, settings
 from rolora.engines.flower.serve import load_site
 from rolora.engines.flower.settings import SiteConfig
@@ -65,6 +66,30 @@ def test_only_what_a_site_lacks_is_sent(sites, run_yaml, tmp_path):
     assert sent[0][2] == usual
 
 
+def test_whoever_lacks_what_an_increment_adds_to_is_sent_the_part_itself(sites, run_yaml, tmp_path):
+    """A site that was started anew before round 3, and one whose copy of round 1 is another."""
+    handlers, answers = sites
+
+    def lose(metrics):
+        if metrics.round == 1:
+            held = handlers[2]._site.replicas[2].held
+            for key, parts in held.items():
+                held[key] = Adapter(parts.layout, parts.flat + 1.0)
+        if metrics.round == 2:
+            handlers[1] = handler(run_yaml, 1, tmp_path)
+            handlers[1](answers["transport"].hello)
+
+    options = ["evaluation.every=9", "stages=[int8]", "server.stages=[int8]"]
+    federate(run_yaml, tmp_path / "federated", *options, finished=lose)
+    simulate(run_yaml, tmp_path / "simulated", *options)
+    assert_same_run(tmp_path / "federated", tmp_path / "simulated")
+    sent = {client: [] for client in range(3)}
+    for client, size in answers["transport"].sent:
+        sent[client].append(size)
+    assert [len(sent[client]) for client in range(3)] == [6, 7, 7]
+    assert sent[1][3] > sent[1][2] == sent[0][2] < sent[0][0]
+
+
 def test_what_a_client_keeps_survives_the_site(sites, run_yaml, tmp_path):
     handlers, answers = sites
 
@@ -81,7 +106,12 @@ def test_what_a_client_keeps_survives_the_site(sites, run_yaml, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["method.name=fedsa_lora", "model.head=local", "optimizer.state=persist"]]
+    "options",
+    [
+        [],
+        ["method.name=fedsa_lora", "model.head=local", "optimizer.state=persist"],
+        ["stages=[int8]", "server.stages=[int8]"],
+    ],
 )
 def test_a_server_killed_between_checkpoints_goes_on_to_the_same(
     sites, run_yaml, tmp_path, options

@@ -15,7 +15,7 @@ from rolora.core.types import Adapter, Evaluation, Failure
 from rolora.methods import METHODS
 from rolora.reducers import Limited, Mean
 from rolora.server.judge import JUMP
-from rolora.stages import BadMessage
+from rolora.stages import At, BadMessage, Int8, make_chain
 from rounds import FakeEngine, one_bad, play
 
 # Weights -----------------------------------------------------------------------------------
@@ -337,11 +337,13 @@ def test_a_loss_that_no_batch_has_is_the_client_s_failure(loss):
 
 @pytest.mark.parametrize("error", [BadMessage("no"), ZeroDivisionError(), MemoryError()])
 def test_a_stage_that_cannot_decode_fails_for_that_client_alone(monkeypatch, error):
-    from rolora.stages import Int8
-
+    settings = [{"name": "int8", "feedback": False}]
+    up = make_chain(small.config(stages=settings).stages)
+    coded = FakeEngine(answer=lambda plan, update: [up.encode(update, {}, At(0, 1, 0))[0]])
+    play(coded, rounds=1, stages=settings)
     monkeypatch.setattr(Int8, "decode", lambda self, update, wanted: (_ for _ in ()).throw(error))
     with pytest.raises(RunFailed, match="client 3: malformed"):
-        play(FakeEngine(), rounds=1, stages=["int8"])
+        play(coded, rounds=1, stages=settings)
 
 
 def test_what_a_client_says_is_told_in_one_short_line():

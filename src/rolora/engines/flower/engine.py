@@ -43,8 +43,9 @@ from rolora.engines.flower.messages import (
 from rolora.engines.flower.results import NodeError, Reply, Transport
 from rolora.engines.flower.worker import Frames
 from rolora.records.bounds import sound
-from rolora.records.wire import payload_bytes
+from rolora.records.wire import payload_bytes, plan_bytes
 from rolora.server.ledger import Ledger
+from rolora.stages import make_chain
 from rolora.tasks import Task
 
 _A_WEEK_S = 7 * 24 * 3600.0
@@ -102,6 +103,7 @@ class FlowerEngine:
         self.seen = seen
         self._heard: dict[int, list[bytes]] = {}  # what each connected client said when it joined
         self._unsound: dict[int, Failure] = {}
+        self._down = make_chain(config.server.stages)
         self.mirrors: dict[int, Replica] = {}
         self._apart = Ledger()  # of evaluations at another rank than the client's own
         self._checkpointed: list[int] = []
@@ -214,7 +216,7 @@ class FlowerEngine:
         """Take up what clients may hold of the global parts."""
         self._faults.append(f"the run was interrupted, and went on after round {state.round}")
         ranks = {self.config.lora.rank_of(i) for i in range(self.config.federation.clients)}
-        self.mirrors = restored(state, ranks, self.config.lora.max_rank)
+        self.mirrors = restored(state, ranks, self.config.lora.max_rank, self._down)
 
     def _exchange(
         self, plans: Sequence[Plan], do: str, split: str = ""
@@ -295,10 +297,10 @@ class FlowerEngine:
 
     def count(self, plan: Plan) -> None:
         """Note what a plan sends beyond those of the round."""
-        self._sent_besides += payload_bytes(plan.send.layout)
+        self._sent_besides += plan_bytes(plan)
 
     def _mirror(self, rank: int) -> Replica:
-        return self.mirrors.setdefault(rank, Replica())
+        return self.mirrors.setdefault(rank, Replica(self._down))
 
     def _ledger(self, client: int, rank: int) -> Ledger:
         return self.ledger if rank == self.config.lora.rank_of(client) else self._apart
@@ -331,7 +333,7 @@ class _Exchange:
         for part, version in plan.versions.items():
             if part not in ("U", "V") and version not in held.get(part, []):
                 tensors.update(mirror.held[part, version])
-        again = replace(plan, send=Adapter.of(tensors))
+        again = replace(plan, send=Adapter.of(tensors), increments=())
         self.engine.count(again)
         return self.frames(again)
 

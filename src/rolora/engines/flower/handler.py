@@ -41,6 +41,7 @@ from rolora.model.peft_format import save_adapter
 from rolora.records.atomic import write_atomic
 from rolora.records.rundir import by_name, may_change
 from rolora.records.wire import WireError
+from rolora.stages import BadMessage
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class SiteModel:
 
     def replica(self, rank: int) -> Replica:
         """The global parts that it holds at a rank."""
-        return self.replicas.setdefault(rank, Replica())
+        return self.replicas.setdefault(rank, self.runtime.replica())
 
     def train(self, plan: Plan, kept: Kept) -> tuple[Update, Kept]:
         """The client's update in a round that it begins with `kept`, and what it then keeps."""
@@ -133,13 +134,17 @@ class SiteHandler:
         replica = site.replica(request.plan.rank)
         drop_unlike(replica, request)
         try:
+            advance(replica, request)
             return (
                 self._train(site, request)
                 if request.do == "train"
                 else self._evaluate(site, replica, request)
             )
         except MissingPart:
+            drop_unlike(replica, request)  # what increments made of another part, too
             return pack_stale(replica.versions())
+        except BadMessage as error:
+            raise Declined("no_request", str(error)) from None
 
     def join(self, hello: Mapping[str, Any]) -> Frames:
         """Load what the run needs, unless it is loaded, and tell what data there are."""
@@ -226,12 +231,28 @@ def _hello(frame: bytes) -> Mapping[str, Any]:
     return hello
 
 
-def drop_unlike(replica: Replica, request: Request) -> None:
-    """Drop parts that are held under the right version with another content, as after a server
-    went on from a checkpoint and did some rounds differently.
+def advance(replica: Replica, request: Request) -> None:
+    """Take the increments of a request, where it has some.
+
+    Raises:
+        MissingPart: they do not lead to the parts that it counts on, as they add to others than
+            are held here.
     """
+    if request.plan.increments:
+        replica.take(request.plan)
+        if drop_unlike(replica, request):
+            raise MissingPart("increments of other parts")
+
+
+def drop_unlike(replica: Replica, request: Request) -> bool:
+    """Drop parts that are held under the right version with another content, as after a server
+    went on from a checkpoint and did some rounds differently; whether there were any.
+    """
+    dropped = False
     for part, wanted in request.digests.items():
         version = request.plan.versions[part]
         held = replica.held.get((part, version))
         if held is not None and digest(held) != wanted:
             replica.drop(part, version)
+            dropped = True
+    return dropped
