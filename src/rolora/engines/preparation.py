@@ -193,6 +193,7 @@ class Loaded:
         model: the same with LoRA layers, and the activations that its frozen layers gave.
         examples: the tokenised splits by name.
         test_from: where the test examples come from.
+        held_out: whether that is the training data.
     """
 
     task: Task
@@ -200,6 +201,7 @@ class Loaded:
     model: LoraModel
     examples: Mapping[str, Examples]
     test_from: str
+    held_out: bool
 
 
 def loaded_from(config: Config) -> dict[str, Any]:
@@ -237,7 +239,8 @@ def load(
         mine = (given.model, given.tokenizer)
         pretrained = adopt_pretrained(*mine, config.model, raw.train.names, task.kind)
     examples = task.encode(raw, pretrained, config.data, notice)
-    return Loaded(task, pretrained, task.adapted(pretrained, config), examples, raw.test_from)
+    model = task.adapted(pretrained, config)
+    return Loaded(task, pretrained, model, examples, raw.test_from, raw.held_out)
 
 
 def prepare(

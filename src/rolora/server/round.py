@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
@@ -43,6 +43,8 @@ from rolora.tasks import Task
 
 Result = TypeVar("Result")
 
+MOST_SPOILT = 3
+"""Rounds in a row that a client may spoil; then it is asked no more."""
 ATTEMPTS = 3
 """How often a round is tried, each time with another cohort, before the run ends."""
 
@@ -215,12 +217,12 @@ def one_round(
     size = min(config.federation.cohort_size, len(engine.clients))
     with clock("plan"):
         start, up = method.start(state), make_chain(config.stages)
-        down = make_chain(config.server.stages)
     least = reducer_of(config, method, start.parts).least
     enough = max(least, count_of(config.federation.quorum, size))
+    out = left_out(state, len(engine.clients), enough)
     while attempt < ATTEMPTS:
         with clock("plan"):
-            known = [client for client in engine.clients if client.id not in barred]
+            known = [client for client in engine.clients if client.id not in barred | out]
             cohort = sample_cohort(config, known, state.round + 1, attempt)
             whole = [method.plan(state, one) for one in cohort if one.id not in spent.spoilers]
         screen = Screen(engine.registered, whole, start, config.server.weighting, up, answered)
@@ -233,21 +235,13 @@ def one_round(
                 made = aggregated(config, method, start, reducer, screen, error)
         if isinstance(made, ServerState):
             with clock("aggregate"):
-                made = coded_down(down, config.seed, state, made)
+                made = coded_down(make_chain(config.server.stages), config.seed, state, made)
+            made = replace(made, spoilt=spoilt_after(state, spent.spoilers, screen.updates))
             for plan in whole:
                 ledger.finished(plan, made)
-            return made, RoundRecord(
-                round=made.round,
-                phase=phase(whole[0].train),
-                train_loss=screen.train_loss(config.largest_share),
-                updates=screen.written(reducer.limit()),
-                clients=len(screen.updates),
-                cohort=size,
-                attempts=attempt + 1,
-                failures=written(spent.failures),
-                bytes_up=spent.up,
-                bytes_down=spent.down,
-            )
+            newly = left_out(made, len(engine.clients), enough) - out
+            record = round_record(config, screen, spent, reducer.limit(), size)
+            return made, record.changed(attempts=attempt + 1, faults=asked_no_more(newly))
         if made is not None and made.blamed:
             spent.spoilt(made.blamed, ledger)
             if len(whole) - len(made.blamed) < enough:
@@ -257,6 +251,64 @@ def one_round(
         else:
             attempt, barred = attempt + 1, set(spent.spoilers)
     raise quorum_lost(config, state.round + 1, enough, spent.failures)
+
+
+def left_out(state: ServerState, clients: int, enough: int) -> set[int]:
+    """The clients that are asked no more, as they spoiled :data:`MOST_SPOILT` rounds in a row;
+    nobody where too few would be left for a round.
+
+    Args:
+        state: before the round.
+        clients: how many there are.
+        enough: so many a round needs.
+    """
+    out = {client for client, rounds in state.spoilt.items() if rounds >= MOST_SPOILT}
+    return out if clients - len(out) >= enough else set()
+
+
+def spoilt_after(
+    state: ServerState, spoilers: Collection[int], sound: Collection[int]
+) -> dict[int, int]:
+    """How many rounds in a row each client has spoiled, after one more.
+
+    Args:
+        state: before the round.
+        spoilers: who spoiled this one.
+        sound: whose updates it was made of.
+    """
+    counts = {client: n for client, n in state.spoilt.items() if client not in sound}
+    return counts | {client: counts.get(client, 0) + 1 for client in spoilers}
+
+
+def asked_no_more(clients: Collection[int]) -> tuple[str, ...]:
+    """What is said of clients that are asked no more."""
+    said = f"its updates spoiled {MOST_SPOILT} rounds in a row; it is asked no more"
+    return tuple(f"client {client}: {said}" for client in sorted(clients))
+
+
+def round_record(
+    config: Config, screen: Screen, spent: Spent, limit: float, cohort: int
+) -> RoundRecord:
+    """What is written down of a round that stands.
+
+    Args:
+        config: of the run.
+        screen: of the attempt that stands; spent: what all attempts took.
+        limit: the most that a weight counted.
+        cohort: how many clients were to take part.
+    """
+    plan = next(iter(screen.plans.values()))
+    return RoundRecord(
+        round=plan.round,
+        phase=phase(plan.train),
+        train_loss=screen.train_loss(config.largest_share),
+        updates=screen.written(limit),
+        clients=len(screen.updates),
+        cohort=cohort,
+        failures=written(spent.failures),
+        bytes_up=spent.up,
+        bytes_down=spent.down,
+    )
 
 
 def asked(
@@ -423,7 +475,7 @@ def completed(
     return metrics.changed(
         **seen,
         eval_failures=written(notes.eval_failures),
-        faults=tuple(notes.faults),
+        faults=(*metrics.faults, *notes.faults),
         bytes_down=metrics.bytes_down + notes.bytes_down,
         seconds=rounded(clock.seconds),
     )
