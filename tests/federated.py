@@ -193,6 +193,7 @@ RUNS = {
     "fedex_lora, dropout": ["method.name=fedex_lora", "lora.dropout=0.2"],
     "fedsa_lora": ["method.name=fedsa_lora", "model.head=local", SAMPLED],
     "scaffold": ["method.name=scaffold", SAMPLED],
+    "fedsvd": ["method.name=fedsvd", SAMPLED],
     "rolora, int8": ["stages=[int8]", SAMPLED],
     "rolora, int4 both ways": ["stages=[int4]", "server.stages=[int4]", SAMPLED],
     "rolora, top_k and int8 both ways": [f"stages={TOP}", f"server.stages={TOP}"],

@@ -127,6 +127,15 @@ def test_a_chat_template_is_used(run, monkeypatch):
     assert answer == model.go_on("w50 w1 w2 w51", 5) == "".join(heard).strip()
 
 
+def test_a_text_that_no_template_writes_out_is_gone_on_with(run):
+    from rolora.library.speaking import speaker
+
+    assert run.complete(["w1 w2"], 5) == [speaker(run).go_on("w1 w2", 5)]
+    assert run.complete(["w1 w2"], 5) != run.generate(["w1 w2"], 5)
+    with pytest.raises(BadInput, match="no tokens"):
+        run.complete([""])
+
+
 def test_the_merged_model_says_the_same(run, tmp_path):
     from rolora.library.speaking import Speaker
 

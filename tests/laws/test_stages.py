@@ -260,7 +260,7 @@ def test_what_is_lost_is_fed_back_before_the_first_stage_or_not_at_all():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"method": GAUGE}, r"server.stages = \['int8'\]: .*method.gauge: none"),
+        ({"method": GAUGE}, r"server.stages = \['int8'\]: .*method.gauge.*use none"),
         (
             {"method": {"name": "flora"}, "lora": {"client_ranks": [1, 2]}},
             r"stages = \['int8'\]: FLoRA",

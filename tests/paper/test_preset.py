@@ -25,11 +25,12 @@ from experiments.preset.figure import figures
 from experiments.preset.report import claims, collapsed, corrected, summary, tables
 from experiments.preset.runs import Line, NotFinished, line_up, reading
 from experiments.short_runs import TrialResult
-from experiments.tuning import widening_grid
+from experiments.tuning import WHOLE, searched
 from federated import write_run
 from rolora.config import load_config
 from rolora.core.errors import BadInput
 from rolora.core.parsing import parse_overrides
+from rolora.core.search import Grid
 
 # -- what is run --------------------------------------------------------------------------------
 
@@ -103,7 +104,10 @@ def hill(peaks):
     ],
 )
 def test_a_grid_widens_until_its_best_lies_inside_or_the_bounds_end_it(peak, tried):
-    grid = widening_grid(PresetConfig(), ["it", "other"], hill({"it": peak, "other": 5e-3}))
+    config = PresetConfig()
+    runs = hill({"it": peak, "other": 5e-3})
+    limits = Grid(config.rates, (WHOLE,), config.widen_by, config.bounds)
+    grid, _ = searched(limits, config.tuning_seeds, ["it", "other"], runs)
     assert sorted({rate for key, rate, _ in grid if key == "it"}) == pytest.approx(tried)
     assert sorted({rate for key, rate, _ in grid if key == "other"}) == [2.5e-3, 5e-3, 1e-2]
     assert {seed for _, _, seed in grid} == {100, 101}

@@ -180,6 +180,7 @@ def setting_of(config: Config) -> Setting:
         reducer=config.server.reducer.name,
         stages=tuple(stage.name for stage in (*config.stages, *config.server.stages)),
         quantization=config.model.quantization,
+        server_lr=config.server.lr,
     )
 
 
@@ -303,7 +304,7 @@ def check_down(config: Config, method: Method) -> None:
     if names and method.turns():
         raise BadInput(
             f"server.stages = {names}: between rounds the method changes the basis of a factor "
-            "(method.gauge), so that its change is no small one; use none, or method.gauge: none"
+            "(method.gauge, or FedSVD's SVD), so that its change is no small one; use none"
         )
     if names and method.setting.mixed_ranks:
         raise BadInput(

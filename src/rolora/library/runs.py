@@ -1,4 +1,4 @@
-"""Run, stream, compare and plan: what a program does with rolora, and the command line too."""
+"""Run, stream, compare, tune, plan: what a program does with rolora, and the command line too."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from rolora.library.compared import ComparedRuns
 from rolora.library.finished import Run
 from rolora.library.objects import config_of, with_objects
 from rolora.library.plan import RunPlan, plan_of
+from rolora.library.tuned import TunedRates
 from rolora.methods import Method
 from rolora.records.schema import RoundRecord
 from rolora.running import stepped
 from rolora.server.round import finished
+from rolora.tuning import tune_methods
 
 AnyConfig = Config | Mapping[str, Any] | str | Path
 """A config, a mapping, a YAML file, or a shipped preset by name."""
@@ -141,6 +143,44 @@ def compare(
 
     runs = compare_methods(settings, methods, seeds, directory, told, command, given)
     return ComparedRuns(directory, {(one.method, one.seed): one.directory for one in runs})
+
+
+def tune(
+    config: AnyConfig = "quickstart",
+    *,
+    methods: Sequence[str | Method] | None = None,
+    rates: Sequence[float] | None = None,
+    seeds: Sequence[int] = (100, 101),
+    out: str | Path | None = None,
+    notice: Callable[[str], None] = print,
+    command: str = "rolora.tune",
+    **objects: Any,
+) -> TunedRates:
+    """Find a learning rate for each method, on validation examples, at seeds that are not judged.
+
+    Rates are compared after a ninth and a third of the rounds, the best go on, and the grid widens
+    where the best lies at its end; from three rounds on this trains at most a third of what all
+    rates to the end would. Done again with the same `out`, it goes on where it was.
+
+    Args:
+        config: as for :func:`stream`.
+        methods: by name, or as objects; None: the config's own.
+        rates: to begin with, ascending; None: five around the config's own, a factor of 3 apart.
+        seeds: at which rates are compared, two at least, and not the config's own.
+        out: the directory to write; None: ``runs/NAME-tune``.
+        notice: told of each run in a line.
+        command: noted in the summaries.
+        objects: as for :func:`stream`, but ``method``.
+
+    Raises:
+        BadInput: an unknown method, rates or seeds that will not do, or `out` holds runs of another
+            config.
+    """
+    settings, given = with_objects(config_of(config), **objects)
+    directory = Path(out) if out is not None else Path("runs") / f"{_stem(config)}-tune"
+    asked = methods or (settings.method.name,)
+    tune_methods(settings, asked, rates, seeds, directory, notice, command, given)
+    return TunedRates(directory)
 
 
 def plan(

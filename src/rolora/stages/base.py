@@ -108,7 +108,8 @@ class Coding(Stage):
         if turns and self.options.feedback:
             raise BadInput(
                 f"stages: {self.options.name} with feedback: true keeps what coding lost, whose "
-                "basis the method changes between rounds (method.gauge); set feedback: false"
+                "basis the method changes between rounds (method.gauge, or FedSVD's SVD); set "
+                "feedback: false"
             )
 
 
