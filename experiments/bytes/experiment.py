@@ -27,9 +27,10 @@ def run(config: BytesConfig, workspace: Workspace) -> Lines:
         for coding, seed in keys
     ]
     found = run_trials("runs", trials, workspace, config.workers)
-    ends = dict(zip(keys, found, strict=True))
     return {
-        coding.key: Line(coding, [ends[coding, seed] for seed in config.seeds])
+        coding.key: Line(
+            coding, [end for (of, _), end in zip(keys, found, strict=True) if of is coding]
+        )
         for coding in config.compared()
     }
 
