@@ -174,6 +174,7 @@ def assert_same_adapter(ours, theirs):
 
 
 TOP = "[{name: top_k, share: 0.1}, int8]"
+SGD = ["optimizer.name=sgd", "optimizer.lr=1.0"]
 SAMPLED = "federation.clients_per_round=2"
 RUNS = {
     "rolora": [],
@@ -196,7 +197,8 @@ RUNS = {
     "fedsvd": ["method.name=fedsvd", SAMPLED],
     "rolora, int8": ["stages=[int8]", SAMPLED],
     "rolora, int4 both ways": ["stages=[int4]", "server.stages=[int4]", SAMPLED],
-    "rolora, top_k and int8 both ways": [f"stages={TOP}", f"server.stages={TOP}"],
+    # AdamW's first steps are of one length, so that a last bit decides which are the largest.
+    "rolora, top_k, int8 both ways": [f"stages={TOP}", f"server.stages={TOP}", *SGD],
     "rolora, median": ["server.reducer=median"],
     "rolora, calibrated, by information": [
         "objective.logit_adjustment=1",
