@@ -101,7 +101,7 @@ class Trials:
                 f"data.validation = {config.data.validation}: the validation examples have no "
                 f"{run.task.first.title}, by which rates are chosen; set more of them aside"
             )
-        self.notice(f"{what}: {show(score, run.task.first)} after {rung} rounds")
+        self.notice(f"{what}: {show(score, run.task.first)} after round {rung}")
         return score
 
     def path(self, method: str, rate: float, seed: int) -> Path:

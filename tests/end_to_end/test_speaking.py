@@ -71,7 +71,7 @@ def test_a_run_that_goes_on_has_no_scores_of_before(tmp_path, llama):
 
 
 def test_what_fails_in_the_end_costs_no_run(tmp_path, llama, monkeypatch):
-    def failing(_):
+    def failing(_, notice):
         raise RuntimeError("no memory left")
 
     monkeypatch.setattr("rolora.library.scoring.generate_samples", failing)

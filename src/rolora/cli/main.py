@@ -111,6 +111,10 @@ def compare(
         str, typer.Option("--methods", help="Names, separated by commas.")
     ] = "rolora,ffa_lora,fedit,flexlora",
     seeds: Annotated[str, typer.Option("--seeds", help="Numbers, separated by commas.")] = "0,1,2",
+    target: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--target", help="The validation score for which bytes are counted."),
+    ] = None,
     out: Out = None,
 ) -> None:
     """Run several methods on the same partitions, cohorts and base model, and compare them.
@@ -132,6 +136,7 @@ def compare(
             seeds=seed_list(seeds),
             out=directory,
             watched=lambda which: Terminal(console, which),
+            target=target,
             command=command(),
         )
     console.print(comparison_table(directory))

@@ -77,7 +77,7 @@ def _ask_samples(run: Run, notice: Callable[[str], None]) -> None:
     from rolora.library.scoring import generate_samples
 
     try:
-        generate_samples(run)
+        generate_samples(run, notice=notice)
     except Exception as error:  # a run is worth more than its samples
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         notice(f"no sample generations ({reason})")
@@ -114,6 +114,7 @@ def compare(
     seeds: Sequence[int] = (0, 1, 2),
     out: str | Path | None = None,
     watched: Callable[[str], Callback] | None = None,
+    target: float | None = None,
     command: str = "rolora.compare",
     **objects: Any,
 ) -> ComparedRuns:
@@ -127,6 +128,8 @@ def compare(
         seeds: of each method's runs.
         out: the directory to write; None: ``runs/NAME-compare``.
         watched: who is told of a run, given which one it is; None: the terminal.
+        target: the validation score for which bytes are counted; None: the mean of the first
+            method's final ones.
         command: noted in the summaries.
         objects: as for :func:`stream`, but ``method``.
 
@@ -141,7 +144,7 @@ def compare(
     def told(which: str) -> Callbacks:
         return Callbacks([*make_trackers(settings.tracking), watching(which)])
 
-    runs = compare_methods(settings, methods, seeds, directory, told, command, given)
+    runs = compare_methods(settings, methods, seeds, directory, told, command, given, target)
     return ComparedRuns(directory, {(one.method, one.seed): one.directory for one in runs})
 
 
