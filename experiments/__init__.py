@@ -85,7 +85,7 @@ EXPERIMENTS: dict[str, Listed] = {
             "and down: accuracy over bytes",
             data="Rotten Tomatoes, of the extra demo",
             weights="MiniLM",
-            minutes="about 1 a run and core; 35 runs",
+            minutes="about 10 on two cores",
             gpu="no",
         ),
         Listed(

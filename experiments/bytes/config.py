@@ -71,17 +71,18 @@ CODINGS = {
 
 
 class BytesConfig(Section):
-    """The experiment: RoLoRA at the quickstart's shape and rate, and each of `codings` (None: all)
-    with nothing else changed. `workers` runs are made at a time, each on one thread.
+    """The experiment: RoLoRA on the quickstart's data, clients and rate, with adapters in the top
+    layer alone and half of its steps, so that a run takes seconds; and each of `codings` (None:
+    all) with nothing else changed. `workers` runs are made at a time, each on one thread.
     """
 
     codings: tuple[str, ...] | None = None
     model: str = "minilm"
-    layers: str = "3-5"
+    layers: str = "5"
     data: DataConfig = DataConfig(name="rotten_tomatoes")
     clients: Positive = 10
     rounds: Annotated[int, Field(ge=2, multiple_of=2)] = 16
-    local_steps: Positive = 10
+    local_steps: Positive = 5
     batch_size: Positive = 8
     rate: Rate = 5e-3
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
@@ -102,7 +103,7 @@ class BytesConfig(Section):
 
 
 def run_of(config: BytesConfig, coding: Coding, seed: int) -> Config:
-    """The quickstart with a coding, as a run."""
+    """Plain RoLoRA with a coding, as a run."""
     stages = {"stages": coding.up, "server": {"stages": coding.down}}
     coded = parse_config({**stages, "data": {"name": "rotten_tomatoes"}}, f"coding {coding.key}")
     return Config(
@@ -120,6 +121,6 @@ def run_of(config: BytesConfig, coding: Coding, seed: int) -> Config:
             lr=config.rate, local_steps=config.local_steps, batch_size=config.batch_size
         ),
         server=ServerConfig(stages=coded.server.stages),
-        evaluation=EvaluationConfig(every=2),
+        evaluation=EvaluationConfig(every=4),
         engine=EngineConfig(workers=1),
     )

@@ -122,10 +122,11 @@ def summary(config: BytesConfig, lines: Lines) -> str:
     """What was run."""
     seconds = fmean(end["seconds"] for line in lines.values() for end in line.final)
     return (
-        f"RoLoRA at the quickstart's shape: {config.clients} clients of labels dealt by Dirichlet "
-        f"0.5, all of them in each of {config.rounds} rounds of {config.local_steps} steps of "
-        f"{config.batch_size}, AdamW at {config.rate:g}; the same runs with what travels coded "
-        "(`stages`, `server.stages`), at the same rate, which was chosen for the plain one. "
+        f"RoLoRA on {config.clients} clients of labels dealt by Dirichlet 0.5, all of them in each "
+        f"of {config.rounds} rounds of {config.local_steps} steps of "
+        f"{config.batch_size}, adapters in the layers {config.layers} of {config.model}, AdamW at "
+        f"{config.rate:g}; the same runs with what travels coded "
+        "(`stages`, `server.stages`), at the same rate, the quickstart's. "
         f"{len(config.seeds)} seeds, each with a split, factors and batches of its own; the test "
         "examples are looked at once. Bytes are those of the messages, with the tensors' names, "
         "the scales, the positions, and what a client is sent when it is first met; an "
