@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor
 
+from rolora.client.descent import Descent, MakeDescent
 from rolora.client.evaluation import Batch, Carry, Split, evaluate
 from rolora.client.kept import Kept
 from rolora.client.moments import MOMENTS
 from rolora.client.objective import information
+from rolora.client.per_example import PerExample
 from rolora.client.replica import Replica
 from rolora.client.update import local_update
 from rolora.config import Config
@@ -19,6 +22,7 @@ from rolora.core.types import Adapter, Evaluation, Plan
 from rolora.data import Examples
 from rolora.methods import Method
 from rolora.model.lora import LoraModel
+from rolora.privacy.noising import chain_of
 from rolora.stages import At, Chain, change, make_chain
 from rolora.tasks import Task
 
@@ -36,6 +40,7 @@ class ClientRuntime:
         rules: what clients do beside plain training, in order.
         up: what becomes of their updates before they travel.
         down: what became of the changes that the server sends.
+        descend: makes how they come to their gradients.
     """
 
     config: Config
@@ -43,13 +48,14 @@ class ClientRuntime:
     rules: tuple[ClientRule, ...]
     up: Chain
     down: Chain
+    descend: MakeDescent = Descent
 
     @staticmethod
     def of(config: Config, method: Method, task: Task) -> ClientRuntime:
         """For a run of `method` on `task`."""
         rules = (*method.rules(), *MOMENTS[config.optimizer.state])
-        down = make_chain(config.server.stages)
-        return ClientRuntime(config, task, rules, make_chain(config.stages), down)
+        up, down = chain_of(config), make_chain(config.server.stages)
+        return ClientRuntime(config, task, rules, up, down, descent_of(config))
 
     def replica(self) -> Replica:
         """One that holds nothing yet."""
@@ -84,7 +90,7 @@ class ClientRuntime:
         config = self.config
         settings, seed = config.optimizer, config.seed
         given = (self.task, model, data, jobs, settings, seed, self.rules, config.objective)
-        trained = local_update(*given)
+        trained = local_update(*given, self.descend)
         if config.server.weighting == "information":
             trained = [_weighing(data, *each) for each in zip(jobs, trained, strict=True)]
         if not self.up:
@@ -93,7 +99,7 @@ class ClientRuntime:
 
     def _staged(self, job: Job, trained: Trained) -> Trained:
         update = trained.update
-        if not update.parts.flat.isfinite().all():
+        if not (self.up.takes_any or update.parts.flat.isfinite().all()):
             return trained  # as it is, for the server to refuse by name
         update = replace(update, parts=change(update.parts, job.start))
         at = At(self.config.seed, job.plan.round, job.plan.client)
@@ -115,6 +121,13 @@ class ClientRuntime:
             parts=trained.parts.select(local) if local else before.parts,
             state={**before.state, **trained.kept},
         )
+
+
+def descent_of(config: Config) -> MakeDescent:
+    """How the clients of a run come to their gradients."""
+    if config.privacy is None or config.privacy.unit != "example":
+        return Descent
+    return partial(PerExample, config.privacy, config.rounds)
 
 
 def _weighing(data: Examples, job: Job, trained: Trained) -> Trained:

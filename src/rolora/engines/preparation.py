@@ -24,6 +24,7 @@ from rolora.methods import Method, Setting
 from rolora.model.adopted import adopt_pretrained
 from rolora.model.loading import Pretrained, resolve_device
 from rolora.model.lora import LoraModel, check_ranks
+from rolora.privacy.checks import check_privacy
 from rolora.reducers import make_reducer
 from rolora.server.ledger import Ledger
 from rolora.server.round import Engine
@@ -290,6 +291,7 @@ def checked_method(config: Config, given: Given = NOTHING) -> Method:
     make_reducer(config.server.reducer, config.federation.cohort_size)
     make_chain(config.stages).check(method.turns())
     check_down(config, method)
+    check_privacy(config, method)
     return method
 
 

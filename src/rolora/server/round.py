@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
@@ -15,7 +16,6 @@ from rolora.config import Config
 from rolora.core.errors import RunFailed
 from rolora.core.shares import count_of
 from rolora.core.types import (
-    Adapter,
     ClientInfo,
     Evaluation,
     Failure,
@@ -26,16 +26,17 @@ from rolora.core.types import (
     Update,
 )
 from rolora.methods import Method
+from rolora.privacy.noising import chain_of
 from rolora.records.schema import FailureRecord, RoundRecord
 from rolora.records.shield import shielded
 from rolora.records.wire import plan_bytes
-from rolora.reducers import Limited, Reduced, Reducer, make_reducer
+from rolora.reducers import Reduced, Reducer
 from rolora.server.budget import affordable
-from rolora.server.cohort import sample_cohort
 from rolora.server.judge import Judge, all_finite, distances, mean_distances
 from rolora.server.ledger import Ledger
 from rolora.server.optimizer import server_step
 from rolora.server.pooling import validated
+from rolora.server.protection import Protection, unprotected
 from rolora.server.screen import Screen
 from rolora.stages import make_chain
 from rolora.stages.downlink import coded_down
@@ -118,9 +119,10 @@ def rounds(
     record: Record,
     answered: Callable[[Update | Failure], None] = lambda answer: None,
     spent: int = 0,
+    protection: Protection | None = None,
 ) -> Generator[RoundRecord, None, ServerState]:
-    """Run the rounds that are left, one at a time, as far as ``server.byte_budget`` goes; the value
-    at the end is the final state.
+    """Run the rounds that are left, one at a time, as far as ``server.byte_budget`` and
+    ``privacy.target_epsilon`` go; the value at the end is the final state.
 
     Args:
         config: the run's settings.
@@ -132,29 +134,33 @@ def rounds(
         record: the run's files.
         answered: told of every client's answer.
         spent: bytes both ways in the rounds before.
+        protection: what privacy changes; None: nothing, and the config asks for none.
 
     Yields:
         the record of a round, once it is finished: its metrics are written.
 
     Raises:
-        BadInput: the byte budget does not even allow round 1.
+        BadInput: a budget does not even allow round 1.
         RunFailed: the quorum was lost in every attempt at a round.
 
     Whatever ends the run, an interrupt or a closed generator too, is passed on after the last
     finished round has been checkpointed.
     """
     saved, held = state.round, Ledger(ledger.held)
+    guard = protection or unprotected(config)
 
     def goes_on(state: ServerState) -> bool:
-        return state.round < config.rounds and affordable(
-            config, method, engine.clients, state, ledger, spent
-        )
+        if state.round >= config.rounds or not guard.allows(state.round + 1):
+            return False
+        given = (config, method, engine.clients, state, ledger)
+        return affordable(*given, spent, guard.cohort)
 
     going = goes_on(state)
     try:
         while going:
             clock = Clock()
-            new, metrics = one_round(config, method, engine, state, ledger, clock, answered)
+            new, metrics = one_round(config, method, engine, state, ledger, clock, answered, guard)
+            guard.note(metrics)
             spent += metrics.bytes_up + metrics.bytes_down
             going, seen = goes_on(new), {}
             if not going or new.round % config.evaluation.every == 0:
@@ -163,7 +169,7 @@ def rounds(
                     seen = validated(task, results, engine.names, config.largest_share)
             notes = engine.take_notes()
             spent += notes.bytes_down
-            metrics = completed(metrics, seen, notes, clock)
+            metrics = completed(metrics, seen, notes, clock, guard.epsilon)
             with shielded():
                 record.round_finished(metrics)
                 state, held = new, Ledger(ledger.held)
@@ -209,25 +215,26 @@ def one_round(
     ledger: Ledger,
     clock: Clock,
     answered: Callable[[Update | Failure], None],
+    guard: Protection,
 ) -> tuple[ServerState, RoundRecord]:
     """Sample, plan, train, screen, aggregate, judge; again with another cohort if the quorum is
     lost, and again without those who spoiled it if the aggregate must not stand.
     """
     spent, attempt, barred = Spent(), 0, set[int]()
-    size = min(config.federation.cohort_size, len(engine.clients))
     with clock("plan"):
-        start, up = method.start(state), make_chain(config.stages)
-    least = reducer_of(config, method, start.parts).least
+        start, up = method.start(state), chain_of(config)
+    size = len(guard.cohort(engine.clients, state.round + 1, attempt))
+    least = guard.reducer(method, start).least
     enough = max(least, count_of(config.federation.quorum, size))
     out = left_out(state, len(engine.clients), enough)
     while attempt < ATTEMPTS:
         with clock("plan"):
             known = [client for client in engine.clients if client.id not in barred | out]
-            cohort = sample_cohort(config, known, state.round + 1, attempt)
+            cohort = guard.cohort(known, state.round + 1, attempt)
             whole = [method.plan(state, one) for one in cohort if one.id not in spent.spoilers]
         screen = Screen(engine.registered, whole, start, config.server.weighting, up, answered)
-        reducer, error = reducer_of(config, method, start.parts), None
-        if len(whole) >= enough:
+        reducer, error = guard.reducer(method, start), None
+        if whole and len(whole) >= enough:
             error = asked(engine, ledger, clock, screen, reducer, spent)
         made: ServerState | Spoilt | None = None
         if len(screen.updates) >= enough:
@@ -240,7 +247,8 @@ def one_round(
             for plan in whole:
                 ledger.finished(plan, made)
             newly = left_out(made, len(engine.clients), enough) - out
-            record = round_record(config, screen, spent, reducer.limit(), size)
+            plan = method.plan(state, engine.clients[0])
+            record = round_record(config, plan, screen, spent, reducer.limit(), size)
             return made, record.changed(attempts=attempt + 1, faults=asked_no_more(newly))
         if made is not None and made.blamed:
             spent.spoilt(made.blamed, ledger)
@@ -287,17 +295,17 @@ def asked_no_more(clients: Collection[int]) -> tuple[str, ...]:
 
 
 def round_record(
-    config: Config, screen: Screen, spent: Spent, limit: float, cohort: int
+    config: Config, plan: Plan, screen: Screen, spent: Spent, limit: float, cohort: int
 ) -> RoundRecord:
     """What is written down of a round that stands.
 
     Args:
         config: of the run.
+        plan: anybody's; in a private round perhaps nobody had one.
         screen: of the attempt that stands; spent: what all attempts took.
         limit: the most that a weight counted.
         cohort: how many clients were to take part.
     """
-    plan = next(iter(screen.plans.values()))
     return RoundRecord(
         round=plan.round,
         phase=phase(plan.train),
@@ -403,7 +411,7 @@ def aggregated(
     Args:
         error: what the reducer could not take.
     """
-    went: Mapping[Part, float] = dict.fromkeys(next(iter(screen.distances.values())), math.inf)
+    went: Mapping[Part, float] = dict.fromkeys(chain(*screen.distances.values()), math.inf)
     try:
         if error is not None:
             raise error
@@ -415,7 +423,7 @@ def aggregated(
             error = not_finite(start.round + 1, len(screen.updates))
     except Exception as raised:  # what a method cannot do with these updates
         error = raised
-    blamed = Judge(start, screen.distances, config.federation.max_jump).blamed(went)
+    blamed = Judge(start, screen.distances, config.largest_jump).blamed(went)
     if blamed or error is not None:
         return Spoilt(blamed, error or RunFailed(blamed[0].detail))
     return new
@@ -451,25 +459,12 @@ def quorum_lost(config: Config, number: int, enough: int, failures: Sequence[Fai
     )
 
 
-def reducer_of(config: Config, method: Method, start: Adapter) -> Reducer[Any]:
-    """A new reducer: the method's own where it needs each client's factors, else the run's; where
-    weights count, no one's is more than the config allows.
-
-    Args:
-        start: what the clients start from.
-    """
-
-    def make() -> Reducer[Any]:
-        if method.reduction == "each":
-            return method.reducer()
-        return make_reducer(config.server.reducer, config.federation.cohort_size, start)
-
-    share = config.largest_share
-    return Limited(make, share) if share < 1.0 and make().weighted else make()
-
-
 def completed(
-    metrics: RoundRecord, seen: Mapping[str, Any], notes: RoundNotes, clock: Clock
+    metrics: RoundRecord,
+    seen: Mapping[str, Any],
+    notes: RoundNotes,
+    clock: Clock,
+    epsilon: float | None,
 ) -> RoundRecord:
     """A round's record with what came after the aggregate."""
     return metrics.changed(
@@ -478,6 +473,7 @@ def completed(
         faults=(*metrics.faults, *notes.faults),
         bytes_down=metrics.bytes_down + notes.bytes_down,
         seconds=rounded(clock.seconds),
+        epsilon=epsilon,
     )
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from rolora.core.errors import BadInput
 from rolora.core.section import Section
 from rolora.core.seeds import torch_generator
-from rolora.core.types import Adapter, Layout, Update, laid_out
+from rolora.core.types import Adapter, Layout, Part, Update, laid_out
 
 
 class StageOptions(Section):
@@ -38,11 +40,13 @@ class At:
 
     seed: int
     round: int
-    client: int | str
+    client: int
+    part: Part = ""
 
     def generator(self, *names: str | int) -> torch.Generator:
         """A generator for what `names` say, of this client in this round."""
-        return torch_generator(self.seed, *names, self.round, self.client)
+        of = (*names, self.part) if self.part else names
+        return torch_generator(self.seed, *of, self.round, self.client)
 
 
 class Stage(ABC):
@@ -55,6 +59,10 @@ class Stage(ABC):
 
     Options: ClassVar[type[StageOptions]]
     title: ClassVar[str]
+    takes_any: ClassVar[bool] = False
+    """Whether it also encodes what is not finite; else that goes to the server as it is, which
+    refuses it by name.
+    """
 
     def __init__(self, options: Any):
         self.options = options
@@ -74,11 +82,14 @@ class Stage(ABC):
         return wanted
 
     @abstractmethod
-    def encode(self, update: Update, at: At) -> Update:
-        """The update as it travels.
+    def encode(
+        self, update: Update, kept: Mapping[str, Tensor], at: At
+    ) -> tuple[Update, Mapping[str, Tensor]]:
+        """The update as it travels, and what the stage itself keeps for its next one.
 
         Args:
             update: its parts are the change.
+            kept: what was kept before, by name.
             at: round and client.
         """
 

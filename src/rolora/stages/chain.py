@@ -30,6 +30,11 @@ class Chain:
     def __bool__(self) -> bool:
         return bool(self.stages)
 
+    @property
+    def takes_any(self) -> bool:
+        """Whether it also encodes what is not finite."""
+        return bool(self.stages) and self.stages[0].takes_any
+
     def check(self, turns: bool) -> None:
         """Refuse what does not go together.
 
@@ -63,19 +68,20 @@ class Chain:
             kept: what was kept before, by name.
             at: round and client.
         """
-        whole, own = update, self._feeding()
+        whole, first, own = update, self._feeding(), dict[str, Tensor]()
         for number, stage in enumerate(self.stages):
-            if number == own:
+            if number == first:
                 layout = update.parts.layout
                 fed = update.parts.flat + kept_by_part(FEEDBACK, kept, layout).flat
                 whole = update = replace(update, parts=Adapter(layout, fed))
-            update = stage.encode(update, at)
+            update, more = stage.encode(update, kept, at)
+            own |= more
         sent = replace(update, parts=Adapter(_joined(update.parts.layout), update.parts.flat))
-        if own is None:
-            return sent, {}
-        back = self._decoded(update, whole.parts.layout, self.stages[own:])
+        if first is None:
+            return sent, own
+        back = self._decoded(update, whole.parts.layout, self.stages[first:])
         lost = Adapter(whole.parts.layout, whole.parts.flat - back.parts.flat)
-        return sent, named_by_part(FEEDBACK, lost)
+        return sent, {**own, **named_by_part(FEEDBACK, lost)}
 
     def decode(self, update: Update, wanted: Layout) -> Update:
         """The update as it was, up to what the stages lose.

@@ -37,7 +37,7 @@ def coded_down(down: Chain, seed: int, old: ServerState, new: ServerState) -> Se
             continue
         before, after = old.parts.select({part}), new.parts.select({part})
         moved = Update(NOBODY, 1, change(after, before))
-        sent, lost = down.encode(moved, kept, At(seed, new.round, f"server {part}"))
+        sent, lost = down.encode(moved, kept, At(seed, new.round, NOBODY, part))
         step = Increment(part, since, version, sent.parts.flat, sent.side)
         parts.update(advanced(before, [step], down))
         kept |= lost

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import ClassVar
 
@@ -46,7 +46,9 @@ class Rounding(Coding):
         """Of the scales beside the codes."""
         return f"{self.options.name}.scale"
 
-    def encode(self, update: Update, at: At) -> Update:
+    def encode(
+        self, update: Update, kept: Mapping[str, Tensor], at: At
+    ) -> tuple[Update, Mapping[str, Tensor]]:
         """Codes of the change, and their scales."""
         x, sizes = update.parts.flat, self.blocks(update.parts.layout)
         scale = torch.segment_reduce(x.abs(), "max", lengths=sizes) / self.levels
@@ -54,7 +56,8 @@ class Rounding(Coding):
         draw = torch.rand(x.shape, generator=at.generator(self.options.name))
         codes = (x / scale.repeat_interleave(sizes) + draw).floor().clamp(-self.levels, self.levels)
         packed = self.packed(Adapter(update.parts.layout, codes))
-        return replace(update, parts=packed, side={**update.side, self.scale_name: scale})
+        side = {**update.side, self.scale_name: scale}
+        return replace(update, parts=packed, side=side), {}
 
     def decode(self, update: Update, wanted: Layout) -> Update:
         """``s q``."""

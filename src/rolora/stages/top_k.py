@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated
 
@@ -41,7 +41,9 @@ class TopK(Coding):
         """One vector a part, of the k numbers."""
         return Layout.of({("top_k", part): (k,) for part, _, k in self._counts(wanted)})
 
-    def encode(self, update: Update, at: At) -> Update:
+    def encode(
+        self, update: Update, kept: Mapping[str, Tensor], at: At
+    ) -> tuple[Update, Mapping[str, Tensor]]:
         """The largest, in the order in which they lie; of equal ones the first."""
         layout, side, values = update.parts.layout, dict(update.side), []
         for part, n, k in self._counts(layout):
@@ -50,7 +52,8 @@ class TopK(Coding):
             chosen = x.abs().argsort(descending=True, stable=True)[:k].sort().values
             values.append(x[chosen])
             side[f"top_k.{part}"] = torch.from_numpy(packed(chosen.numpy(), n))
-        return replace(update, parts=Adapter(self.layout(layout), torch.cat(values)), side=side)
+        parts = Adapter(self.layout(layout), torch.cat(values))
+        return replace(update, parts=parts, side=side), {}
 
     def decode(self, update: Update, wanted: Layout) -> Update:
         """Zero for all others."""

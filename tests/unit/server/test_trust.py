@@ -15,7 +15,7 @@ from rolora.core.types import Adapter, Evaluation, Failure
 from rolora.methods import METHODS
 from rolora.reducers import Limited, Mean
 from rolora.server.judge import JUMP
-from rolora.server.round import left_out
+from rolora.server.round import MOST_SPOILT, left_out
 from rolora.stages import At, BadMessage, Int8, make_chain
 from rounds import FakeEngine, one_bad, play
 
@@ -341,7 +341,8 @@ def test_under_every_method_the_round_is_that_of_the_others(name, options):
     expected, _ = play_with(lambda update: Failure(1, "lost"))
     assert torch.equal(state.parts.flat, expected.parts.flat)
     for line in record.metrics:
-        assert [(f.client, f.reason) for f in line.failures] == [(1, "too_far")]
+        found = [(f.client, f.reason) for f in line.failures]
+        assert found == [(1, "too_far")] * (line.round <= MOST_SPOILT)
 
 
 # What nobody thought of --------------------------------------------------------------------
