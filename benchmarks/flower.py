@@ -34,6 +34,7 @@ from rolora.engines.flower.settings import ServerConfig, SiteConfig, load_settin
 from rolora.engines.preparation import Ready, prepare
 from rolora.model.loading import draw_parameters, load_tokenizer
 from rolora.server.ledger import Ledger
+from rolora.server.protection import Protection
 from rolora.server.round import Clock, Engine, one_round
 
 Row = dict[str, Any]
@@ -210,7 +211,8 @@ def all_rounds(ready: Ready, engine: Engine, ledger: Ledger) -> list[Row]:
             trained.append(answer.metrics.get("seconds", 0.0))
 
         state, metrics = one_round(
-            ready.config, ready.method, engine, state, ledger, clock, answered
+            *(ready.config, ready.method, engine, state, ledger, clock, answered),
+            Protection(ready.config),
         )
         rounds.append(
             {

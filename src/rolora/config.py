@@ -22,7 +22,7 @@ from rolora.core.errors import nearest
 from rolora.core.parsing import apply_override, chosen, parse_section, place_path, shown
 from rolora.core.reading import ReadOptions
 from rolora.core.section import NonNegative, Positive, Rate, Section, Seed
-from rolora.core.types import ClientInfo, scaling_of
+from rolora.core.types import ClientInfo, Part, scaling_of
 from rolora.core.yaml_text import read_mapping
 from rolora.methods import METHODS, Options
 from rolora.methods.rolora import RoLoRAOptions
@@ -237,6 +237,10 @@ class OptimizerConfig(Section):
             raise ValueError("give either local_steps or local_epochs, the other null")
         return self
 
+    def steps(self, examples: int) -> int:
+        """Of a client with so many examples in a round."""
+        return self.local_steps or (self.local_epochs or 1) * -(-examples // self.batch_size)
+
 
 class ObjectiveConfig(Section):
     """What clients train on. With `logit_adjustment` tau above 0 the log of a client's own label
@@ -288,6 +292,47 @@ class ServerConfig(Section):
     weighting: Literal["examples", "uniform", "information"] = "examples"
     reducer: AnyReducer = ReducerOptions()
     byte_budget: Annotated[ByteSize, Field(gt=0)] | None = None
+
+
+Clip = Rate | dict[Part, Rate]
+
+
+class PrivacyConfig(Section):
+    """Differential privacy of each client or of each training example (`unit`), counted.
+
+    A client's change of a round, or an example's gradient, is cut to the length `clip` over all
+    parts that train; by part, as ``{A: 0.5, B: 0.1}``, each part is measured by its own. Noise of
+    `noise_multiplier` clips is added to the sum: with ``unit: client`` by the server, or in shares
+    by the clients (`noise`), with ``unit: example`` by the client. Without it the noise is solved,
+    so that all rounds together spend `target_epsilon` at `delta`; with both, the run ends before
+    the round that would spend more. `accountant` says how it is counted: ``pld`` is tighter,
+    ``rdp`` quicker. `seed` makes the draws repeatable for a study, and worth nothing to anybody's
+    privacy: null takes keys of the operating system's that stay with the run and at the sites.
+    """
+
+    unit: Literal["client", "example"] = "client"
+    clip: Clip
+    noise_multiplier: NonNegative | None = None
+    target_epsilon: Rate | None = None
+    delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-5
+    noise: Literal["server", "clients"] | None = None
+    accountant: Literal["pld", "rdp"] = "pld"
+    seed: Seed | None = None
+
+    @model_validator(mode="after")
+    def _noise_known(self) -> PrivacyConfig:
+        if self.noise_multiplier is None and self.target_epsilon is None:
+            raise ValueError("give noise_multiplier, or target_epsilon, for which it is solved")
+        if self.unit == "example" and self.noise == "server":
+            raise ValueError(
+                "noise = 'server': an example is hidden at its own client; leave noise out"
+            )
+        return self
+
+    @property
+    def noised_by(self) -> str:
+        """``server`` or ``clients``."""
+        return self.noise or ("server" if self.unit == "client" else "clients")
 
 
 class EvaluationConfig(Section):
@@ -374,6 +419,7 @@ class Config(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     server: ServerConfig = ServerConfig()
+    privacy: PrivacyConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     engine: EngineConfig = EngineConfig()
@@ -389,6 +435,17 @@ class Config(Section):
             return federation.max_share
         own = engine.name == "in_process" or engine.runtime == "simulation"
         return 1.0 if own or federation.cohort_size < 3 else 0.5
+
+    @property
+    def noised_by_clients(self) -> bool:
+        """Whether each client hides what it sends by itself."""
+        return self.privacy is not None and self.privacy.noised_by == "clients"
+
+    @property
+    def largest_jump(self) -> float | None:
+        """``federation.max_jump``; None where the clip bounds each client, and the noise none."""
+        private = self.privacy is not None and self.privacy.unit == "client"
+        return None if private else self.federation.max_jump
 
     def client(self, number: int, num_examples: int) -> ClientInfo:
         """What a method may know of one client."""

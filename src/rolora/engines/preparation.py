@@ -23,6 +23,7 @@ from rolora.methods import Method, Setting
 from rolora.model.adopted import adopt_pretrained
 from rolora.model.loading import Pretrained, resolve_device
 from rolora.model.lora import LoraModel, check_ranks
+from rolora.privacy.checks import check_privacy
 from rolora.reducers import make_reducer
 from rolora.server.ledger import Ledger
 from rolora.server.round import Engine
@@ -286,6 +287,7 @@ def checked_method(config: Config, given: Given = NOTHING) -> Method:
     make_reducer(config.server.reducer, config.federation.cohort_size)
     for options in config.stages:
         make_stage(options).check(method.turns())
+    check_privacy(config, method)
     return method
 
 

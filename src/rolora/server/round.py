@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
@@ -15,7 +16,6 @@ from rolora.config import Config
 from rolora.core.errors import RunFailed
 from rolora.core.shares import count_of
 from rolora.core.types import (
-    Adapter,
     ClientInfo,
     Evaluation,
     Failure,
@@ -26,18 +26,18 @@ from rolora.core.types import (
     Update,
 )
 from rolora.methods import Method
+from rolora.privacy.noising import stages_of
 from rolora.records.schema import FailureRecord, RoundRecord
 from rolora.records.shield import shielded
 from rolora.records.wire import payload_bytes
-from rolora.reducers import Limited, Reduced, Reducer, make_reducer
+from rolora.reducers import Reduced, Reducer
 from rolora.server.budget import affordable
-from rolora.server.cohort import sample_cohort
 from rolora.server.judge import Judge, all_finite, distances, mean_distances
 from rolora.server.ledger import Ledger
 from rolora.server.optimizer import server_step
 from rolora.server.pooling import validated
+from rolora.server.protection import Protection, unprotected
 from rolora.server.screen import Screen
-from rolora.stages import make_stage
 from rolora.tasks import Task
 
 Result = TypeVar("Result")
@@ -115,9 +115,10 @@ def rounds(
     record: Record,
     answered: Callable[[Update | Failure], None] = lambda answer: None,
     spent: int = 0,
+    protection: Protection | None = None,
 ) -> Generator[RoundRecord, None, ServerState]:
-    """Run the rounds that are left, one at a time, as far as ``server.byte_budget`` goes; the value
-    at the end is the final state.
+    """Run the rounds that are left, one at a time, as far as ``server.byte_budget`` and
+    ``privacy.target_epsilon`` go; the value at the end is the final state.
 
     Args:
         config: the run's settings.
@@ -129,29 +130,33 @@ def rounds(
         record: the run's files.
         answered: told of every client's answer.
         spent: bytes both ways in the rounds before.
+        protection: what privacy changes; None: nothing, and the config asks for none.
 
     Yields:
         the record of a round, once it is finished: its metrics are written.
 
     Raises:
-        BadInput: the byte budget does not even allow round 1.
+        BadInput: a budget does not even allow round 1.
         RunFailed: the quorum was lost in every attempt at a round.
 
     Whatever ends the run, an interrupt or a closed generator too, is passed on after the last
     finished round has been checkpointed.
     """
     saved, held = state.round, Ledger(ledger.held)
+    guard = protection or unprotected(config)
 
     def goes_on(state: ServerState) -> bool:
-        return state.round < config.rounds and affordable(
-            config, method, engine.clients, state, ledger, spent
-        )
+        if state.round >= config.rounds or not guard.allows(state.round + 1):
+            return False
+        given = (config, method, engine.clients, state, ledger)
+        return affordable(*given, spent, guard.cohort)
 
     going = goes_on(state)
     try:
         while going:
             clock = Clock()
-            new, metrics = one_round(config, method, engine, state, ledger, clock, answered)
+            new, metrics = one_round(config, method, engine, state, ledger, clock, answered, guard)
+            guard.note(metrics)
             spent += metrics.bytes_up + metrics.bytes_down
             going, seen = goes_on(new), {}
             if not going or new.round % config.evaluation.every == 0:
@@ -160,7 +165,7 @@ def rounds(
                     seen = validated(task, results, engine.names, config.largest_share)
             notes = engine.take_notes()
             spent += notes.bytes_down
-            metrics = completed(metrics, seen, notes, clock)
+            metrics = completed(metrics, seen, notes, clock, guard.epsilon)
             with shielded():
                 record.round_finished(metrics)
                 state, held = new, Ledger(ledger.held)
@@ -206,24 +211,25 @@ def one_round(
     ledger: Ledger,
     clock: Clock,
     answered: Callable[[Update | Failure], None],
+    guard: Protection,
 ) -> tuple[ServerState, RoundRecord]:
     """Sample, plan, train, screen, aggregate, judge; again with another cohort if the quorum is
     lost, and again without those who spoiled it if the aggregate must not stand.
     """
     spent, attempt, barred = Spent(), 0, set[int]()
-    size = min(config.federation.cohort_size, len(engine.clients))
     with clock("plan"):
-        start, stages = method.start(state), [make_stage(options) for options in config.stages]
-    least = reducer_of(config, method, start.parts).least
+        start, stages = method.start(state), stages_of(config)
+    size = len(guard.cohort(engine.clients, state.round + 1, attempt))
+    least = guard.reducer(method, start).least
     enough = max(least, count_of(config.federation.quorum, size))
     while attempt < ATTEMPTS:
         with clock("plan"):
             known = [client for client in engine.clients if client.id not in barred]
-            cohort = sample_cohort(config, known, state.round + 1, attempt)
+            cohort = guard.cohort(known, state.round + 1, attempt)
             whole = [method.plan(state, one) for one in cohort if one.id not in spent.spoilers]
         screen = Screen(engine.registered, whole, start, config.server.weighting, stages, answered)
-        reducer, error = reducer_of(config, method, start.parts), None
-        if len(whole) >= enough:
+        reducer, error = guard.reducer(method, start), None
+        if whole and len(whole) >= enough:
             error = asked(engine, ledger, clock, screen, reducer, spent)
         made: ServerState | Spoilt | None = None
         if len(screen.updates) >= enough:
@@ -234,7 +240,7 @@ def one_round(
                 ledger.finished(plan, made)
             return made, RoundRecord(
                 round=made.round,
-                phase=phase(whole[0].train),
+                phase=phase(method.plan(state, engine.clients[0]).train),
                 train_loss=screen.train_loss(config.largest_share),
                 updates=screen.written(reducer.limit()),
                 clients=len(screen.updates),
@@ -347,7 +353,7 @@ def aggregated(
     Args:
         error: what the reducer could not take.
     """
-    went: Mapping[Part, float] = dict.fromkeys(next(iter(screen.distances.values())), math.inf)
+    went: Mapping[Part, float] = dict.fromkeys(chain(*screen.distances.values()), math.inf)
     try:
         if error is not None:
             raise error
@@ -359,7 +365,7 @@ def aggregated(
             error = not_finite(start.round + 1, len(screen.updates))
     except Exception as raised:  # what a method cannot do with these updates
         error = raised
-    blamed = Judge(start, screen.distances, config.federation.max_jump).blamed(went)
+    blamed = Judge(start, screen.distances, config.largest_jump).blamed(went)
     if blamed or error is not None:
         return Spoilt(blamed, error or RunFailed(blamed[0].detail))
     return new
@@ -395,25 +401,12 @@ def quorum_lost(config: Config, number: int, enough: int, failures: Sequence[Fai
     )
 
 
-def reducer_of(config: Config, method: Method, start: Adapter) -> Reducer[Any]:
-    """A new reducer: the method's own where it needs each client's factors, else the run's; where
-    weights count, no one's is more than the config allows.
-
-    Args:
-        start: what the clients start from.
-    """
-
-    def make() -> Reducer[Any]:
-        if method.reduction == "each":
-            return method.reducer()
-        return make_reducer(config.server.reducer, config.federation.cohort_size, start)
-
-    share = config.largest_share
-    return Limited(make, share) if share < 1.0 and make().weighted else make()
-
-
 def completed(
-    metrics: RoundRecord, seen: Mapping[str, Any], notes: RoundNotes, clock: Clock
+    metrics: RoundRecord,
+    seen: Mapping[str, Any],
+    notes: RoundNotes,
+    clock: Clock,
+    epsilon: float | None,
 ) -> RoundRecord:
     """A round's record with what came after the aggregate."""
     return metrics.changed(
@@ -422,6 +415,7 @@ def completed(
         faults=tuple(notes.faults),
         bytes_down=metrics.bytes_down + notes.bytes_down,
         seconds=rounded(clock.seconds),
+        epsilon=epsilon,
     )
 
 

@@ -48,6 +48,10 @@ class Stage(ABC):
 
     Options: ClassVar[type[StageOptions]]
     title: ClassVar[str]
+    takes_any: ClassVar[bool] = False
+    """Whether it also encodes what is not finite; else that goes to the server as it is, which
+    refuses it by name.
+    """
 
     def __init__(self, options: Any):
         self.options = options

@@ -185,12 +185,16 @@ class SiteHandler:
     def _train(self, site: SiteModel, request: Request) -> Frames:
         plan = request.plan
         begin = time.perf_counter()
+        if site.config.noised_by_clients:
+            # Another start would have other noise, and each is counted once.
+            start = site.replica(plan.rank).start(plan, site.runtime.rules)
+            self._as_begun(f"round-{plan.round}", digest(start.parts), "refused")
         before = self._kept.before(plan.round)
         update, kept = site.train(plan, before)
         seconds = time.perf_counter() - begin
         self._kept.save(plan.round, kept)
         self._kept.settle(request.settled)
-        log.info("round %s: loss %.4f, %.1f s", plan.round, update.metrics["train_loss"], seconds)
+        log.info("round %s: %s, %.1f s", plan.round, dict(update.metrics), seconds)
         return pack_update(replace(update, metrics={**update.metrics, "seconds": seconds}))
 
     def _evaluate(self, site: SiteModel, replica: Replica, request: Request) -> Frames:
@@ -211,7 +215,8 @@ class SiteHandler:
 
 def settled_in(settings: Mapping[str, Any]) -> str:
     """A digest of what of a run's settings stays the same from its first round to its last."""
-    fixed = {name: value for name, value in by_name(settings).items() if not may_change(name)}
+    every = by_name(settings).items()
+    fixed = {name: value for name, value in every if not may_change(name, settings)}
     text = json.dumps(fixed, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
