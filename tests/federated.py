@@ -192,6 +192,13 @@ RUNS = {
     "fedsa_lora": ["method.name=fedsa_lora", "model.head=local", SAMPLED],
     "scaffold": ["method.name=scaffold", SAMPLED],
     "rolora, int8": ["stages=[int8]", SAMPLED],
+    "rolora, secure sum, head": ["secure_sum.threshold=0.6", "model.head=train"],
+    "scaffold, secure sum, sampled": [
+        "secure_sum.threshold=0.6",
+        "method.name=scaffold",
+        "server.weighting=uniform",
+        SAMPLED,
+    ],
     "rolora, median": ["server.reducer=median"],
     "rolora, calibrated, by information": [
         "objective.logit_adjustment=1",
@@ -305,4 +312,30 @@ BAD = {
 
 
 def is_training(frames):
-    return len(frames) > 1 and json.loads(frames[0])["do"] == "train"
+    return len(frames) > 2 and json.loads(frames[0])["do"] == "train"
+
+
+def step_of(frames):
+    """The name of a step of a sum; of a request to train, ``masked``."""
+    if len(frames) == 2:
+        return json.loads(frames[0])["step"]
+    return "masked" if is_training(frames) else ""
+
+
+def round_of(frames):
+    """Of a step, or of a request to train; 0 for any other."""
+    if len(frames) == 2:
+        return json.loads(frames[0])["round"]
+    return messages.unpack_request(frames).plan.round if is_training(frames) else 0
+
+
+def leaving(handlers, client, step, number):
+    """The site does not answer that step of a round."""
+    answer = handlers[client]
+
+    def gone(frames):
+        if step_of(frames) == step and round_of(frames) == number:
+            raise ConnectionError
+        return answer(frames)
+
+    handlers[client] = gone

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
-
-from torch import Tensor
 
 from rolora.config import Config
 from rolora.core.errors import RunFailed
 from rolora.core.shares import count_of
 from rolora.core.types import (
     Adapter,
-    ClientInfo,
-    Evaluation,
     Failure,
     Part,
     Plan,
@@ -32,6 +28,8 @@ from rolora.records.wire import payload_bytes
 from rolora.reducers import Limited, Reduced, Reducer, make_reducer
 from rolora.server.budget import affordable
 from rolora.server.cohort import sample_cohort
+from rolora.server.engine import Engine
+from rolora.server.gathering import Gathering
 from rolora.server.judge import Judge, all_finite, distances, mean_distances
 from rolora.server.ledger import Ledger
 from rolora.server.optimizer import server_step
@@ -44,38 +42,6 @@ Result = TypeVar("Result")
 
 ATTEMPTS = 3
 """How often a round is tried, each time with another cohort, before the run ends."""
-
-
-class Engine(Protocol):
-    """Where clients run: in this process, or across machines."""
-
-    @property
-    def clients(self) -> Sequence[ClientInfo]:
-        """All clients, by id."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What the model's outputs stand for."""
-
-    def registered(self, client: int) -> int:
-        """The number of training examples that the client has said it holds; 0: not known."""
-
-    def train(self, plans: Sequence[Plan]) -> Iterator[Update | Failure]:
-        """Carry out the plans; one answer for each, as they come."""
-
-    def evaluate(self, plan: Plan, split: str) -> list[Evaluation]:
-        """Evaluate the model of `plan` on every client's held-out examples of `split`."""
-
-    def take_notes(self) -> RoundNotes:
-        """What else is to be written down since this was last asked."""
-
-    def tensors(self, round_number: int) -> dict[str, Tensor]:
-        """What the engine must find again to go on after a round, by ``KIND/CLIENT/NAME``: the last
-        one finished, though the next may have begun.
-        """
-
-    def restore(self, tensors: Mapping[str, Tensor], state: ServerState) -> None:
-        """Take up :meth:`tensors` of an earlier process."""
 
 
 class Record(Protocol):
@@ -213,20 +179,21 @@ def one_round(
     spent, attempt, barred = Spent(), 0, set[int]()
     size = min(config.federation.cohort_size, len(engine.clients))
     with clock("plan"):
-        start, stages = method.start(state), [make_stage(options) for options in config.stages]
-    least = reducer_of(config, method, start.parts).least
-    enough = max(least, count_of(config.federation.quorum, size))
+        start = method.start(state)
+    enough = max(least(config, method, start), count_of(config.federation.quorum, size))
+    # Where all are asked, or a sum is opened, others would not make another round of it.
+    final = size == len(engine.clients) or config.least_sum is not None
     while attempt < ATTEMPTS:
         with clock("plan"):
             known = [client for client in engine.clients if client.id not in barred]
             cohort = sample_cohort(config, known, state.round + 1, attempt)
             whole = [method.plan(state, one) for one in cohort if one.id not in spent.spoilers]
-        screen = Screen(engine.registered, whole, start, config.server.weighting, stages, answered)
-        reducer, error = reducer_of(config, method, start.parts), None
+        gathering = gathering_of(config, method, engine, start, whole, enough, answered)
+        screen, reducer, error = gathering.screen, gathering.reducer, None
         if len(whole) >= enough:
-            error = asked(engine, ledger, clock, screen, reducer, spent)
+            error = asked(gathering, ledger, clock, spent)
         made: ServerState | Spoilt | None = None
-        if len(screen.updates) >= enough:
+        if gathering.complete:
             with clock("aggregate"):
                 made = aggregated(config, method, start, reducer, screen, error)
         if isinstance(made, ServerState):
@@ -248,31 +215,23 @@ def one_round(
             spent.spoilt(made.blamed, ledger)
             if len(whole) - len(made.blamed) < enough:
                 barred = set(spent.spoilers)  # others take their places
-        elif made is not None and (attempt + 1 == ATTEMPTS or size == len(engine.clients)):
+        elif made is not None and (attempt + 1 == ATTEMPTS or final):
             raise made.error
         else:
             attempt, barred = attempt + 1, set(spent.spoilers)
     raise quorum_lost(config, state.round + 1, enough, spent.failures)
 
 
-def asked(
-    engine: Engine,
-    ledger: Ledger,
-    clock: Clock,
-    screen: Screen,
-    reducer: Reducer[Any],
-    spent: Spent,
-) -> Exception | None:
-    """Have the plans of `screen` carried out, and add what is sound to the reducer; what that could
-    not take, if so.
-    """
+def asked(gathering: Gathering, ledger: Ledger, clock: Clock, spent: Spent) -> Exception | None:
+    """Have a gathering's plans carried out; what its reducer could not take, if so."""
+    screen = gathering.screen
     with clock("plan"):
         plans = [ledger.narrow(plan) for plan in screen.plans.values()]
     with clock("aggregate"):
-        error = added_up(reducer, screen.sound(engine.train(plans)))
+        error = gathering.gather(plans)
     clock.seconds["aggregate"] -= screen.seconds
     clock.seconds["train"] = clock.seconds.get("train", 0.0) + screen.seconds
-    spent.add(plans, screen)
+    spent.add(plans, gathering)
     for plan in plans:
         ledger.replied(plan) if plan.client in screen.updates else ledger.failed(plan.client)
     return error
@@ -293,11 +252,11 @@ class Spent:
     up: int = 0
     down: int = 0
 
-    def add(self, plans: Sequence[Plan], screen: Screen) -> None:
+    def add(self, plans: Sequence[Plan], gathering: Gathering) -> None:
         """One attempt more."""
-        self.down += sum(payload_bytes(plan.send.layout) for plan in plans)
-        self.up += screen.bytes_up
-        self.failures += screen.failures
+        self.down += sum(payload_bytes(plan.send.layout) for plan in plans) + gathering.down
+        self.up += gathering.screen.bytes_up + gathering.up
+        self.failures += gathering.screen.failures
 
     def spoilt(self, blamed: Sequence[Failure], ledger: Ledger) -> None:
         """The round is rolled back, and done again without these."""
@@ -318,20 +277,6 @@ class Spoilt:
 
     blamed: list[Failure]
     error: Exception
-
-
-def added_up(reducer: Reducer[Any], updates: Iterable[Update]) -> Exception | None:
-    """Add all updates to the reducer; what it could not take, if so. The others are still heard, as
-    whose update it was shows only beside them.
-    """
-    error: Exception | None = None
-    for update in updates:
-        try:
-            if error is None:
-                reducer.add(update)
-        except Exception as raised:
-            error = raised
-    return error
 
 
 def aggregated(
@@ -359,7 +304,7 @@ def aggregated(
             error = not_finite(start.round + 1, len(screen.updates))
     except Exception as raised:  # what a method cannot do with these updates
         error = raised
-    blamed = Judge(start, screen.distances, config.federation.max_jump).blamed(went)
+    blamed = Judge(start, screen.distances, config.largest_jump).blamed(went)
     if blamed or error is not None:
         return Spoilt(blamed, error or RunFailed(blamed[0].detail))
     return new
@@ -393,6 +338,33 @@ def quorum_lost(config: Config, number: int, enough: int, failures: Sequence[Fai
         f"{config.server.reducer.name}, was lost {ATTEMPTS} times; last failures: "
         + "; ".join(f"client {f.client}: {f.reason} {f.detail}".strip() for f in failures[-3:])
     )
+
+
+def gathering_of(
+    config: Config,
+    method: Method,
+    engine: Engine,
+    start: ServerState,
+    plans: Sequence[Plan],
+    enough: int,
+    answered: Callable[[Update | Failure], None],
+) -> Gathering:
+    """One attempt at a round: its updates one by one, or as a secure sum."""
+    stages = [make_stage(options) for options in config.stages]
+    given = (engine.registered, plans, start, config.server.weighting, stages, answered)
+    if config.least_sum is None:
+        reducer = reducer_of(config, method, start.parts)
+        return Gathering(engine, Screen(*given), reducer, enough)
+    from rolora.secure.tally import Tally
+    from rolora.server.summed import Summed, SummedGathering, SummedScreen
+
+    summed = Summed(Tally(config.sum_terms(start.round + 1), config.largest_share), start.parts)
+    return SummedGathering(engine, SummedScreen(*given), summed, enough, examples=engine.registered)
+
+
+def least(config: Config, method: Method, start: ServerState) -> int:
+    """How many updates a round needs, whatever its quorum."""
+    return config.least_sum or reducer_of(config, method, start.parts).least
 
 
 def reducer_of(config: Config, method: Method, start: Adapter) -> Reducer[Any]:
