@@ -191,6 +191,7 @@ RUNS = {
     "fedex_lora, dropout": ["method.name=fedex_lora", "lora.dropout=0.2"],
     "fedsa_lora": ["method.name=fedsa_lora", "model.head=local", SAMPLED],
     "scaffold": ["method.name=scaffold", SAMPLED],
+    "fedsvd": ["method.name=fedsvd", SAMPLED],
     "rolora, int8": ["stages=[int8]", SAMPLED],
     "rolora, secure sum, head": ["secure_sum.threshold=0.6", "model.head=train"],
     "scaffold, secure sum, sampled": [

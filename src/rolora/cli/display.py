@@ -14,6 +14,7 @@ from rolora.library.plan import RunPlan
 from rolora.methods import METHODS
 from rolora.records.schema import Summary
 from rolora.records.spread import spread
+from rolora.records.tuning import Tuning
 from rolora.records.units import byte_size, duration, show
 from rolora.report.expected import against_estimate
 from rolora.server.budget import Bytes
@@ -163,6 +164,33 @@ def methods_table() -> Table:
         facts = f"travels: {method.travels}; exact: {method.exactness}; {ranks}"
         about = f"{method.title}\n{facts}\n[dim]{escape(method.citation)}[/]"
         table.add_row(f"[bold]{escape(name)}[/]", about)
+    return table
+
+
+def tuning_table(tuning: Tuning) -> Table:
+    """Each method's rate, its score, and what was tried."""
+    metric = tuning.task.first
+    table = Table(title=f"{tuning.model} on {tuning.data}, {tuning.rounds} rounds")
+    table.title_justify = table.caption_justify = "left"
+    for name in ("method", "rate", f"validation {metric.title}", "after rounds", "tried"):
+        table.add_column(name, justify="left" if name in ("method", "tried") else "right")
+    for method in tuning.methods.values():
+        best = method.best
+        rate = "all runs failed" if best is None else f"{best.rate:g}"
+        score = best.mean(method.rung) if best else None
+        table.add_row(
+            escape(method.title),
+            rate + (" (end of what was tried)" if best and method.at_end else ""),
+            show(score, metric),
+            str(method.rung),
+            ", ".join(f"{one.rate:g}" for one in method.tried),
+        )
+    share = 100 * tuning.trained / tuning.full
+    seeds = ", ".join(map(str, tuning.seeds))
+    table.caption = (
+        f"Means over seeds {seeds}. {tuning.trained:,} rounds were trained, {share:.0f} % of all "
+        "rates to the end."
+    )
     return table
 
 

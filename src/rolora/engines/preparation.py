@@ -21,7 +21,7 @@ from rolora.data import Examples, strata_table, tell_shares
 from rolora.data.deal import deal
 from rolora.engines.given import NOTHING, Given
 from rolora.engines.in_process import InProcess
-from rolora.methods import Method, Setting
+from rolora.methods import METHODS, Method, Setting
 from rolora.methods.base import WHY
 from rolora.model.adopted import adopt_pretrained
 from rolora.model.loading import Pretrained, resolve_device
@@ -182,6 +182,7 @@ def setting_of(config: Config) -> Setting:
         reducer=config.server.reducer.name,
         stages=tuple(stage.name for stage in config.stages),
         quantization=config.model.quantization,
+        server_lr=config.server.lr,
     )
 
 
@@ -300,11 +301,12 @@ def check_sum(config: Config, method: Method) -> None:
         BadInput: with the field, its value, and what would be right.
     """
     asked, server, sealed = config.federation.cohort_size, config.server, "which a secure sum hides"
+    enough = [name for name, one in METHODS.own.items() if one.reduction != "each"]
     coded = [options.name for options in config.stages if not stage_named(options.name).adds]
     if method.reduction == "each":
         raise BadInput(
             f"method.name = {config.method.name!r}: {method.title} {WHY['each']}, {sealed}; take a "
-            "method of which the sum is enough (rolora, ffa_lora, fedit, fedsa_lora, scaffold)"
+            f"method of which the sum is enough ({', '.join(enough)})"
         )
     if server.reducer.name != "mean":
         raise BadInput(

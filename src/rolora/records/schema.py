@@ -325,6 +325,9 @@ class Measured(Record):
     n: int
 
 
+UNMEASURED = Measured(values={}, mean=None, std=None, n=0)
+
+
 class ComparedMethod(Record):
     """A method's runs.
 
@@ -334,6 +337,9 @@ class ComparedMethod(Record):
         test, validation: the final model's scores by name.
         best: the best validation score by the task's first metric.
         bytes_up, bytes_down, seconds: of a run.
+        over_bytes: the mean validation score over the bytes that all methods sent under a seed.
+        bytes_to_target: bytes both ways until the validation score reached the comparison's target,
+            of the runs that reached it.
         collapsed: by seed, why a run is no better than a constant guess.
         failures: by seed, clients that gave no usable update.
     """
@@ -346,6 +352,8 @@ class ComparedMethod(Record):
     bytes_up: Measured
     bytes_down: Measured
     seconds: Measured
+    over_bytes: Measured = UNMEASURED
+    bytes_to_target: Measured = UNMEASURED
     collapsed: dict[str, str]
     failures: dict[str, int]
 
@@ -353,7 +361,8 @@ class ComparedMethod(Record):
 class DifferenceRecord(Record):
     """A method's score less the baseline's, seed by seed, with Student's paired t-test.
 
-    Interval and p-value are None where the spread from seed to seed is not known.
+    Interval and p-value are None where the spread from seed to seed is not known; `p_holm` is
+    corrected for all methods that are compared with the baseline by the same metric.
     """
 
     method: str
@@ -367,11 +376,13 @@ class DifferenceRecord(Record):
     low: float | None = None
     high: float | None = None
     p_value: float | None = None
+    p_holm: float | None = None
 
 
 class Comparison(FileRecord):
     """``comparison.json``: methods under the same seeds; `baseline` is what others are compared
-    with, `constant` holds by seed the scores of the best constant prediction.
+    with, `constant` holds by seed the scores of the best constant prediction, `target` is the
+    validation score for which the bytes are counted.
     """
 
     data: str
@@ -382,5 +393,6 @@ class Comparison(FileRecord):
     baseline: str
     seeds: tuple[int, ...]
     constant: dict[str, Scores]
+    target: Score = None
     methods: dict[str, ComparedMethod]
     differences: tuple[DifferenceRecord, ...]

@@ -69,7 +69,7 @@ def whole_run(
     for _ in range(state.round, config.rounds):
         plans = _plans(config, method, clients, state, ledger)
         total += _bytes(config, state, plans)
-        changed = frozenset().union(*(plan.upload | plan.derives for plan in plans))
+        changed = method.rewrites.union(*(plan.upload | plan.derives for plan in plans))
         state = replace(
             state,
             round=state.round + 1,
