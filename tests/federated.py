@@ -64,16 +64,16 @@ ANYTHING = {
 """What a site allows that is there to see that runs come out as they should."""
 
 
-def handler(run_yaml, client, directory, **allow):
+def handler(run_yaml, client, directory, keys=None, **allow):
     """A site's handler that takes the client's share of the run's data; it allows anything but
-    what `allow` says.
+    what `allow` says. `keys` are ``tls`` and ``peers``.
     """
     run = yaml.safe_load(run_yaml.read_text())
     data = run["data"] = yaml.safe_load(run_yaml.read_text())["data"]
     source = {name: data[name] for name in ("path", "text", "label")}
     raw = {"server": "127.0.0.1:1", "client": client, "data": source, "dealt": True, "threads": 1}
     raw["allow"] = {"models": [run["model"]["name"]], **ANYTHING, **allow}
-    site = parse_section(SiteConfig, {**raw, "device": "cpu"}, "site")
+    site = parse_section(SiteConfig, {**raw, "device": "cpu", **(keys or {})}, "site")
     return SiteHandler(client, lambda run: load_site(site, run), directory / f"site-{client}")
 
 

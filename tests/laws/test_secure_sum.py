@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -28,6 +29,7 @@ from rolora.secure.party import Party, pair_mask
 from rolora.secure.primitives import own_mask
 from rolora.secure.shamir import PRIME, at, deal, fresh, together
 from rolora.secure.tally import Sealed, Tally
+from rolora.secure.vouching import Signed
 
 EXAMPLES = (9, 500, 7, 40, 6, 3, 21)
 
@@ -329,7 +331,7 @@ def test_a_server_that_opens_it_over_others_or_by_other_weights_is_refused(befor
     play = Play(terms(4, 3), [update(c) for c in range(4)])
     play.parties[0] = Party(0, EXAMPLES[0], play.terms, before)
     for client, party in play.parties.items():
-        play.tally.seated(client, party.answer("keys", b"")[:96])
+        play.tally.seated(client, party.answer("keys", b"")[:192])
     play.tally.close(play.examples)
     play.shares().masked()
     with pytest.raises(Refused, match="their difference would tell"):
@@ -409,6 +411,72 @@ def test_nothing_stands_in_clear_beside_the_masked_numbers():
     assert [(n, tuple(t.shape), t.dtype) for n, t in sent.side.items()] == list(MASKED)
 
 
+# Whose keys are whose ----------------------------------------------------------------------
+
+
+def signing(run="run"):
+    """Four sites' vouching; each has pinned the others' keys."""
+    own = [ec.generate_private_key(ec.SECP384R1()) for _ in range(4)]
+    return [
+        Signed(run, own[c], {p: own[p].public_key() for p in range(4) if p != c}) for c in range(4)
+    ]
+
+
+def signed_play(vouching, **others):
+    play = Play(terms(4, 3, **others), [update(c) for c in range(4)])
+    for client, party in play.parties.items():
+        party._vouching = vouching[client]
+    return play
+
+
+def test_signed_keys_are_taken():
+    play = signed_play(signing())
+    assert torch.equal(play.all()[0], plainly(play)[0])
+
+
+def unpinned(vouching):
+    return [replace(one, peers={c: k for c, k in one.peers.items() if c != 3}) for one in vouching]
+
+
+MEN_IN_THE_MIDDLE = {
+    "the server's own keys": lambda r, old: (
+        replace(r.seats[3], keys=Party(3, r.seats[3].examples, r.terms)._keys),
+    ),
+    "and its own signature": lambda r, old: (
+        replace(
+            r.seats[3],
+            keys=(made := Party(3, r.seats[3].examples, r.terms)._keys),
+            signature=signing()[3].sign(3, r.terms, made),
+        ),
+    ),
+    "no signature": lambda r, old: (replace(r.seats[3], signature=bytes(96)),),
+    "those of another round": lambda r, old: (old["round"],),
+    "those of another run": lambda r, old: (old["run"],),
+    "those of another client": lambda r, old: (replace(r.seats[2], client=3),),
+}
+
+
+@pytest.mark.parametrize("case", MEN_IN_THE_MIDDLE)
+def test_keys_that_their_site_did_not_sign_for_this_round_are_refused(case):
+    vouching = signing()
+    others = [replace(one, run="other") for one in vouching]
+    old = {
+        "round": signed_play(vouching, round=2).keys().tally.roster.seats[3],
+        "run": signed_play(others).keys().tally.roster.seats[3],
+    }
+    play = signed_play(vouching).keys()
+    told = play.tally.roster
+    lie = replace(told, seats=(*told.seats[:3], *MEN_IN_THE_MIDDLE[case](told, old)))
+    with pytest.raises(Refused, match="the keys of client 3 are not signed"):
+        play.parties[0].answer("shares", lie.pack())
+
+
+def test_a_client_of_whom_no_key_is_pinned_is_refused():
+    play = signed_play(unpinned(signing())).keys()
+    with pytest.raises(Refused, match=r"client 3 .* peers has no key"):
+        play.parties[0].answer("shares", play.tally.roster.pack())
+
+
 # Bytes -------------------------------------------------------------------------------------
 
 
@@ -421,7 +489,7 @@ def test_fifty_clients_cost_little_more_than_the_plain_update():
     plain = payload_bytes(Adapter.of(tensors).layout)
     updates = [Update(c, 10, Adapter.of(tensors), {"train_loss": 1.0}) for c in range(50)]
     play = Play(terms(50, 34), updates).keys()
-    up = 96
+    up = 96 + 96
     told = play.tally.roster.pack()
     down = len(told)
     for client, party in play.parties.items():
@@ -466,7 +534,7 @@ def test_a_secret_is_had_past_false_shares_and_not_of_too_few():
     assert together(shares, 3, lambda found: False) is None
 
 
-@given(st.binary(max_size=400))
+@given(st.binary(max_size=600))
 def test_no_bytes_make_anything_but_a_form_or_a_refusal(text):
     for step in ("keys", "shares"):
         party = Party(0, 9, terms(3))
@@ -477,6 +545,6 @@ def test_no_bytes_make_anything_but_a_form_or_a_refusal(text):
     with pytest.raises(BadForm):
         Roster.unpack(terms(3), text)
     tally = Tally(terms(3), 1.0)
-    if len(text) < 96 or (len(text) - 96) % 4:
+    if len(text) < 192 or (len(text) - 192) % 4:
         with pytest.raises(BadForm):
             tally.seated(0, text)

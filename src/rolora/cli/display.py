@@ -127,14 +127,15 @@ def taken_table(taken: Taken) -> Table:
     counts = ", ".join(f"{n} {split}" for split, n in taken.examples.items())
     told = [f"numbers of examples{f' ({counts})' if counts else ''}, names of labels"]
     told += ["how many there are of each label"] if taken.label_counts else []
-    told += ["training losses"] + (["sums for scores"] if taken.scores else [])
+    seen = "" if run.least_sum is None else f", seen in a sum over {run.least_sum} sites or more"
+    told += [f"training losses{seen}"] + (["sums for scores"] if taken.scores else [])
     rows = {
         "method": f"{run.method.name} ({taken.method}): {taken.travels}",
         "model": f"{run.model.name}, head {run.model.head}, rank {run.lora.max_rank}",
         "task": run.task.name,
         "rounds": f"{run.rounds}, each of {length}, {settings.batch_size} examples a step",
         **{
-            f"leaves: {parts}": f"{byte_size(size)} in round {_rounds(rounds)}"
+            f"leaves: {parts}": f"{byte_size(size)} in round {_rounds(rounds)}{seen}"
             for parts, (size, rounds) in taken.leaves.items()
         },
         "is told": "; ".join(told),

@@ -16,11 +16,13 @@ from rolora.secure.shamir import BYTES, PRIME
 STEPS = ("keys", "shares", "masked", "opened")
 KEY, SEALED = 32, 2 * BYTES + 16
 """Bytes of a public key or a commitment, and of two sealed shares."""
+SIGNATURE = 96
+"""Bytes of a signature under a client's keys; zeros where there is none."""
 NO_SHARE = b"\xff" * BYTES
 """In place of a share that its holder does not have."""
 
 _KEYS = [("agree", f"V{KEY}"), ("mask", f"V{KEY}"), ("commitment", f"V{KEY}")]
-_SEAT = np.dtype([("client", "<u4"), ("examples", "<u8"), *_KEYS])
+_SEAT = np.dtype([("client", "<u4"), ("examples", "<u8"), *_KEYS, ("signature", f"V{SIGNATURE}")])
 _DEALT = np.dtype([("client", "<u4"), ("sealed", f"V{SEALED}")])
 _IDS = np.dtype("<u4")
 _WEIGHTS = struct.Struct("<dd")
@@ -85,11 +87,12 @@ class Keys:
 
 @dataclass(frozen=True)
 class Seat:
-    """A client of a sum, its number of examples, and what it brings."""
+    """A client of a sum, its number of examples, and what it brings and says to be its own."""
 
     client: int
     examples: int
     keys: Keys
+    signature: bytes
 
 
 @dataclass(frozen=True)
@@ -113,8 +116,10 @@ class Roster:
 
     def pack(self) -> bytes:
         """As bytes; the terms are known."""
-        rows = [(s.client, s.examples, s.keys.agree, s.keys.mask, s.keys.commitment)
-                for s in self.seats]  # fmt: skip
+        rows = [
+            (s.client, s.examples, s.keys.agree, s.keys.mask, s.keys.commitment, s.signature)
+            for s in self.seats
+        ]
         return _WEIGHTS.pack(self.limit, self.total) + np.array(rows, _SEAT).tobytes()
 
     @staticmethod
@@ -126,7 +131,7 @@ class Roster:
                 weights that are none.
         """
         rows = _rows(text[_WEIGHTS.size :], _SEAT, "a roster")
-        weights = _WEIGHTS.unpack(text[: _WEIGHTS.size]) if len(rows) else (0.0, 0.0)
+        limit, total = _WEIGHTS.unpack(text[: _WEIGHTS.size]) if len(rows) else (0.0, 0.0)
         ids = [int(row["client"]) for row in rows]
         if ids != sorted(set(ids)) or not terms.threshold <= len(ids) <= terms.most:
             raise BadForm(
@@ -134,10 +139,15 @@ class Roster:
                 "each once, in order"
             )
         seats = (
-            Seat(client, int(row["examples"]), Keys(*(row[name].tobytes() for name, _ in _KEYS)))
+            Seat(
+                client,
+                int(row["examples"]),
+                Keys(*(row[name].tobytes() for name, _ in _KEYS)),
+                row["signature"].tobytes(),
+            )
             for client, row in zip(ids, rows, strict=True)
         )
-        made = Roster(terms, *weights, tuple(seats))
+        made = Roster(terms, limit, total, tuple(seats))
         if not (all(row["examples"] > 0 for row in rows) and made.weighs):
             raise BadForm("a roster with weights that are none")
         return made
@@ -238,7 +248,7 @@ def beside(clients: int) -> tuple[int, int]:
     nobody drops out.
     """
     others = clients - 1
-    up = 3 * KEY + SEALED * others + BYTES * clients
+    up = 3 * KEY + SIGNATURE + SEALED * others + BYTES * clients
     down = _WEIGHTS.size + (_SEAT.itemsize + _IDS.itemsize) * clients + _DEALT.itemsize * others
     return up, down
 

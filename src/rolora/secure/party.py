@@ -28,6 +28,7 @@ from rolora.secure.forms import (
     unpack_share,
 )
 from rolora.secure.shamir import BYTES, deal, fresh
+from rolora.secure.vouching import OnTheServersWord, Vouching
 
 
 class Party:
@@ -35,7 +36,7 @@ class Party:
 
     It believes the server nothing that it can see for itself: that its own keys and number of
     examples stand in the roster, and that a sum is of as many clients as the settings say. Whose
-    the other keys are it takes on the server's word.
+    the other keys are it takes on the server's word, unless `vouching` says otherwise.
 
     Args:
         client: its id.
@@ -43,10 +44,19 @@ class Party:
         terms: of the sum, by the settings that the client agreed to.
         before: the sum of this round that it helped to open, as when a server went on from an
             earlier round; it helps with no other, as two sums tell their difference.
+        vouching: who says whose keys are whose.
     """
 
-    def __init__(self, client: int, examples: int, terms: Terms, before: Opened = NONE):
+    def __init__(
+        self,
+        client: int,
+        examples: int,
+        terms: Terms,
+        before: Opened = NONE,
+        vouching: Vouching | None = None,
+    ):
         self.client, self.examples, self.terms, self.before = client, examples, terms, before
+        self._vouching = vouching or OnTheServersWord()
         self._own, self._pair = fresh(), fresh()
         self._agree, self._mask = map(primitives.private_key, (fresh(), self._pair))
         self._keys = Keys(
@@ -72,9 +82,12 @@ class Party:
             raise Refused(str(error)) from None
 
     def keys(self, text: bytes = b"") -> bytes:
-        """Its public keys and its commitment, and over whom it helped to open the sum before."""
+        """Its public keys and its commitment, signed, and over whom it helped to open the sum
+        before.
+        """
         self._next("keys")
-        return self._keys.pack() + pack_clients(self.before.clients)
+        signature = self._vouching.sign(self.client, self.terms, self._keys)
+        return self._keys.pack() + signature + pack_clients(self.before.clients)
 
     def shares(self, text: bytes) -> bytes:
         """For each other client of the roster, in their order, its shares of both secrets."""
@@ -83,6 +96,9 @@ class Party:
         mine = [seat for seat in roster.seats if seat.client == self.client]
         if [(seat.examples, seat.keys) for seat in mine] != [(self.examples, self._keys)]:
             raise Refused("a roster in which it does not stand as it is")
+        for seat in roster.seats:
+            if seat.client != self.client:
+                self._vouching.check(seat, self.terms)
         self.roster = roster
         numbers = [client + 1 for client in roster.clients]
         own, pair = (deal(s, self.terms.threshold, numbers) for s in (self._own, self._pair))

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hashes
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
+)
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from rolora.secure.fixed import Numbers
-from rolora.secure.forms import BadForm
+from rolora.secure.forms import SIGNATURE, BadForm
 from rolora.secure.shamir import BYTES
 
 PrivateKey: TypeAlias = X25519PrivateKey
+SigningKey: TypeAlias = ec.EllipticCurvePrivateKey
+VerifyingKey: TypeAlias = ec.EllipticCurvePublicKey
+_SIGNED = ec.ECDSA(hashes.SHA384())
+_HALF = SIGNATURE // 2
 _ONCE = bytes(12)
 """A nonce for keys that seal one message and no other."""
 
@@ -69,6 +78,47 @@ def unsealed(key: bytes, sealed: bytes) -> bytes | None:
     except InvalidTag:
         return None
     return text
+
+
+def signing_key(text: bytes) -> SigningKey:
+    """A private key of P-384 as a node's file has it.
+
+    Raises:
+        ValueError: it is none, or one with a passphrase.
+    """
+    return _of_p384(serialization.load_ssh_private_key(text, None))
+
+
+def verifying_key(text: bytes) -> VerifyingKey:
+    """Its public half, as the file beside it has it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return _of_p384(serialization.load_ssh_public_key(text))
+
+
+def _of_p384(key: Any) -> Any:
+    if not isinstance(getattr(key, "curve", None), ec.SECP384R1):
+        raise ValueError("it is no key of P-384")
+    return key
+
+
+def signature(key: SigningKey, text: bytes) -> bytes:
+    """ECDSA with SHA-384, 96 bytes."""
+    halves = decode_dss_signature(key.sign(text, _SIGNED))
+    return b"".join(half.to_bytes(_HALF, "big") for half in halves)
+
+
+def verified(key: VerifyingKey, signature: bytes, text: bytes) -> bool:
+    """Whether the holder of the key signed the text."""
+    halves = signature[:_HALF], signature[_HALF:]
+    try:
+        r, s = (int.from_bytes(half, "big") for half in halves)
+        key.verify(encode_dss_signature(r, s), text, _SIGNED)
+    except InvalidSignature:
+        return False
+    return True
 
 
 def commitment(secret: int) -> bytes:

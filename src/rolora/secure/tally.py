@@ -14,6 +14,8 @@ from rolora.secure.fixed import LOSS, Form, Numbers
 from rolora.secure.forms import (
     KEY,
     SEALED,
+    SIGNATURE,
+    BadForm,
     Keys,
     Roster,
     Seat,
@@ -45,7 +47,7 @@ class Tally:
 
     def __init__(self, terms: Terms, share: float):
         self.terms, self.share = terms, share
-        self._keys: dict[int, tuple[Keys, frozenset[int]]] = {}
+        self._keys: dict[int, tuple[Keys, bytes, frozenset[int]]] = {}
         self._dealt: dict[int, dict[int, bytes]] = {}
         self._total: Numbers | None = None
         self.added: list[int] = []
@@ -59,7 +61,10 @@ class Tally:
             BadForm: it is none.
         """
         keys = Keys.unpack(answer[: 3 * KEY])
-        self._keys[client] = keys, unpack_clients(answer[3 * KEY :])
+        rest = answer[3 * KEY :]
+        if len(rest) < SIGNATURE:
+            raise BadForm("keys without room for a signature")
+        self._keys[client] = keys, rest[:SIGNATURE], unpack_clients(rest[SIGNATURE:])
 
     def close(self, examples: Mapping[int, int]) -> frozenset[int]:
         """Make the roster of those that brought keys; returns who is left out, as the round's sum
@@ -69,13 +74,13 @@ class Tally:
         Args:
             examples: of all that were asked, as far as it is known.
         """
-        earlier = [before for _, before in self._keys.values() if before]
+        earlier = [before for _, _, before in self._keys.values() if before]
         again = max(earlier, key=earlier.count, default=frozenset(self._keys))
         weights = [self.terms.weight(count) for count in examples.values() if count]
         limit = cap(weights, self.share)
         seats = (
-            Seat(client, examples[client], keys)
-            for client, (keys, _) in sorted(self._keys.items())
+            Seat(client, examples[client], keys, signature)
+            for client, (keys, signature, _) in sorted(self._keys.items())
             if client in again
         )
         total = sum(min(weight, limit) for weight in weights)

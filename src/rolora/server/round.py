@@ -332,10 +332,13 @@ def travelled(
 
 def quorum_lost(config: Config, number: int, enough: int, failures: Sequence[Failure]) -> RunFailed:
     """What is said of a round that nobody could finish, as fewer than `enough` updates came."""
+    how = f"server.reducer {config.server.reducer.name}"
+    if config.least_sum is not None:
+        how = f"secure_sum.threshold {config.secure_sum.threshold:g}"
     return RunFailed(
         f"round {number}: the quorum of {config.federation.quorum:.0%} of "
-        f"{config.federation.cohort_size} clients, {enough} updates with server.reducer "
-        f"{config.server.reducer.name}, was lost {ATTEMPTS} times; last failures: "
+        f"{config.federation.cohort_size} clients, {enough} updates with {how}, was lost "
+        f"{ATTEMPTS} times; last failures: "
         + "; ".join(f"client {f.client}: {f.reason} {f.detail}".strip() for f in failures[-3:])
     )
 

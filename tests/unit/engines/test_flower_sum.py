@@ -23,10 +23,11 @@ from federated import (
     step_of,
 )
 from rolora.config import load_config
-from rolora.core.errors import RunFailed
-from rolora.engines.flower import connect, messages
+from rolora.core.errors import BadInput, RunFailed
+from rolora.engines.flower import certificates, connect, messages
 from rolora.engines.flower.project import agreed_to
 from rolora.engines.flower.told import Declined
+from rolora.report.run_report import write_report
 from rolora.secure.forms import pack_clients
 
 ON = "secure_sum.threshold=0.6"
@@ -85,6 +86,7 @@ def test_what_travels_is_masked(sites, run_yaml, tmp_path):
     federate(run_yaml, tmp_path / "run", ON, "rounds=1")
     assert [update.parts.flat.dtype for update in sent] == 3 * [torch.int32]
     assert [sorted(update.metrics) for update in sent] == 3 * [["seconds"]]
+    assert write_report(tmp_path / "run").exists()
 
 
 class PowerCut(BaseException):
@@ -110,6 +112,56 @@ def test_a_round_done_again_is_opened_over_the_same_sites(sites, run_yaml, tmp_p
     assert reasons(tmp_path / "earlier") == [[], [(1, "left_out")], []]
     one, other = adapter(tmp_path / "run"), adapter(tmp_path / "earlier")
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def pinned(directory):
+    """Per client the keys of its site: its own, and the others' pinned."""
+    for client in range(3):
+        certificates.make_node_key(directory / f"site{client}")
+    (directory / "ca.crt").write_text("")
+    return [
+        {
+            "tls": {"authority": directory / "ca.crt", "node_key": directory / f"site{client}"},
+            "peers": {c: directory / f"site{c}.pub" for c in range(3) if c != client},
+        }
+        for client in range(3)
+    ]
+
+
+def test_sites_that_pin_each_other_s_keys_take_no_others(run_yaml, tmp_path, monkeypatch):
+    """One of them signs with another key than the others know."""
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+    ours, theirs = (pinned(tmp_path / name) for name in ("ours", "theirs"))
+    found = {}
+    for name, third in (("all", ours[2]), ("stranger", theirs[2])):
+        keys = [*ours[:2], third]
+        sites = {c: handler(run_yaml, c, tmp_path / name, keys=keys[c]) for c in range(3)}
+        connect_locally(monkeypatch, sites, {"answered": lambda client, frames: frames})
+        options = [ON, "rounds=1", "evaluation.every=9"]
+        if name == "all":
+            federate(run_yaml, tmp_path / name / "run", *options)
+            found = reasons(tmp_path / name / "run")
+        else:
+            with pytest.raises(RunFailed, match=r"the quorum .* refused"):
+                federate(run_yaml, tmp_path / name / "run", *options)
+    assert found == [[]]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda keys: keys.pop("tls"), "peers: the site's own keys are signed with tls.node_key"),
+        (lambda keys: keys["peers"].update({1: keys["tls"]["authority"]}), r"peers.1 = .*P-384"),
+        (lambda keys: keys["peers"].update({1: "nowhere"}), r"peers.1 = 'nowhere': cannot be read"),
+    ],
+)
+def test_a_key_that_is_none_is_a_mistake_of_the_site(run_yaml, tmp_path, change, words):
+    keys = pinned(tmp_path)[0]
+    change(keys)
+    site = handler(run_yaml, 0, tmp_path, keys=keys)
+    with pytest.raises(BadInput, match=words):
+        site(connect.hello(load_config(run_yaml, ["engine.name=flower", ON])))
 
 
 @pytest.fixture

@@ -50,6 +50,7 @@ from rolora.secure.forms import STEPS, Opened, Refused
 
 if TYPE_CHECKING:
     from rolora.secure.party import Party
+    from rolora.secure.vouching import Vouching
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class SiteModel:
         facts: what the server is told.
         agreed: what it may be asked.
         scores: whether the sums are told of which scores are made.
+        vouching: who says, in the secure sums of a run, whose keys are whose; None: its server.
         replicas: the global parts that it holds, by rank.
     """
 
@@ -78,6 +80,7 @@ class SiteModel:
     facts: ClientFacts
     agreed: Agreed
     scores: bool = True
+    vouching: Callable[[str], Vouching] | None = None
     replicas: dict[int, Replica] = field(default_factory=dict)
 
     def replica(self, rank: int) -> Replica:
@@ -108,10 +111,11 @@ class SiteModel:
         update, kept = trained.update, self.runtime.kept_after(job, trained, kept)
         return replace(update, metrics={**update.metrics, "seconds": seconds}), kept
 
-    def party(self, round_number: int, before: Opened) -> Party:
+    def party(self, run: str, round_number: int, before: Opened) -> Party:
         """The client's half of a round's secure sum.
 
         Args:
+            run: which run it is.
             round_number: of the round.
             before: the sum of it that it helped to open before.
 
@@ -120,10 +124,12 @@ class SiteModel:
         """
         from rolora.secure.party import Party
 
-        run, examples = self.agreed.config, self.facts.examples["train"]
-        if run.least_sum is None or not 1 <= round_number <= run.rounds:
+        config, examples = self.agreed.config, self.facts.examples["train"]
+        if config.least_sum is None or not 1 <= round_number <= config.rounds:
             raise Refused(f"none is agreed on for round {round_number}")
-        return Party(self.agreed.client.id, examples, run.sum_terms(round_number), before)
+        vouching = self.vouching and self.vouching(run)
+        terms = config.sum_terms(round_number)
+        return Party(self.agreed.client.id, examples, terms, before, vouching)
 
     def evaluate(self, plan: Plan, kept: Kept, split: str) -> list[Evaluation]:
         """The client's model on its held-out examples; none where it has or tells none."""
@@ -249,7 +255,7 @@ class SiteHandler:
         """The answer to a step of a secure sum; which one is to be opened is noted before."""
         site = self._of_run(step.run)
         if step.step == STEPS[0]:
-            self._party = site.party(step.round, self._kept.sum_of(step.round))
+            self._party = site.party(step.run, step.round, self._kept.sum_of(step.round))
         party = self._party_of(step.round)
         answer = party.answer(step.step, step.text)
         if step.step == STEPS[-1]:
