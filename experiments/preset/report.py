@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from statistics import fmean
 from typing import Any
 
+from experiments import over_bytes
 from experiments.claims import (
     Claim,
     Standing,
@@ -24,7 +25,7 @@ from experiments.short_runs import TrialResult
 from experiments.tuning import rate_in_words
 from rolora.records.units import byte_size
 from rolora.report.collapse import COLLAPSED_SHARE, MARGIN
-from rolora.report.statistics import FEWEST_SEEDS, Curve, PairedDifference, mean_over_bytes
+from rolora.report.statistics import FEWEST_SEEDS, PairedDifference
 
 SOURCE = "beyond the paper"
 NOT_WORSE = 0.01
@@ -119,8 +120,7 @@ COLUMNS = (
     "p",
     "p, Holm",
     "sent up, share of RoLoRA's",
-    "validation, mean over the bytes that all sent up",
-    "sent up until RoLoRA's last validation, seeds that got there",
+    *over_bytes.COLUMNS,
 )
 
 
@@ -129,10 +129,9 @@ def tables(lines: Lines) -> Iterator[Table]:
     for split in splits_of(lines):
         p_values = corrected(lines, split)
         rolora, found = lines[PLAIN, split], in_split(lines, split)
-        means = over_bytes(found)
+        sent = over_bytes.cells([line.final for line in found], rolora.final)
         rows = [
-            (*_row(line, rolora, p_values), percent(mean), _until(line, rolora))
-            for line, mean in zip(found, means, strict=True)
+            (*_row(line, rolora, p_values), *cells) for line, cells in zip(found, sent, strict=True)
         ]
         yield Table(f"Accuracy in percent, {split_in_words(split)}", COLUMNS, tuple(rows))
 
@@ -153,28 +152,6 @@ def _row(line: Line, rolora: Line, p_values: Mapping[str, float | None]) -> tupl
         "-" if itself else p_text(p_values[line.recipe.key]),
         _sent(line, rolora),
     )
-
-
-def curve(end: TrialResult) -> Curve:
-    """Validation accuracy over the bytes sent up by all clients."""
-    return Curve(end["bytes_up_by_round"], end["accuracy"])
-
-
-def over_bytes(lines: Sequence[Line]) -> list[list[float]]:
-    """Each line's mean validation accuracy over the bytes that all lines sent up, one a seed."""
-    by_seed = zip(*([curve(end) for end in line.final] for line in lines), strict=True)
-    means = [[mean or 0.0 for mean in mean_over_bytes(curves)] for curves in by_seed]
-    return [list(line) for line in zip(*means, strict=True)]
-
-
-def _until(line: Line, rolora: Line) -> str:
-    """The bytes sent up when a run reached RoLoRA's mean at its end, in the mean of those that did,
-    and how many did.
-    """
-    target = fmean(rolora.validation())
-    reached = [at for end in line.final if (at := curve(end).first_at(target)) is not None]
-    mean = byte_size(fmean(reached)) if reached else "-"
-    return f"{mean}, {len(reached)} of {len(line.final)}"
 
 
 def _sent(line: Line, rolora: Line) -> str:
