@@ -35,6 +35,7 @@ from rolora.engines.preparation import Ready, prepare
 from rolora.model.loading import draw_parameters, load_tokenizer
 from rolora.server.engine import Engine
 from rolora.server.ledger import Ledger
+from rolora.server.protection import Protection
 from rolora.server.round import Clock, one_round
 
 Row = dict[str, Any]
@@ -211,7 +212,8 @@ def all_rounds(ready: Ready, engine: Engine, ledger: Ledger) -> list[Row]:
             trained.append(answer.metrics.get("seconds", 0.0))
 
         state, metrics = one_round(
-            ready.config, ready.method, engine, state, ledger, clock, answered
+            *(ready.config, ready.method, engine, state, ledger, clock, answered),
+            Protection(ready.config),
         )
         rounds.append(
             {

@@ -173,6 +173,12 @@ def assert_same_adapter(ours, theirs):
 
 
 SAMPLED = "federation.clients_per_round=2"
+PRIVATE = [
+    "privacy.noise_multiplier=0.3",
+    "privacy.accountant=rdp",
+    "privacy.seed=3",
+    "server.weighting=uniform",
+]
 RUNS = {
     "rolora": [],
     "rolora, gauge, sampled": ["method.gauge=orthonormal", SAMPLED],
@@ -201,6 +207,20 @@ RUNS = {
         SAMPLED,
     ],
     "rolora, median": ["server.reducer=median"],
+    "rolora, private clients, sampled": [*PRIVATE, "privacy.clip=0.1", "model.head=train", SAMPLED],
+    "rolora, shares of the noise, int8": [
+        *PRIVATE,
+        "privacy.clip={A: 0.1, B: 0.2}",
+        "privacy.noise=clients",
+        "stages=[int8]",
+    ],
+    "rolora, private examples, sampled": [
+        *PRIVATE,
+        "privacy.unit=example",
+        "privacy.clip=0.5",
+        "optimizer.state=transport",
+        SAMPLED,
+    ],
     "rolora, calibrated, by information": [
         "objective.logit_adjustment=1",
         "server.weighting=information",

@@ -185,6 +185,21 @@ def text_examples(n, seed=0, num_labels=2, shortest=1, longest=12):
     )
 
 
+def spoken(examples):
+    """The same texts, of whose tokens the last half is learned."""
+    offsets, ids = examples.offsets, examples.tokens["input_ids"]
+    place = torch.arange(len(ids) - 1) - offsets[:-1].repeat_interleave(examples.lengths)
+    learned = (place >= (examples.lengths // 2).repeat_interleave(examples.lengths)).int()
+    sums = torch.cat([torch.zeros(1, dtype=torch.int64), learned.cumsum(0)])
+    return Examples(
+        targets=sums[offsets[1:]] - sums[offsets[:-1]],
+        strata=torch.zeros(len(examples), dtype=torch.int64),
+        names=(),
+        tokens={"input_ids": ids, "learned": torch.cat([learned, learned.new_zeros(1)])},
+        offsets=offsets,
+    )
+
+
 def pixel_examples(n, seed=0, d=10, num_labels=3):
     """Points around one centre a label."""
     generator = torch_generator(seed, "pixels")

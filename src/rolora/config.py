@@ -23,7 +23,7 @@ from rolora.core.parsing import apply_override, chosen, parse_section, place_pat
 from rolora.core.reading import ReadOptions
 from rolora.core.section import NonNegative, Positive, Rate, Section, Seed
 from rolora.core.shares import count_of
-from rolora.core.types import ClientInfo, scaling_of
+from rolora.core.types import ClientInfo, Part, scaling_of
 from rolora.core.yaml_text import read_mapping
 from rolora.methods import METHODS, Options
 from rolora.methods.rolora import RoLoRAOptions
@@ -239,6 +239,10 @@ class OptimizerConfig(Section):
             raise ValueError("give either local_steps or local_epochs, the other null")
         return self
 
+    def steps(self, examples: int) -> int:
+        """Of a client with so many examples in a round."""
+        return self.local_steps or (self.local_epochs or 1) * -(-examples // self.batch_size)
+
 
 class ObjectiveConfig(Section):
     """What clients train on. With `logit_adjustment` tau above 0 the log of a client's own label
@@ -305,6 +309,47 @@ class SecureSumConfig(Section):
 
     threshold: Annotated[float, Field(gt=0.5, le=1.0)] | None = None
     reach: Annotated[float, Field(gt=0.0, le=1024.0)] = 4.0
+
+
+Clip = Rate | dict[Part, Rate]
+
+
+class PrivacyConfig(Section):
+    """Differential privacy of each client or of each training example (`unit`), counted.
+
+    A client's change of a round, or an example's gradient, is cut to the length `clip` over all
+    parts that train; by part, as ``{A: 0.5, B: 0.1}``, each part is measured by its own. Noise of
+    `noise_multiplier` clips is added to the sum: with ``unit: client`` by the server, or in shares
+    by the clients (`noise`), with ``unit: example`` by the client. Without it the noise is solved,
+    so that all rounds together spend `target_epsilon` at `delta`; with both, the run ends before
+    the round that would spend more. `accountant` says how it is counted: ``pld`` is tighter,
+    ``rdp`` quicker. `seed` makes the draws repeatable for a study, and worth nothing to anybody's
+    privacy: null takes keys of the operating system's that stay with the run and at the sites.
+    """
+
+    unit: Literal["client", "example"] = "client"
+    clip: Clip
+    noise_multiplier: NonNegative | None = None
+    target_epsilon: Rate | None = None
+    delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-5
+    noise: Literal["server", "clients"] | None = None
+    accountant: Literal["pld", "rdp"] = "pld"
+    seed: Seed | None = None
+
+    @model_validator(mode="after")
+    def _noise_known(self) -> PrivacyConfig:
+        if self.noise_multiplier is None and self.target_epsilon is None:
+            raise ValueError("give noise_multiplier, or target_epsilon, for which it is solved")
+        if self.unit == "example" and self.noise == "server":
+            raise ValueError(
+                "noise = 'server': an example is hidden at its own client; leave noise out"
+            )
+        return self
+
+    @property
+    def noised_by(self) -> str:
+        """``server`` or ``clients``."""
+        return self.noise or ("server" if self.unit == "client" else "clients")
 
 
 class EvaluationConfig(Section):
@@ -392,6 +437,7 @@ class Config(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     server: ServerConfig = ServerConfig()
     secure_sum: SecureSumConfig = SecureSumConfig()
+    privacy: PrivacyConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     engine: EngineConfig = EngineConfig()
@@ -409,11 +455,6 @@ class Config(Section):
         return 1.0 if own or federation.cohort_size < 3 else 0.5
 
     @property
-    def largest_jump(self) -> float | None:
-        """``federation.max_jump``; None where a secure sum hides how far each client went."""
-        return self.federation.max_jump if self.least_sum is None else None
-
-    @property
     def least_sum(self) -> int | None:
         """The fewest clients whose sum is seen, above half of those asked; None: each one's own."""
         share, asked = self.secure_sum.threshold, self.federation.cohort_size
@@ -428,6 +469,19 @@ class Config(Section):
             reach=self.secure_sum.reach,
             by_examples=self.server.weighting == "examples",
         )
+
+    @property
+    def noised_by_clients(self) -> bool:
+        """Whether each client hides what it sends by itself."""
+        return self.privacy is not None and self.privacy.noised_by == "clients"
+
+    @property
+    def largest_jump(self) -> float | None:
+        """``federation.max_jump``; None where the clip bounds each client, and the noise none, and
+        where a secure sum hides how far each went.
+        """
+        private = self.privacy is not None and self.privacy.unit == "client"
+        return None if private or self.least_sum is not None else self.federation.max_jump
 
     def client(self, number: int, num_examples: int) -> ClientInfo:
         """What a method may know of one client."""

@@ -174,6 +174,8 @@ def check(config: Config, attack: Attack, fraction: float) -> None:
             f"engine.name = {config.engine.name!r}: attacks are tried in the simulator; set "
             "in_process"
         )
+    if config.privacy is not None:
+        raise BadInput("privacy: attacks are tried on what clients send; leave privacy out")
     if attack.poison is not None and config.task.name != "classification":
         raise BadInput(
             f"task.name = {config.task.name!r}: this attack changes labels; it needs classification"

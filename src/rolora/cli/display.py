@@ -38,6 +38,8 @@ def summary_table(summary: Summary, directory: Path) -> Table:
         table.add_row(name, value)
     up, down = summary.bytes_up, summary.bytes_down
     table.add_row("sent", f"{byte_size(up + down)} ({byte_size(up)} up, {byte_size(down)} down)")
+    if summary.privacy is not None:
+        table.add_row("privacy", summary.privacy.sentence)
     table.add_row("time", duration(summary.seconds.get("total")))
     for name, value in against_estimate(summary):
         table.add_row(name, value)
@@ -128,7 +130,8 @@ def taken_table(taken: Taken) -> Table:
     told = [f"numbers of examples{f' ({counts})' if counts else ''}, names of labels"]
     told += ["how many there are of each label"] if taken.label_counts else []
     seen = "" if run.least_sum is None else f", seen in a sum over {run.least_sum} sites or more"
-    told += [f"training losses{seen}"] + (["sums for scores"] if taken.scores else [])
+    told += [] if run.noised_by_clients else [f"training losses{seen}"]
+    told += ["sums for scores"] if taken.scores else []
     rows = {
         "method": f"{run.method.name} ({taken.method}): {taken.travels}",
         "model": f"{run.model.name}, head {run.model.head}, rank {run.lora.max_rank}",

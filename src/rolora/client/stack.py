@@ -73,6 +73,14 @@ class Stack:
         flat = apart(buffer, self.layout, len(self.jobs))[k].cpu()
         return resized(Adapter(self.layout, flat), self.jobs[k].plan.rank)
 
+    def places(self, k: int) -> dict[Key, slice]:
+        """Where client k's piece of each tensor lies in a buffer like `values`."""
+        found = {}
+        for key, (start, end, _) in self.layout.spans.items():
+            first = len(self.jobs) * start + k * (end - start)
+            found[key] = slice(first, first + end - start)
+        return found
+
     def clip(self, max_norm: float | None) -> None:
         """Scale each client's gradient to at most `max_norm`."""
         if max_norm is not None:

@@ -11,7 +11,10 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partialmethod
 from typing import Any
 
-_TALKATIVE = ("transformers", "peft", "datasets", "huggingface_hub", "accelerate", "lm_eval")
+_TALKATIVE = (
+    *("transformers", "peft", "datasets", "huggingface_hub", "accelerate"),
+    *("lm_eval", "absl"),
+)
 
 
 class _Together:

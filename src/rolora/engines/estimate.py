@@ -37,7 +37,9 @@ def estimate(engine: InProcess, state: ServerState) -> Estimate:
     """
     config = engine.config
     one = config.optimizer.model_copy(update={"local_steps": 1, "local_epochs": None})
-    short = config.model_copy(update={"optimizer": one})
+    # What noise there is takes no time, and solving it for other steps does.
+    noise = config.privacy and config.privacy.model_copy(update={"noise_multiplier": 1.0})
+    short = config.model_copy(update={"optimizer": one, "privacy": noise})
     trial = InProcess(short, engine.method, engine.runtime.task, engine.model, engine.splits)
     plans = [
         engine.method.plan(state, client)

@@ -26,6 +26,7 @@ from rolora.methods.base import WHY
 from rolora.model.adopted import adopt_pretrained
 from rolora.model.loading import Pretrained, resolve_device
 from rolora.model.lora import LoraModel, check_ranks
+from rolora.privacy.checks import check_privacy
 from rolora.reducers import make_reducer
 from rolora.server.engine import Engine
 from rolora.server.ledger import Ledger
@@ -289,6 +290,7 @@ def checked_method(config: Config, given: Given = NOTHING) -> Method:
     make_reducer(config.server.reducer, config.federation.cohort_size)
     for options in config.stages:
         make_stage(options).check(method.turns())
+    check_privacy(config, method)
     if config.least_sum is not None:
         check_sum(config, method)
     return method
@@ -317,6 +319,11 @@ def check_sum(config: Config, method: Method) -> None:
         raise BadInput(
             "server.weighting = 'information': each client says its own weight, and those of a "
             "secure sum must be known before; use examples or uniform"
+        )
+    if config.privacy is not None and config.privacy.noised_by == "server":
+        raise BadInput(
+            f"privacy.noise = 'server': the server clips each update, {sealed}; have the clients "
+            "do it (noise: clients), or take unit: example"
         )
     if coded:
         raise BadInput(f"stages = {coded}: codes of several clients cannot be added up; use none")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -17,6 +18,9 @@ from rolora.secure.forms import beside
 from rolora.server.cohort import sample_cohort
 from rolora.server.ledger import Ledger, planned_layout
 from rolora.stages import At, make_stage
+
+Draw = Callable[[Sequence[ClientInfo], int, int], Sequence[ClientInfo]]
+"""Who takes part, of these clients, in a round of this number at this attempt."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ def next_round(
     clients: Sequence[ClientInfo],
     state: ServerState,
     ledger: Ledger,
+    draw: Draw | None = None,
 ) -> Bytes:
     """The bytes of round ``state.round + 1`` if its first cohort answers.
 
@@ -50,9 +55,10 @@ def next_round(
         clients: all of them.
         state: before the round; of its numbers only the shapes count.
         ledger: what clients hold.
+        draw: the cohort; None: as a run without privacy does.
     """
     shapes = _shapes(state)
-    return _bytes(config, shapes, _plans(config, method, clients, shapes, ledger))
+    return _bytes(config, shapes, _plans(config, method, clients, shapes, ledger, draw))
 
 
 def whole_run(
@@ -88,11 +94,12 @@ def affordable(
     state: ServerState,
     ledger: Ledger,
     spent: int,
+    draw: Draw | None = None,
 ) -> bool:
     """Whether the next round stays within ``server.byte_budget``.
 
     Args:
-        config, method, clients, state, ledger: as for :func:`next_round`.
+        config, method, clients, state, ledger, draw: as for :func:`next_round`.
         spent: bytes both ways in the rounds that are finished.
 
     Raises:
@@ -101,7 +108,7 @@ def affordable(
     most = config.server.byte_budget
     if most is None:
         return True
-    upcoming = next_round(config, method, clients, state, ledger).both
+    upcoming = next_round(config, method, clients, state, ledger, draw).both
     if state.round == 0 and upcoming > most:
         raise BadInput(
             f"server.byte_budget = {most}: round 1 alone takes {upcoming} bytes both ways; allow "
@@ -128,8 +135,10 @@ def _plans(
     clients: Sequence[ClientInfo],
     state: ServerState,
     ledger: Ledger,
+    draw: Draw | None = None,
 ) -> list[Plan]:
-    cohort = sample_cohort(config, clients, state.round + 1, attempt=0)
+    draw = draw or partial(sample_cohort, config)
+    cohort = draw(clients, state.round + 1, 0)
     return [ledger.narrow(method.plan(state, client)) for client in cohort]
 
 

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Protocol, TypeVar
 
 from rolora.config import Config
 from rolora.core.errors import RunFailed
 from rolora.core.shares import count_of
 from rolora.core.types import (
-    Adapter,
     Failure,
     Part,
     Plan,
@@ -22,20 +22,20 @@ from rolora.core.types import (
     Update,
 )
 from rolora.methods import Method
+from rolora.privacy.noising import stages_of
 from rolora.records.schema import FailureRecord, RoundRecord
 from rolora.records.shield import shielded
 from rolora.records.wire import payload_bytes
-from rolora.reducers import Limited, Reduced, Reducer, make_reducer
+from rolora.reducers import Reduced, Reducer
 from rolora.server.budget import affordable
-from rolora.server.cohort import sample_cohort
 from rolora.server.engine import Engine
 from rolora.server.gathering import Gathering
 from rolora.server.judge import Judge, all_finite, distances, mean_distances
 from rolora.server.ledger import Ledger
 from rolora.server.optimizer import server_step
 from rolora.server.pooling import validated
+from rolora.server.protection import Protection, unprotected
 from rolora.server.screen import Screen
-from rolora.stages import make_stage
 from rolora.tasks import Task
 
 Result = TypeVar("Result")
@@ -81,9 +81,10 @@ def rounds(
     record: Record,
     answered: Callable[[Update | Failure], None] = lambda answer: None,
     spent: int = 0,
+    protection: Protection | None = None,
 ) -> Generator[RoundRecord, None, ServerState]:
-    """Run the rounds that are left, one at a time, as far as ``server.byte_budget`` goes; the value
-    at the end is the final state.
+    """Run the rounds that are left, one at a time, as far as ``server.byte_budget`` and
+    ``privacy.target_epsilon`` go; the value at the end is the final state.
 
     Args:
         config: the run's settings.
@@ -95,29 +96,33 @@ def rounds(
         record: the run's files.
         answered: told of every client's answer.
         spent: bytes both ways in the rounds before.
+        protection: what privacy changes; None: nothing, and the config asks for none.
 
     Yields:
         the record of a round, once it is finished: its metrics are written.
 
     Raises:
-        BadInput: the byte budget does not even allow round 1.
+        BadInput: a budget does not even allow round 1.
         RunFailed: the quorum was lost in every attempt at a round.
 
     Whatever ends the run, an interrupt or a closed generator too, is passed on after the last
     finished round has been checkpointed.
     """
     saved, held = state.round, Ledger(ledger.held)
+    guard = protection or unprotected(config)
 
     def goes_on(state: ServerState) -> bool:
-        return state.round < config.rounds and affordable(
-            config, method, engine.clients, state, ledger, spent
-        )
+        if state.round >= config.rounds or not guard.allows(state.round + 1):
+            return False
+        given = (config, method, engine.clients, state, ledger)
+        return affordable(*given, spent, guard.cohort)
 
     going = goes_on(state)
     try:
         while going:
             clock = Clock()
-            new, metrics = one_round(config, method, engine, state, ledger, clock, answered)
+            new, metrics = one_round(config, method, engine, state, ledger, clock, answered, guard)
+            guard.note(metrics)
             spent += metrics.bytes_up + metrics.bytes_down
             going, seen = goes_on(new), {}
             if not going or new.round % config.evaluation.every == 0:
@@ -126,7 +131,7 @@ def rounds(
                     seen = validated(task, results, engine.names, config.largest_share)
             notes = engine.take_notes()
             spent += notes.bytes_down
-            metrics = completed(metrics, seen, notes, clock)
+            metrics = completed(metrics, seen, notes, clock, guard.epsilon)
             with shielded():
                 record.round_finished(metrics)
                 state, held = new, Ledger(ledger.held)
@@ -172,25 +177,28 @@ def one_round(
     ledger: Ledger,
     clock: Clock,
     answered: Callable[[Update | Failure], None],
+    guard: Protection,
 ) -> tuple[ServerState, RoundRecord]:
     """Sample, plan, train, screen, aggregate, judge; again with another cohort if the quorum is
     lost, and again without those who spoiled it if the aggregate must not stand.
     """
     spent, attempt, barred = Spent(), 0, set[int]()
-    size = min(config.federation.cohort_size, len(engine.clients))
     with clock("plan"):
         start = method.start(state)
-    enough = max(least(config, method, start), count_of(config.federation.quorum, size))
+    size = len(guard.cohort(engine.clients, state.round + 1, attempt))
+    least = config.least_sum or guard.reducer(method, start).least
+    enough = max(least, count_of(config.federation.quorum, size))
     # Where all are asked, or a sum is opened, others would not make another round of it.
     final = size == len(engine.clients) or config.least_sum is not None
     while attempt < ATTEMPTS:
         with clock("plan"):
             known = [client for client in engine.clients if client.id not in barred]
-            cohort = sample_cohort(config, known, state.round + 1, attempt)
+            cohort = guard.cohort(known, state.round + 1, attempt)
             whole = [method.plan(state, one) for one in cohort if one.id not in spent.spoilers]
-        gathering = gathering_of(config, method, engine, start, whole, enough, answered)
-        screen, reducer, error = gathering.screen, gathering.reducer, None
-        if len(whole) >= enough:
+        given = (config, method, engine, start, whole, enough, answered, guard)
+        gathering, error = gathering_of(*given), None
+        screen, reducer = gathering.screen, gathering.reducer
+        if whole and len(whole) >= enough:
             error = asked(gathering, ledger, clock, spent)
         made: ServerState | Spoilt | None = None
         if gathering.complete:
@@ -201,7 +209,7 @@ def one_round(
                 ledger.finished(plan, made)
             return made, RoundRecord(
                 round=made.round,
-                phase=phase(whole[0].train),
+                phase=phase(method.plan(state, engine.clients[0]).train),
                 train_loss=screen.train_loss(config.largest_share),
                 updates=screen.written(reducer.limit()),
                 clients=len(screen.updates),
@@ -292,7 +300,7 @@ def aggregated(
     Args:
         error: what the reducer could not take.
     """
-    went: Mapping[Part, float] = dict.fromkeys(next(iter(screen.distances.values())), math.inf)
+    went: Mapping[Part, float] = dict.fromkeys(chain(*screen.distances.values()), math.inf)
     try:
         if error is not None:
             raise error
@@ -351,44 +359,27 @@ def gathering_of(
     plans: Sequence[Plan],
     enough: int,
     answered: Callable[[Update | Failure], None],
+    guard: Protection,
 ) -> Gathering:
     """One attempt at a round: its updates one by one, or as a secure sum."""
-    stages = [make_stage(options) for options in config.stages]
-    given = (engine.registered, plans, start, config.server.weighting, stages, answered)
+    weighting = config.server.weighting
+    given = (engine.registered, plans, start, weighting, stages_of(config), answered)
     if config.least_sum is None:
-        reducer = reducer_of(config, method, start.parts)
-        return Gathering(engine, Screen(*given), reducer, enough)
+        return Gathering(engine, Screen(*given), guard.reducer(method, start), enough)
     from rolora.secure.tally import Tally
     from rolora.server.summed import Summed, SummedGathering, SummedScreen
 
-    summed = Summed(Tally(config.sum_terms(start.round + 1), config.largest_share), start.parts)
-    return SummedGathering(engine, SummedScreen(*given), summed, enough, examples=engine.registered)
-
-
-def least(config: Config, method: Method, start: ServerState) -> int:
-    """How many updates a round needs, whatever its quorum."""
-    return config.least_sum or reducer_of(config, method, start.parts).least
-
-
-def reducer_of(config: Config, method: Method, start: Adapter) -> Reducer[Any]:
-    """A new reducer: the method's own where it needs each client's factors, else the run's; where
-    weights count, no one's is more than the config allows.
-
-    Args:
-        start: what the clients start from.
-    """
-
-    def make() -> Reducer[Any]:
-        if method.reduction == "each":
-            return method.reducer()
-        return make_reducer(config.server.reducer, config.federation.cohort_size, start)
-
-    share = config.largest_share
-    return Limited(make, share) if share < 1.0 and make().weighted else make()
+    tally = Tally(config.sum_terms(start.round + 1), config.largest_share)
+    screen, told = SummedScreen(*given), not config.noised_by_clients
+    return SummedGathering(engine, screen, Summed(tally, start.parts), enough, losses=told)
 
 
 def completed(
-    metrics: RoundRecord, seen: Mapping[str, Any], notes: RoundNotes, clock: Clock
+    metrics: RoundRecord,
+    seen: Mapping[str, Any],
+    notes: RoundNotes,
+    clock: Clock,
+    epsilon: float | None,
 ) -> RoundRecord:
     """A round's record with what came after the aggregate."""
     return metrics.changed(
@@ -397,6 +388,7 @@ def completed(
         faults=tuple(notes.faults),
         bytes_down=metrics.bytes_down + notes.bytes_down,
         seconds=rounded(clock.seconds),
+        epsilon=epsilon,
     )
 
 

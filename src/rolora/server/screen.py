@@ -129,13 +129,15 @@ class Screen:
         return not_finite(update) or update
 
     def train_loss(self, share: float) -> float:
-        """The mean of the clients' training losses, weighted by examples, no one above `share`."""
+        """The mean of the clients' training losses, weighted by examples, no one above `share`; nan
+        where nobody tells one.
+        """
         updates = self.written()
         most = cap([update.examples for update in updates], share)
         weights = [min(update.examples, most) for update in updates]
         losses = [nan if update.train_loss is None else update.train_loss for update in updates]
         total: float = sum(map(mul, losses, weights))
-        return total / sum(weights)
+        return total / sum(weights) if weights else nan
 
     def written(self, limit: float = inf) -> tuple[UpdateRecord, ...]:
         """What is written down of the sound updates, by client, in whatever order they came.

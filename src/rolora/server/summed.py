@@ -95,13 +95,13 @@ class SummedGathering(Gathering):
 
     Attributes:
         screen, reducer: those above.
-        examples: how many a client registered.
+        losses: whether the clients tell their training losses.
         opened: whether the sum is.
     """
 
     screen: SummedScreen
     reducer: Summed
-    examples: Callable[[int], int] = field(kw_only=True)
+    losses: bool = field(kw_only=True)
     opened: bool = False
 
     @property
@@ -126,7 +126,7 @@ class SummedGathering(Gathering):
         """Steps 1 to 3; the masked updates."""
         asked, tally = [plan.client for plan in plans], self.tally
         yield from self._step("keys", dict.fromkeys(asked, b""), tally.seated)
-        for client in tally.close({client: self.examples(client) for client in asked}):
+        for client in tally.close({client: self.engine.registered(client) for client in asked}):
             detail = "this round's sum was opened without it before; it is opened as it was, or not"
             yield Failure(client, "left_out", detail)
         seats = tally.roster.clients
@@ -152,11 +152,11 @@ class SummedGathering(Gathering):
             log.warning("a sum stays closed: %s of its clients are left", len(answered))
             return
         try:
-            self.reducer.mean, self.screen.loss, liars = tally.opened()
+            self.reducer.mean, loss, liars = tally.opened()
         except Sealed as error:
             yield Failure(error.client, "sealed", str(error))
             return
-        self.opened = True
+        self.opened, self.screen.loss = True, loss if self.losses else nan
         for client in liars:
             yield Failure(client, "false_share", "the sum was opened with the shares of others")
 

@@ -50,6 +50,10 @@ class Stage(ABC):
     title: ClassVar[str]
     adds: ClassVar[bool] = False
     """Whether what it sends are changes that can be added up as they are."""
+    takes_any: ClassVar[bool] = False
+    """Whether it also encodes what is not finite; else that goes to the server as it is, which
+    refuses it by name.
+    """
 
     def __init__(self, options: Any):
         self.options = options

@@ -9,11 +9,15 @@ import small
 from rolora.attacks import ATTACKS
 from rolora.attacks.trial import check
 from rolora.core.errors import BadInput, RunFailed
+from rolora.core.noise import seeded
 from rolora.core.types import Failure
 from rolora.engines.in_process import InProcess
 from rolora.methods import METHODS
 from rolora.secure.forms import STEPS
 from rolora.server.budget import whole_run
+from rolora.server.ledger import Ledger
+from rolora.server.protection import protection_of
+from rolora.server.round import finished, rounds
 
 SIZES = (9, 5, 7, 4, 6)
 SUMS = [name for name, method in METHODS.own.items() if method.reduction != "each"]
@@ -26,8 +30,11 @@ def settings(**sections):
 
 
 def ran(config):
-    engine = small.engine(config, sizes=SIZES)
-    return small.run(config, engine)
+    engine, record = small.engine(config, sizes=SIZES), small.Memory()
+    state = engine.method.init(engine.model.initial_adapter(2, 0))
+    guard = protection_of(config, lambda: seeded(0), engine.registered)
+    run = (config, engine.method, engine.runtime.task, engine, state, Ledger(), record)
+    return finished(rounds(*run, protection=guard)), record
 
 
 def same_but_hidden(state, record, plain, seen, atol=2e-6):
@@ -69,6 +76,23 @@ def test_it_goes_with_what_acts_before_and_after_it(sections):
     common = {"evaluation": {"every": 1}, **sections}
     small.checked(settings(**common))
     same_but_hidden(*ran(settings(**common)), *ran(settings(**common, secure_sum={})), atol=1e-4)
+
+
+NOISE = {"clip": 0.5, "noise_multiplier": 0.5, "seed": 3, "accountant": "rdp"}
+
+
+@pytest.mark.parametrize("unit", ["client", "example"])
+def test_it_goes_with_the_clients_own_noise(unit):
+    """Of which the sum hides whose it is; nobody tells a loss then."""
+    noise = {"noise": "clients"} if unit == "client" else {}
+    common = {"server": {"weighting": "uniform"}, "privacy": {**NOISE, **noise, "unit": unit}}
+    common["optimizer"] = {"eps": 1e-2}
+    small.checked(settings(**common))
+    state, record = ran(settings(**common))
+    plain, seen = ran(settings(**common, secure_sum={}))
+    torch.testing.assert_close(state.parts.flat, plain.parts.flat, rtol=0, atol=2e-5)
+    assert [line.epsilon for line in record.metrics] == [line.epsilon for line in seen.metrics]
+    assert all(line.train_loss is None for line in record.metrics)
 
 
 def test_the_same_run_twice_is_the_same_to_the_bit():
@@ -170,6 +194,13 @@ REFUSED = {
     "information": ({"server": {"weighting": "information"}}, r"server.weighting = 'information'"),
     "int8": ({"stages": ["int8"]}, r"stages = \['int8'\]: codes"),
     "one": ({"federation": {"clients": 5, "clients_per_round": 1}}, "1 client is asked"),
+    "noise of the server": (
+        {
+            "server": {"weighting": "uniform"},
+            "privacy": {"clip": 1.0, "noise_multiplier": 1.0, "noise": "server"},
+        },
+        "privacy.noise = 'server': the server clips",
+    ),
     "simulation": (
         {"engine": {"name": "flower", "runtime": "simulation"}},
         "engine.runtime = 'simulation'",

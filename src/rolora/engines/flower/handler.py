@@ -104,8 +104,8 @@ class SiteModel:
         data, replica = self.splits["train"], self.replica(plan.rank)
         job = self.runtime.begin(plan, replica, kept, data.shares[0], first_head(self.model))
         [trained] = self.runtime.train(self.model, data.examples, [job])
-        loss, seconds = trained.update.metrics["train_loss"], time.perf_counter() - begin
-        log.info("round %s: loss %.4f, %.1f s", plan.round, loss, seconds)
+        seconds = time.perf_counter() - begin
+        log.info("round %s: %s, %.1f s", plan.round, dict(trained.update.metrics), seconds)
         if mask is not None:
             trained = self.runtime.masked(job, trained, mask)
         update, kept = trained.update, self.runtime.kept_after(job, trained, kept)
@@ -243,6 +243,10 @@ class SiteHandler:
 
     def _train(self, site: SiteModel, request: Request) -> Frames:
         plan, before = request.plan, self._kept.before(request.plan.round)
+        if site.config.noised_by_clients:
+            # Another start would have other noise, and each is counted once.
+            start = site.replica(plan.rank).start(plan, site.runtime.rules)
+            self._as_begun(f"round-{plan.round}", digest(start.parts), "refused")
         mask = None
         if site.agreed.config.least_sum is not None:
             mask = partial(self._party_of(plan.round).masked, request.dealt)
@@ -287,7 +291,8 @@ class SiteHandler:
 
 def settled_in(settings: Mapping[str, Any]) -> str:
     """A digest of what of a run's settings stays the same from its first round to its last."""
-    fixed = {name: value for name, value in by_name(settings).items() if not may_change(name)}
+    every = by_name(settings).items()
+    fixed = {name: value for name, value in every if not may_change(name, settings)}
     text = json.dumps(fixed, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save
 
 from rolora.client.kept import NOTHING, Kept
+from rolora.core.noise import KEPT
 from rolora.records.atomic import write_atomic
 from rolora.secure.forms import NONE, Opened
 
@@ -38,9 +39,15 @@ class KeptStore:
         return {int(path.stem.removeprefix("round_")): path for path in sorted(found)}
 
     def before(self, round_number: int) -> Kept:
-        """What was kept when `round_number` first began."""
-        earlier = [path for number, path in self.rounds().items() if number < round_number]
-        return Kept.of(load_file(earlier[-1])) if earlier else NOTHING
+        """What was kept when `round_number` first began; and the client's key, which is one for the
+        whole run, so that its first round too has the same noise if it is done again.
+        """
+        rounds = self.rounds()
+        earlier = [path for number, path in rounds.items() if number < round_number]
+        if earlier:
+            return Kept.of(load_file(earlier[-1]))
+        later = load_file(min(rounds.values())) if rounds else {}
+        return Kept.of({KEPT: later[KEPT]}) if KEPT in later else NOTHING
 
     def save(self, round_number: int, kept: Kept) -> None:
         """Keep `kept` as it is after a round; whole or not at all."""

@@ -132,8 +132,7 @@ def _numbers_outside(allow: Allow, run: Config) -> Iterator[str]:
 def few(allow: Allow, run: Config, examples: int) -> list[str]:
     """What a site does not allow, now that it is known on how many examples it would train."""
     settings = run.optimizer
-    a_pass = -(-examples // settings.batch_size)
-    steps = settings.local_steps or (settings.local_epochs or 1) * a_pass
+    steps = settings.steps(examples)
     used = min(examples, steps * settings.batch_size)
     said = []
     if used < allow.examples:
