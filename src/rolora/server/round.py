@@ -26,7 +26,7 @@ from rolora.privacy.noising import stages_of
 from rolora.records.schema import FailureRecord, RoundRecord
 from rolora.records.shield import shielded
 from rolora.records.wire import payload_bytes
-from rolora.reducers import Reduced, Reducer
+from rolora.reducers import Reduced
 from rolora.server.budget import affordable
 from rolora.server.engine import Engine
 from rolora.server.gathering import Gathering
@@ -197,27 +197,21 @@ def one_round(
             whole = [method.plan(state, one) for one in cohort if one.id not in spent.spoilers]
         given = (config, method, engine, start, whole, enough, answered, guard)
         gathering, error = gathering_of(*given), None
-        screen, reducer = gathering.screen, gathering.reducer
         if whole and len(whole) >= enough:
             error = asked(gathering, ledger, clock, spent)
         made: ServerState | Spoilt | None = None
         if gathering.complete:
             with clock("aggregate"):
-                made = aggregated(config, method, start, reducer, screen, error)
+                made = aggregated(config, method, start, gathering, error)
         if isinstance(made, ServerState):
             for plan in whole:
                 ledger.finished(plan, made)
             return made, RoundRecord(
                 round=made.round,
                 phase=phase(method.plan(state, engine.clients[0]).train),
-                train_loss=screen.train_loss(config.largest_share),
-                updates=screen.written(reducer.limit()),
-                clients=len(screen.updates),
                 cohort=size,
                 attempts=attempt + 1,
-                failures=written(spent.failures),
-                bytes_up=spent.up,
-                bytes_down=spent.down,
+                **counted(config, gathering, spent),
             )
         if made is not None and made.blamed:
             spent.spoilt(made.blamed, ledger)
@@ -228,6 +222,19 @@ def one_round(
         else:
             attempt, barred = attempt + 1, set(spent.spoilers)
     raise quorum_lost(config, state.round + 1, enough, spent.failures)
+
+
+def counted(config: Config, gathering: Gathering, spent: Spent) -> dict[str, Any]:
+    """What a round's record says of its updates, and of what all attempts took."""
+    screen = gathering.screen
+    return {
+        "train_loss": screen.train_loss(config.largest_share),
+        "updates": screen.written(gathering.reducer.limit()),
+        "clients": len(screen.updates),
+        "failures": written(spent.failures),
+        "bytes_up": spent.up,
+        "bytes_down": spent.down,
+    }
 
 
 def asked(gathering: Gathering, ledger: Ledger, clock: Clock, spent: Spent) -> Exception | None:
@@ -291,8 +298,7 @@ def aggregated(
     config: Config,
     method: Method,
     start: ServerState,
-    reducer: Reducer[Any],
-    screen: Screen,
+    gathering: Gathering,
     error: Exception | None,
 ) -> ServerState | Spoilt:
     """The state after a round, or why it must not stand (:class:`Judge`).
@@ -300,6 +306,7 @@ def aggregated(
     Args:
         error: what the reducer could not take.
     """
+    screen, reducer = gathering.screen, gathering.reducer
     went: Mapping[Part, float] = dict.fromkeys(chain(*screen.distances.values()), math.inf)
     try:
         if error is not None:
