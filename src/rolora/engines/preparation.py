@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import torch
@@ -20,15 +21,16 @@ from rolora.data import Examples, strata_table, tell_shares
 from rolora.data.deal import deal
 from rolora.engines.given import NOTHING, Given
 from rolora.engines.in_process import InProcess
-from rolora.methods import Method, Setting
+from rolora.methods import METHODS, Method, Setting
+from rolora.methods.base import WHY
 from rolora.model.adopted import adopt_pretrained
 from rolora.model.loading import Pretrained, resolve_device
 from rolora.model.lora import LoraModel, check_ranks
 from rolora.privacy.checks import check_privacy
 from rolora.reducers import make_reducer
+from rolora.server.engine import Engine
 from rolora.server.ledger import Ledger
-from rolora.server.round import Engine
-from rolora.stages import make_chain
+from rolora.stages import make_chain, stage_named
 from rolora.tasks import Task
 
 
@@ -292,6 +294,8 @@ def checked_method(config: Config, given: Given = NOTHING) -> Method:
     make_chain(config.stages).check(method.turns())
     check_down(config, method)
     check_privacy(config, method)
+    if config.least_sum is not None:
+        check_sum(config, method)
     return method
 
 
@@ -312,6 +316,50 @@ def check_down(config: Config, method: Method) -> None:
         raise BadInput(
             f"server.stages = {names}: clients of other ranks (lora.client_ranks) hold other "
             "factors than the change is of; use none, or one rank"
+        )
+
+
+def check_sum(config: Config, method: Method) -> None:
+    """Refuse what cannot be had of updates that are seen as their sum alone.
+
+    Raises:
+        BadInput: with the field, its value, and what would be right.
+    """
+    asked, server, sealed = config.federation.cohort_size, config.server, "which a secure sum hides"
+    enough = [name for name, one in METHODS.own.items() if one.reduction != "each"]
+    coded = [options.name for options in config.stages if not stage_named(options.name).adds]
+    if method.reduction == "each":
+        raise BadInput(
+            f"method.name = {config.method.name!r}: {method.title} {WHY['each']}, {sealed}; take a "
+            f"method of which the sum is enough ({', '.join(enough)})"
+        )
+    if server.reducer.name != "mean":
+        raise BadInput(
+            f"server.reducer = {server.reducer.name!r}: compares the clients' updates, {sealed}; "
+            "use mean, or set secure_sum.threshold to null"
+        )
+    if server.weighting == "information":
+        raise BadInput(
+            "server.weighting = 'information': each client says its own weight, and those of a "
+            "secure sum must be known before; use examples or uniform"
+        )
+    if config.privacy is not None and config.privacy.noised_by == "server":
+        raise BadInput(
+            f"privacy.noise = 'server': the server clips each update, {sealed}; have the clients "
+            "do it (noise: clients), or take unit: example"
+        )
+    if coded:
+        raise BadInput(f"stages = {coded}: codes of several clients cannot be added up; use none")
+    if asked < 2:
+        raise BadInput(f"federation: {asked} client is asked in a round; a sum needs 2 at least")
+    if config.engine.runtime == "simulation":
+        raise BadInput(
+            "engine.runtime = 'simulation': its processes share the clients between them, and a "
+            "secure sum needs one place a client; take deployment, or engine.name: in_process"
+        )
+    if find_spec("cryptography") is None:
+        raise BadInput(
+            "secure_sum: cryptography is not installed; pip install 'rolora[secure-sum]'"
         )
 
 

@@ -22,6 +22,8 @@ from rolora.core.types import (
 )
 from rolora.methods import Method
 from rolora.records.wire import payload_bytes, plan_bytes, update_bytes
+from rolora.secure.fixed import MASKED
+from rolora.secure.forms import beside
 from rolora.server.cohort import sample_cohort
 from rolora.server.ledger import Ledger, planned_layout
 from rolora.stages import At, Chain, make_chain
@@ -129,6 +131,8 @@ def affordable(
 
 def encoded_bytes(config: Config, layout: Layout) -> int:
     """Bytes of an update of this layout after the run's stages."""
+    if config.least_sum is not None:
+        return payload_bytes(layout, torch.int32, MASKED)
     up = make_chain(config.stages)
     return update_bytes(_coded(up, layout)) if up else payload_bytes(layout)
 
@@ -170,7 +174,11 @@ def _bytes(config: Config, state: ServerState, plans: Sequence[Plan]) -> Bytes:
         layout = planned_layout(state.parts, plan)
         up.setdefault(layout, encoded_bytes(config, layout))
     asked = (planned_layout(state.parts, plan) for plan in plans)
-    return Bytes(sum(up[x] for x in asked), sum(map(plan_bytes, plans)))
+    sums = Bytes(sum(up[x] for x in asked), sum(map(plan_bytes, plans)))
+    if config.least_sum is None:
+        return sums
+    each_up, each_down = beside(len(plans))
+    return sums + Bytes(len(plans) * each_up, len(plans) * each_down)
 
 
 def _shapes(state: ServerState) -> ServerState:

@@ -31,6 +31,11 @@ class Chain:
         return bool(self.stages)
 
     @property
+    def codes(self) -> bool:
+        """Whether a stage takes fewer bytes."""
+        return any(isinstance(stage, Coding) for stage in self.stages)
+
+    @property
     def takes_any(self) -> bool:
         """Whether it also encodes what is not finite."""
         return bool(self.stages) and self.stages[0].takes_any
@@ -55,8 +60,10 @@ class Chain:
                 )
 
     def layout(self, wanted: Layout) -> Layout:
-        """The layout of the message for parts of the layout `wanted`: one vector a part."""
-        return _joined(self._layouts(wanted)[-1]) if self.stages else wanted
+        """The layout of the message for parts of the layout `wanted`; where something codes them,
+        one vector a part.
+        """
+        return _joined(self._layouts(wanted)[-1]) if self.codes else wanted
 
     def encode(
         self, update: Update, kept: Mapping[str, Tensor], at: At
@@ -76,7 +83,9 @@ class Chain:
                 whole = update = replace(update, parts=Adapter(layout, fed))
             update, more = stage.encode(update, kept, at)
             own |= more
-        sent = replace(update, parts=Adapter(_joined(update.parts.layout), update.parts.flat))
+        sent = update
+        if self.codes:
+            sent = replace(update, parts=Adapter(_joined(update.parts.layout), update.parts.flat))
         if first is None:
             return sent, own
         back = self._decoded(update, whole.parts.layout, self.stages[first:])
