@@ -14,7 +14,8 @@ from rolora.config import Config, load_config
 from rolora.engines.preparation import build_engine, prepare
 from rolora.report.statistics import describe, paired_difference
 from rolora.server.ledger import Ledger
-from rolora.server.round import run_rounds, scored
+from rolora.server.pooling import scored
+from rolora.server.round import run_rounds
 
 DTYPES = ("float32", "bfloat16")
 

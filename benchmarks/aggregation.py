@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
@@ -38,7 +38,11 @@ def mean(quick: bool) -> Workload:
     )
 
 
-def _mean_work(mean: object, clients: int, hold: object) -> Work:
+def _mean_work(
+    mean: Callable[[Iterable[Update]], Tensor],
+    clients: int,
+    hold: Callable[[Iterator[Update]], Iterable[Update]],
+) -> Work:
     updates = hold(arrivals(clients))
     return Work(lambda: mean(updates))
 

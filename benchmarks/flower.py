@@ -16,7 +16,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-import pandas
+import pandas  # type: ignore[import-untyped]
 import yaml
 from rich.console import Console
 from rich.table import Table
@@ -26,13 +26,16 @@ from benchmarks.measure import resident_peak
 from rolora.config import Config, load_config, parse_config
 from rolora.core.types import Failure, Update
 from rolora.engines.flower.connect import connected, hello
+from rolora.engines.flower.engine import FlowerEngine
 from rolora.engines.flower.project import write_project
 from rolora.engines.flower.results import Reply, Transport
 from rolora.engines.flower.serve import running_server, serve_client
 from rolora.engines.flower.settings import ServerConfig, SiteConfig, load_settings
 from rolora.engines.preparation import Ready, prepare
 from rolora.model.loading import draw_parameters, load_tokenizer
+from rolora.server.engine import Engine
 from rolora.server.ledger import Ledger
+from rolora.server.protection import Protection
 from rolora.server.round import Clock, one_round
 
 Row = dict[str, Any]
@@ -157,6 +160,7 @@ def across_processes(directory: Path) -> Row:
         with connected(config, lambda text: None) as ready:
             joined = time.perf_counter() - begin
             engine = ready.engine(RUN, ledger)
+            assert isinstance(engine, FlowerEngine)
             rounds = all_rounds(ready, engine, ledger)
             trips = [round_trip(engine.transport, config) for _ in range(ROUND_TRIPS)]
         memory = {
@@ -197,7 +201,7 @@ def serve(path: Path) -> None:
         serve_client(load_settings(SiteConfig, path), True, print)
 
 
-def all_rounds(ready: Ready, engine: Any, ledger: Ledger) -> list[Row]:
+def all_rounds(ready: Ready, engine: Engine, ledger: Ledger) -> list[Row]:
     """Per round: seconds in all, by stage, of the slowest site's training; bytes."""
     state, rounds = ready.initial(), []
     for _ in range(ready.config.rounds):
@@ -208,14 +212,15 @@ def all_rounds(ready: Ready, engine: Any, ledger: Ledger) -> list[Row]:
             trained.append(answer.metrics.get("seconds", 0.0))
 
         state, metrics = one_round(
-            ready.config, ready.method, engine, state, ledger, clock, answered
+            *(ready.config, ready.method, engine, state, ledger, clock, answered),
+            Protection(ready.config),
         )
         rounds.append(
             {
                 "seconds": round(time.perf_counter() - begin, 3),
                 "slowest_site_trains_s": round(max(trained), 3),  # 0 in one process
                 "stages": {name: round(spent, 4) for name, spent in clock.seconds.items()},
-                "bytes": metrics["bytes_up"] + metrics["bytes_down"],
+                "bytes": metrics.bytes_up + metrics.bytes_down,
             }
         )
     return rounds

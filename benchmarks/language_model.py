@@ -173,7 +173,8 @@ def with_peft(loaded: Pretrained, examples: Examples, config: Config) -> PlainLo
     )
     tokenizer = loaded.tokenizer
     tokenizer.padding_side = "right"
-    dataset, collate = as_dictionaries(examples), DataCollatorForSeq2Seq(tokenizer)
+    dataset: Any = as_dictionaries(examples)
+    collate = DataCollatorForSeq2Seq(tokenizer)
     return PlainLoop(
         model=model.eval(),
         loader=lambda batches: DataLoader(dataset, batch_sampler=batches, collate_fn=collate),

@@ -92,7 +92,7 @@ def interleaved(
     times = {name: Times() for name in works}
     results: dict[str, Tensor] = {}
     for turn in range(0 if warm_up else 1, repeats + 1):
-        for name in list(works) if turn % 2 else reversed(works):
+        for name in list(works) if turn % 2 else reversed(list(works)):
             works[name].reset()
             gc.collect()
             wall, cpu = time.perf_counter(), time.process_time()

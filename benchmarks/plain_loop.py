@@ -42,10 +42,10 @@ class PlainLoop:
 
     model: nn.Module
     loader: Callable[[Batches], DataLoader]
-    loss: Callable[[nn.Module, Any], Tensor]
+    loss: Callable[[Any, Any], Tensor]
     settings: OptimizerConfig
-    get: Callable[[nn.Module], StateDict]
-    set: Callable[[nn.Module, StateDict], Any]
+    get: Callable[[Any], StateDict]
+    set: Callable[[Any, StateDict], Any]
 
     def run(
         self, start: StateDict, rounds: Sequence[Sequence[Batches]], num_examples: Sequence[int]
@@ -80,7 +80,9 @@ def average(states: Sequence[StateDict], num_examples: Sequence[int]) -> StateDi
     """The mean of the state dicts, weighted by numbers of examples."""
     total = sum(num_examples)
     return {
-        name: sum(n / total * state[name] for n, state in zip(num_examples, states, strict=True))
+        name: torch.stack(
+            [n / total * state[name] for n, state in zip(num_examples, states, strict=True)]
+        ).sum(0)
         for name in states[0]
     }
 
@@ -98,7 +100,8 @@ def with_peft(module: nn.Module, tokenizer: Any, examples: Examples, config: Con
             layers_to_transform=layer_numbers(lora.layers),
         ),
     )
-    dataset, collate = as_dictionaries(examples), DataCollatorWithPadding(tokenizer)
+    dataset: Any = as_dictionaries(examples)
+    collate = DataCollatorWithPadding(tokenizer)
     return PlainLoop(
         model=model.eval(),
         loader=lambda batches: DataLoader(dataset, batch_sampler=batches, collate_fn=collate),

@@ -8,6 +8,7 @@ from benchmarks.measure import Work
 from rolora.core.types import Adapter
 from rolora.engines.in_process import InProcess
 from rolora.server.ledger import Ledger
+from rolora.server.protection import Protection
 from rolora.server.round import Clock, one_round
 
 
@@ -35,9 +36,10 @@ class Simulation:
     def run(self) -> Tensor:
         """A and B after all rounds, in one vector."""
         clock, ledger, state = Clock(), Ledger(), self.initial
+        run = (self.config, self.method, self.engine)
         for _ in range(self.config.rounds):
             state, _ = one_round(
-                self.config, self.method, self.engine, state, ledger, clock, lambda answer: None
+                *run, state, ledger, clock, lambda answer: None, Protection(self.config)
             )
         self.stages = clock.seconds
         return state.parts.select({"A", "B"}).flat

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Literal
 
-from rolora.report.statistics import PairedDifference, describe, paired_difference
+from rolora.report.statistics import (
+    FEWEST_SEEDS,
+    PairedDifference,
+    describe,
+    holm,
+    paired_difference,
+)
 
 Standing = Literal["holds", "does not hold", "not decided at this size"]
 SIGNIFICANCE = 0.05
@@ -51,30 +57,36 @@ def greater(ours: Sequence[float], theirs: Sequence[float]) -> tuple[Standing, s
     Raises:
         ValueError: the two differ in length, are empty, or hold a number that is not finite.
     """
-    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
-    if not differences or not all(map(isfinite, differences)):
-        raise ValueError(f"a paired test needs finite pairs, got {differences}")
-    test = paired_difference(differences)
+    pairs = list(zip(ours, theirs, strict=True))
+    if not pairs or not all(isfinite(a - b) for a, b in pairs):
+        raise ValueError(f"a paired test needs finite pairs, got {pairs}")
+    test = paired(ours, theirs)
     standing: Standing = "not decided at this size"
     if test.p_value is not None and test.p_value < SIGNIFICANCE:
         standing = "holds" if test.mean > 0 else "does not hold"
     return standing, f"{mean_std(ours)} against {mean_std(theirs)}; {in_words(test)}"
 
 
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """The p-values after Holm's correction for their number; None, a test without a result, counts
-    as one that was made.
+def paired(ours: Sequence[float], theirs: Sequence[float]) -> PairedDifference:
+    """Ours less theirs, seed by seed."""
+    return paired_difference([a - b for a, b in zip(ours, theirs, strict=True)])
 
-    Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of
-    Statistics, 1979.
+
+def corrected(tests: Mapping[str, PairedDifference]) -> dict[str, float | None]:
+    """The p-values of all tests of a table, by what they are of, after Holm's correction."""
+    return dict(zip(tests, holm([test.p_value for test in tests.values()]), strict=True))
+
+
+def above(ours: Sequence[float], theirs: Sequence[float], p: float | None) -> tuple[Standing, str]:
+    """The standing of "ours is above theirs" by a corrected p-value, and its evidence in words; not
+    decided below :data:`FEWEST_SEEDS` seeds.
     """
-    left, least = len(p_values), 0.0
-    corrected: list[float | None] = [None] * left
-    known = [(p, place) for place, p in enumerate(p_values) if p is not None]
-    for p, place in sorted(known):
-        least = max(least, min(1.0, left * p))
-        corrected[place], left = least, left - 1
-    return corrected
+    test = paired(ours, theirs)
+    evidence = f"{mean_std(ours)} against {mean_std(theirs)}; {in_words(test)}"
+    evidence += "" if p is None else f"; p = {p:.2g} after Holm's correction"
+    if p is None or p >= SIGNIFICANCE or test.n < FEWEST_SEEDS:
+        return "not decided at this size", evidence
+    return ("holds" if test.mean > 0 else "does not hold"), evidence
 
 
 def not_below(
@@ -106,3 +118,15 @@ def mean_std(values: Sequence[float], digits: int = 3) -> str:
 def p_text(value: float | None) -> str:
     """A p-value in a table; none, where it is not known."""
     return "-" if value is None else f"{value:.2g}"
+
+
+def percent(values: Sequence[float]) -> str:
+    """Mean and spread of shares, in percent."""
+    return mean_std([100 * value for value in values])
+
+
+def in_points(test: PairedDifference) -> str:
+    """A difference of shares and its interval, in percentage points."""
+    if test.low is None or test.high is None:
+        return f"{100 * test.mean:+.2f}"
+    return f"{100 * test.mean:+.2f} ({100 * test.low:+.2f} to {100 * test.high:+.2f})"

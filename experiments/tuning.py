@@ -1,4 +1,4 @@
-"""Learning rates: chosen at one seed on validation data, judged at others."""
+"""Learning rates: chosen at some seeds on validation data, judged at others."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from statistics import fmean
 from typing import Generic, Protocol, TypeVar
 
 from experiments.short_runs import Ending
+from rolora.core.search import Found, Grid, search
 
 K = TypeVar("K")
 R = TypeVar("R", bound=Ending)
-Grid = Mapping[tuple[K, float, int], R]
-"""Runs by what is tuned, rate and seed."""
+WHOLE = 1
+"""The one rung of a search in which every run is whole, so that its cell is."""
+Runs = Mapping[tuple[K, float, int], R]
+"""By what is tuned, rate and seed."""
 Run = Callable[[str, Sequence[tuple[K, float, int]], bool], Sequence[R]]
 """Makes the runs, in order; with True they are judged on the test examples. What they are for is
 said in a word."""
@@ -45,18 +48,24 @@ class Tuned(Generic[K, R]):
         final: each key's runs at its rate, one a seed.
     """
 
-    grid: Grid[K, R]
+    grid: Runs[K, R]
     chosen: Mapping[K, float]
     final: Mapping[K, Sequence[R]]
 
 
 def tune_and_judge(budget: Budget, keys: Sequence[K], run: Run[K, R]) -> Tuned[K, R]:
     """Run every key with every rate at the tuning seed, then at its best one with every seed."""
-    grid = over_rates("tuning", budget.rates, keys, [budget.tuning_seed], run)
-    chosen = {key: best_rate(budget, grid, key) for key in keys}
-    judged = [(key, chosen[key], seed) for seed in budget.seeds for key in keys]
-    final: dict[K, list[R]] = {key: [] for key in keys}
-    for (key, *_), found in zip(judged, run("runs", judged, True), strict=True):
+    grid, found = searched(Grid(tuple(budget.rates), (WHOLE,)), [budget.tuning_seed], keys, run)
+    return judged(budget.seeds, grid, {key: found[key].rate for key in keys}, run)
+
+
+def judged(
+    seeds: Sequence[int], grid: Runs[K, R], chosen: Mapping[K, float], run: Run[K, R]
+) -> Tuned[K, R]:
+    """Run every key at its rate with every seed."""
+    wanted = [(key, rate, seed) for seed in seeds for key, rate in chosen.items()]
+    final: dict[K, list[R]] = {key: [] for key in chosen}
+    for (key, *_), found in zip(wanted, run("runs", wanted, True), strict=True):
         final[key].append(found)
     return Tuned(grid, chosen, final)
 
@@ -69,70 +78,20 @@ def over_rates(
     return dict(zip(wanted, run(what, wanted, False), strict=True))
 
 
-def best_rate(budget: Budget, grid: Grid[K, R], key: K) -> float:
-    """The rate whose run at the tuning seed ends with the best validation accuracy; of several the
-    lowest.
+def searched(
+    grid: Grid, seeds: Sequence[int], keys: Sequence[K], run: Run[K, R]
+) -> tuple[dict[tuple[K, float, int], R], dict[K, Found]]:
+    """Search a rate for every key by the mean validation accuracy at the end of runs at some seeds,
+    all of them whole (:func:`rolora.core.search.search`); the runs, and what was found.
     """
-    return max(budget.rates, key=lambda rate: grid[key, rate, budget.tuning_seed]["accuracy"][-1])
+    runs: dict[tuple[K, float, int], R] = {}
 
+    def scored(pairs: Sequence[tuple[K, float]], rung: int) -> list[float]:
+        wanted = [(key, rate, seed) for seed in seeds for key, rate in pairs]
+        runs.update(zip(wanted, run("tuning", wanted, False), strict=True))
+        return [fmean(runs[key, rate, n]["accuracy"][-1] for n in seeds) for key, rate in pairs]
 
-class WideBudget(Protocol):
-    """What an experiment's settings say of a grid of rates that widens by itself."""
-
-    @property
-    def rates(self) -> Sequence[float]:
-        """The learning rates to begin with, ascending."""
-
-    @property
-    def widen_by(self) -> float:
-        """The next rate beyond an end, as a multiple of it."""
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """The lowest and the highest rate that is tried."""
-
-    @property
-    def tuning_seeds(self) -> Sequence[int]:
-        """At which the rate is chosen."""
-
-
-def widening_grid(
-    budget: WideBudget, keys: Sequence[K], run: Run[K, R]
-) -> dict[tuple[K, float, int], R]:
-    """Run every key with every rate at the tuning seeds, and with further rates as long as its best
-    lies at an end of those that it has been run with.
-    """
-    grid: dict[tuple[K, float, int], R] = {}
-    new = {key: list(budget.rates) for key in keys}
-    while any(new.values()):
-        wanted = [(k, rate, seed) for seed in budget.tuning_seeds for k in keys for rate in new[k]]
-        grid.update(zip(wanted, run("tuning", wanted, False), strict=True))
-        new = {key: _beyond(budget, grid, key) if new[key] else [] for key in keys}
-    return grid
-
-
-def _beyond(budget: WideBudget, grid: Grid[K, R], key: K) -> list[float]:
-    """The next rate where the best is at an end and the bounds allow one more."""
-    rates, best = rates_of(grid, key), steadiest_rate(budget, grid, key)
-    further = {rates[0]: best / budget.widen_by, rates[-1]: best * budget.widen_by}
-    low, high = budget.bounds
-    return [rate for end, rate in further.items() if end == best and low <= rate <= high]
-
-
-def steadiest_rate(budget: WideBudget, grid: Grid[K, R], key: K) -> float:
-    """The rate with the best mean validation accuracy at the end of the runs at the tuning seeds;
-    of several the lowest.
-    """
-
-    def mean_end(rate: float) -> float:
-        return fmean(grid[key, rate, seed]["accuracy"][-1] for seed in budget.tuning_seeds)
-
-    return max(rates_of(grid, key), key=mean_end)
-
-
-def rates_of(grid: Grid[K, R], key: K) -> list[float]:
-    """The rates with which a key was run, ascending."""
-    return sorted({rate for of, rate, _ in grid if of == key})
+    return runs, search(keys, grid, scored)
 
 
 def rate_in_words(rates: Sequence[float], rate: float) -> str:

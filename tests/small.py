@@ -151,6 +151,17 @@ def word_tokenizer(chat_template=None):
     return made
 
 
+TAKES = {
+    "flora": {"optimizer": {"state": "reset"}},
+    "fedrot_lora": {"optimizer": {"state": "transport"}},
+    "fedsvd": {
+        "optimizer": {"state": "transport"},
+        "server": {"optimizer": "fedavg", "lr": 1.0},
+    },
+}
+"""By method: what it takes in place of kept optimiser states and of a server optimiser."""
+
+
 def config(**sections):
     """A config; every section is given as a mapping."""
     defaults = {
@@ -182,6 +193,21 @@ def text_examples(n, seed=0, num_labels=2, shortest=1, longest=12):
         names=tuple(f"label{i}" for i in range(num_labels)),
         tokens={"input_ids": torch.cat([*pieces, torch.zeros(1)]).int()},
         offsets=torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
+    )
+
+
+def spoken(examples):
+    """The same texts, of whose tokens the last half is learned."""
+    offsets, ids = examples.offsets, examples.tokens["input_ids"]
+    place = torch.arange(len(ids) - 1) - offsets[:-1].repeat_interleave(examples.lengths)
+    learned = (place >= (examples.lengths // 2).repeat_interleave(examples.lengths)).int()
+    sums = torch.cat([torch.zeros(1, dtype=torch.int64), learned.cumsum(0)])
+    return Examples(
+        targets=sums[offsets[1:]] - sums[offsets[:-1]],
+        strata=torch.zeros(len(examples), dtype=torch.int64),
+        names=(),
+        tokens={"input_ids": ids, "learned": torch.cat([learned, learned.new_zeros(1)])},
+        offsets=offsets,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -57,9 +57,10 @@ def _page() -> Iterator[str]:
     for name, annotation in sections.items():
         if name in ("method", "task"):
             continue
-        if inspect.isclass(annotation) and issubclass(annotation, Section):
-            yield from _section(f"`{name}`", annotation, 2)
-            yield from _inner(name, annotation)
+        for kind in (annotation, *get_args(annotation)):
+            if inspect.isclass(kind) and issubclass(kind, Section):
+                yield from _section(f"`{name}`", kind, 2)
+                yield from _inner(name, kind)
     yield from _section("`method`", Options, 2)
     for name, method in METHODS.own.items():
         if method.Options is not Options:

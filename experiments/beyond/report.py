@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from statistics import fmean
 from typing import Any
 
 from experiments.beyond.config import BeyondConfig
 from experiments.beyond.runs import Line, Lines, Place
-from experiments.claims import Claim, Standing, all_hold, greater, mean_std
+from experiments.claims import (
+    Claim,
+    Standing,
+    above,
+    all_hold,
+    corrected,
+    in_points,
+    p_text,
+    paired,
+    percent,
+)
 from experiments.methods import ROLORA
 from experiments.mnist.report import optimizer_words
 from experiments.report import Table
 from experiments.tuning import rate_in_words
 from rolora.records.units import byte_size
-from rolora.report.statistics import PairedDifference, paired_difference
+from rolora.report.statistics import FEWEST_SEEDS, PairedDifference
 
 SOURCE = "beyond the paper"
-FEWEST_SEEDS = 5
-"""With fewer nothing is decided: a t-test on two or three pairs rests on their spread's luck."""
 
 
 def places(lines: Lines) -> list[Place]:
@@ -40,8 +48,9 @@ def claims(config: BeyondConfig, lines: Lines) -> Iterator[Claim]:
     """Place by place; then, where there are both tasks, each variant in all places."""
     found: dict[str, list[tuple[Place, Standing]]] = {}
     for place in places(lines):
+        p_values = after_holm(lines, place)
         for line, rolora in beside_rolora(lines, place):
-            standing, evidence = above(line.test, rolora.test)
+            standing, evidence = above(line.test, rolora.test, p_values[line.variant.key])
             label = _capital(line.variant.label)
             yield Claim(f"{label}: ends above RoLoRA ({place.words})", SOURCE, standing, evidence)
             found.setdefault(label, []).append((place, standing))
@@ -52,15 +61,15 @@ def claims(config: BeyondConfig, lines: Lines) -> Iterator[Claim]:
             yield Claim(text, SOURCE, all_hold(*(s for _, s in standings)), evidence)
 
 
-def above(ours: Sequence[float], theirs: Sequence[float]) -> tuple[Standing, str]:
-    """The standing of "ours is above theirs", not decided below :data:`FEWEST_SEEDS` seeds."""
-    standing, evidence = greater(ours, theirs)
-    return (standing if len(ours) >= FEWEST_SEEDS else "not decided at this size"), evidence
-
-
 def difference(line: Line, rolora: Line) -> PairedDifference:
     """Of test accuracy, paired by seed."""
-    return paired_difference([a - b for a, b in zip(line.test, rolora.test, strict=True)])
+    return paired(line.test, rolora.test)
+
+
+def after_holm(lines: Lines, place: Place) -> dict[str, float | None]:
+    """Each variant's p-value against RoLoRA, corrected for all of a place's."""
+    pairs = beside_rolora(lines, place)
+    return corrected({line.variant.key: difference(line, rolora) for line, rolora in pairs})
 
 
 # -- tables -------------------------------------------------------------------------------------
@@ -75,38 +84,33 @@ def tables(lines: Lines) -> Iterator[Table]:
         "validation, last round",
         "test",
         "difference to RoLoRA, 95 % interval",
+        "p",
+        "p, Holm",
         "sent up, share of RoLoRA's",
         "seconds",
     )
     for place in places(lines):
-        rolora = lines[place.key, ROLORA]
-        rows = [_row(line, rolora) for line in lines.values() if line.place == place]
+        rolora, p_values = lines[place.key, ROLORA], after_holm(lines, place)
+        rows = [_row(line, rolora, p_values) for line in lines.values() if line.place == place]
         yield Table(f"Accuracy in percent, {place.words}", columns, tuple(rows))
 
 
-def _row(line: Line, rolora: Line) -> tuple[str, ...]:
+def _row(line: Line, rolora: Line, p_values: Mapping[str, float | None]) -> tuple[str, ...]:
     diverged = sum(end["diverged"] for end in line.final)
+    test = None if line is rolora else difference(line, rolora)
     return (
         _capital(line.variant.label)
         + (f" ({diverged} of {len(line.final)} diverged)" if diverged else ""),
         rate_in_words(list(line.grid), line.rate),
-        _percent([fmean(end["accuracy"]) for end in line.final]),
-        _percent([end["accuracy"][-1] for end in line.final]),
-        _percent(line.test),
-        "-" if line is rolora else _in_points(difference(line, rolora)),
+        percent([fmean(end["accuracy"]) for end in line.final]),
+        percent([end["accuracy"][-1] for end in line.final]),
+        percent(line.test),
+        "-" if test is None else in_points(test),
+        p_text(None if test is None else test.p_value),
+        p_text(p_values.get(line.variant.key)),
         _sent(line, rolora),
         f"{fmean(end['seconds'] for end in line.final):.0f}",
     )
-
-
-def _percent(values: Sequence[float]) -> str:
-    return mean_std([100 * value for value in values])
-
-
-def _in_points(test: PairedDifference) -> str:
-    if test.low is None or test.high is None:
-        return f"{100 * test.mean:+.2f}"
-    return f"{100 * test.mean:+.2f} ({100 * test.low:+.2f} to {100 * test.high:+.2f})"
 
 
 def _sent(line: Line, rolora: Line) -> str:
@@ -135,8 +139,7 @@ def summary(config: BeyondConfig, lines: Lines) -> str:
         "round of these. A run that diverges scores chance from then on. "
         f"{' '.join(words[half] for half in asked)} Data: {'; '.join(sources)}.\n\n"
         "A claim is decided by a two-sided paired t-test over the seeds at 5 %, with "
-        f"{FEWEST_SEEDS} seeds at least, each by itself and not corrected for their number: of "
-        "twenty variants that change nothing, one is expected to seem better or worse."
+        f"{FEWEST_SEEDS} seeds at least, corrected by Holm's method for all variants of a place."
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.claims import SIGNIFICANCE, Claim, Standing, holm, in_words, mean_std, p_text
+from experiments.claims import SIGNIFICANCE, Claim, Standing, in_words, mean_std, p_text
 from experiments.generation.asking import Scores
 from experiments.generation.config import line_title
 from experiments.generation.runs import BASE, Found, LineRuns, Outcome
@@ -19,7 +19,7 @@ from experiments.methods import ROLORA
 from experiments.report import Table
 from experiments.tuning import rate_in_words
 from rolora.records.units import byte_size
-from rolora.report.statistics import PairedDifference, paired_difference
+from rolora.report.statistics import PairedDifference, holm, paired_difference
 
 Z = 1.959964
 """Of a normal 95 % interval."""

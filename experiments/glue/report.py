@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from experiments import over_bytes
 from experiments.claims import Claim, all_hold, greater, mean_std, not_below
 from experiments.glue.config import GlueConfig
 from experiments.glue.presets import (
@@ -265,14 +266,19 @@ def _cost_table(outcome: Outcome, task: TaskData) -> Table:
         "weakest client",
         "diverged",
         "minutes",
+        *over_bytes.COLUMNS,
     )
-    rows = tuple(
-        _cost_row(outcome, task, setting, line)
-        for setting in outcome.settings
-        for line in outcome.lines.values()
-    )
+    rows = tuple(row for setting in outcome.settings for row in _costs(outcome, task, setting))
     title = f"What a run took, and its accuracy in percent, {task.title} ({task.source})"
     return Table(title, columns, rows)
+
+
+def _costs(outcome: Outcome, task: TaskData, setting: Setting) -> Iterator[tuple[str, ...]]:
+    """A row a line."""
+    finals = {key: outcome.final(task, setting, key) for key in outcome.lines}
+    sent = over_bytes.cells(list(finals.values()), finals.get(ROLORA))
+    for line, cells in zip(outcome.lines.values(), sent, strict=True):
+        yield (*_cost_row(outcome, task, setting, line), *cells)
 
 
 def _cost_row(outcome: Outcome, task: TaskData, setting: Setting, line: Line) -> tuple[str, ...]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from statistics import fmean
 from typing import Any
 
+from experiments import over_bytes
 from experiments.claims import (
-    SIGNIFICANCE,
     Claim,
     Standing,
-    holm,
-    in_words,
-    mean_std,
+    above,
+    in_points,
     not_below,
     p_text,
+    paired,
+    percent,
 )
+from experiments.claims import corrected as after_holm
 from experiments.preset.config import FULL, PLAIN, SPLITS, PresetConfig, Split, split_in_words
 from experiments.preset.runs import Line, Lines
 from experiments.report import Table
@@ -23,11 +25,9 @@ from experiments.short_runs import TrialResult
 from experiments.tuning import rate_in_words
 from rolora.records.units import byte_size
 from rolora.report.collapse import COLLAPSED_SHARE, MARGIN
-from rolora.report.statistics import PairedDifference, paired_difference
+from rolora.report.statistics import FEWEST_SEEDS, PairedDifference
 
 SOURCE = "beyond the paper"
-FEWEST_SEEDS = 5
-"""With fewer nothing is decided: a t-test on two or three pairs rests on their spread's luck."""
 NOT_WORSE = 0.01
 """By how much a recipe may end below RoLoRA and count as not worse."""
 
@@ -53,15 +53,14 @@ def in_split(lines: Lines, split: Split) -> list[Line]:
 
 def difference(line: Line, rolora: Line) -> PairedDifference:
     """Of test accuracy, paired by seed."""
-    return paired_difference([a - b for a, b in zip(line.test, rolora.test, strict=True)])
+    return paired(line.test, rolora.test)
 
 
 def corrected(lines: Lines, split: Split) -> dict[str, float | None]:
     """The p-value of each line against RoLoRA, after Holm's correction within the split's table."""
     rolora = lines[PLAIN, split]
     others = [line for line in in_split(lines, split) if line is not rolora]
-    p_values = holm([difference(line, rolora).p_value for line in others])
-    return {line.recipe.key: p for line, p in zip(others, p_values, strict=True)}
+    return after_holm({line.recipe.key: difference(line, rolora) for line in others})
 
 
 # -- claims -------------------------------------------------------------------------------------
@@ -80,7 +79,9 @@ def claims(lines: Lines) -> Iterator[Claim]:
             )
         else:
             p = corrected(lines, split)[FULL.key]
-            yield _claim(f"All pieces: ends above RoLoRA ({where})", *above(ours, rolora, p))
+            yield _claim(
+                f"All pieces: ends above RoLoRA ({where})", *above(ours.test, rolora.test, p)
+            )
         yield _claim(f"All pieces: no collapsed run ({where})", *_none_collapsed(ours))
         half = not_below(ours.validation(0.5), rolora.validation(), 0.0)
         yield _claim(
@@ -90,16 +91,6 @@ def claims(lines: Lines) -> Iterator[Claim]:
 
 def _claim(text: str, standing: Standing, evidence: str) -> Claim:
     return Claim(text, SOURCE, standing, evidence)
-
-
-def above(line: Line, rolora: Line, p: float | None) -> tuple[Standing, str]:
-    """The standing of "it ends above RoLoRA", by the corrected p-value."""
-    test = difference(line, rolora)
-    evidence = f"{mean_std(line.test)} against {mean_std(rolora.test)}; {in_words(test)}"
-    evidence += "" if p is None else f"; p = {p:.2g} after Holm's correction"
-    if p is None or p >= SIGNIFICANCE or test.n < FEWEST_SEEDS:
-        return "not decided at this size", evidence
-    return ("holds" if test.mean > 0 else "does not hold"), evidence
 
 
 def _not_worse(line: Line, rolora: Line) -> tuple[Standing, str]:
@@ -129,6 +120,7 @@ COLUMNS = (
     "p",
     "p, Holm",
     "sent up, share of RoLoRA's",
+    *over_bytes.COLUMNS,
 )
 
 
@@ -136,7 +128,11 @@ def tables(lines: Lines) -> Iterator[Table]:
     """Each split in numbers."""
     for split in splits_of(lines):
         p_values = corrected(lines, split)
-        rows = [_row(line, lines[PLAIN, split], p_values) for line in in_split(lines, split)]
+        rolora, found = lines[PLAIN, split], in_split(lines, split)
+        sent = over_bytes.cells([line.final for line in found], rolora.final)
+        rows = [
+            (*_row(line, rolora, p_values), *cells) for line, cells in zip(found, sent, strict=True)
+        ]
         yield Table(f"Accuracy in percent, {split_in_words(split)}", COLUMNS, tuple(rows))
 
 
@@ -147,25 +143,15 @@ def _row(line: Line, rolora: Line, p_values: Mapping[str, float | None]) -> tupl
     return (
         line.recipe.label,
         rate_in_words(rates, line.rate),
-        _percent(line.validation(0.5)),
-        _percent(line.validation()),
-        _percent(line.test),
+        percent(line.validation(0.5)),
+        percent(line.validation()),
+        percent(line.test),
         f"{sum(map(collapsed, line.final))} of {len(line.final)}",
-        "-" if itself else _in_points(test),
+        "-" if itself else in_points(test),
         "-" if itself else p_text(test.p_value),
         "-" if itself else p_text(p_values[line.recipe.key]),
         _sent(line, rolora),
     )
-
-
-def _percent(values: Sequence[float]) -> str:
-    return mean_std([100 * value for value in values])
-
-
-def _in_points(test: PairedDifference) -> str:
-    if test.low is None or test.high is None:
-        return f"{100 * test.mean:+.2f}"
-    return f"{100 * test.mean:+.2f} ({100 * test.low:+.2f} to {100 * test.high:+.2f})"
 
 
 def _sent(line: Line, rolora: Line) -> str:

@@ -9,8 +9,9 @@ from experiments.cells import Cells
 from experiments.preset.config import PresetConfig, Recipe, Split, run_of
 from experiments.short_runs import TrialResult
 from experiments.trials import Trial, run_trials
-from experiments.tuning import Run, steadiest_rate, widening_grid
+from experiments.tuning import WHOLE, Run, judged, searched
 from experiments.workspace import Workspace
+from rolora.core.search import Grid
 
 Key = tuple[Recipe, Split]
 
@@ -73,16 +74,13 @@ def line_up(
     config: PresetConfig, keys: Sequence[Key], run: Run[Key, TrialResult]
 ) -> dict[Key, Line]:
     """Choose each one's rate at the tuning seeds, then run it with every seed."""
-    grid = widening_grid(config, keys, run)
-    chosen = {key: steadiest_rate(config, grid, key) for key in keys}
-    judged = [(key, chosen[key], seed) for seed in config.seeds for key in keys]
-    final: dict[Key, list[TrialResult]] = {key: [] for key in keys}
-    for (key, *_), found in zip(judged, run("runs", judged, True), strict=True):
-        final[key].append(found)
+    grid = Grid(config.rates, (WHOLE,), config.widen_by, config.bounds)
+    runs, found = searched(grid, config.tuning_seeds, keys, run)
+    tuned = judged(config.seeds, runs, {key: found[key].rate for key in keys}, run)
     tried = {
-        key: {(rate, n): end for (of, rate, n), end in grid.items() if of == key} for key in keys
+        key: {(rate, n): end for (of, rate, n), end in runs.items() if of == key} for key in keys
     }
-    return {key: Line(*key, chosen[key], tried[key], final[key]) for key in keys}
+    return {key: Line(*key, tuned.chosen[key], tried[key], tuned.final[key]) for key in keys}
 
 
 def making(config: PresetConfig, workspace: Workspace) -> Run[Key, TrialResult]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rolora.library.compared import ComparedRuns
     from rolora.library.finished import Run, load_run
     from rolora.library.plan import RunPlan
-    from rolora.library.runs import compare, plan, run, stream
+    from rolora.library.runs import compare, plan, run, stream, tune
     from rolora.methods.base import Method
     from rolora.records.schema import Metric, RoundRecord, Summary
     from rolora.reducers.base import Reducer
@@ -37,6 +37,7 @@ _WHERE = {
     "run": "library.runs",
     "stream": "library.runs",
     "compare": "library.runs",
+    "tune": "library.runs",
     "plan": "library.runs",
     "load_run": "library.finished",
     "Run": "library.finished",
@@ -81,6 +82,7 @@ __all__ = [
     "plan",
     "run",
     "stream",
+    "tune",
 ]
 
 

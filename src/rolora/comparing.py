@@ -47,6 +47,7 @@ def compare_methods(
     watched: Callable[[str], Callback],
     command: str,
     given: Given = NOTHING,
+    target: float | None = None,
 ) -> list[ComparedRun]:
     """Run every method under every seed into ``directory/METHOD/seed-N``, then compare.
 
@@ -62,6 +63,8 @@ def compare_methods(
         watched: who is told of a run, given which one it is.
         command: noted in the summaries.
         given: objects in place of what the config names.
+        target: the validation score for which bytes are counted; None: the mean of the first
+            method's final ones.
 
     Returns:
         all runs, by method and seed.
@@ -87,7 +90,7 @@ def compare_methods(
         told = watched(f"{number} of {len(cells)}: {method}, seed {seed}")
         execute(settings, path, True, told, command, given=own)
         write_report(path)
-    write_comparison(directory, runs)
+    write_comparison(directory, runs, target)
     return runs
 
 

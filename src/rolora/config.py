@@ -22,12 +22,14 @@ from rolora.core.errors import nearest
 from rolora.core.parsing import apply_override, chosen, parse_section, place_path, shown
 from rolora.core.reading import ReadOptions
 from rolora.core.section import NonNegative, Positive, Rate, Section, Seed
-from rolora.core.types import ClientInfo, scaling_of
+from rolora.core.shares import count_of
+from rolora.core.types import ClientInfo, Part, scaling_of
 from rolora.core.yaml_text import read_mapping
 from rolora.methods import METHODS, Options
 from rolora.methods.rolora import RoLoRAOptions
 from rolora.presets import located
 from rolora.reducers import REDUCERS, ReducerOptions
+from rolora.secure.forms import Terms
 from rolora.stages import STAGES, StageOptions
 
 DEFAULT_DATA = "rotten_tomatoes"
@@ -237,6 +239,10 @@ class OptimizerConfig(Section):
             raise ValueError("give either local_steps or local_epochs, the other null")
         return self
 
+    def steps(self, examples: int) -> int:
+        """Of a client with so many examples in a round."""
+        return self.local_steps or (self.local_epochs or 1) * -(-examples // self.batch_size)
+
 
 class ObjectiveConfig(Section):
     """What clients train on. With `logit_adjustment` tau above 0 the log of a client's own label
@@ -288,6 +294,62 @@ class ServerConfig(Section):
     weighting: Literal["examples", "uniform", "information"] = "examples"
     reducer: AnyReducer = ReducerOptions()
     byte_budget: Annotated[ByteSize, Field(gt=0)] | None = None
+
+
+class SecureSumConfig(Section):
+    """Updates that are seen as their sum alone (:mod:`rolora.secure`; the extra
+    ``rolora[secure-sum]``). A round is one only where at least `threshold` of the clients asked
+    sent theirs, and so many are left to open the sum; the others may drop out at any step. null is
+    off: the server sees each client's update. No number of a change may be beyond `reach`; a client
+    that has one does not send it (``out_of_reach``). Changes are told in steps of `reach` / 2^31.
+
+    The weights are told in clear. What looks at one update cannot be had: ``federation.max_jump``,
+    lengths and losses by client, robust reducers.
+    """
+
+    threshold: Annotated[float, Field(gt=0.5, le=1.0)] | None = None
+    reach: Annotated[float, Field(gt=0.0, le=1024.0)] = 4.0
+
+
+Clip = Rate | dict[Part, Rate]
+
+
+class PrivacyConfig(Section):
+    """Differential privacy of each client or of each training example (`unit`), counted.
+
+    A client's change of a round, or an example's gradient, is cut to the length `clip` over all
+    parts that train; by part, as ``{A: 0.5, B: 0.1}``, each part is measured by its own. Noise of
+    `noise_multiplier` clips is added to the sum: with ``unit: client`` by the server, or in shares
+    by the clients (`noise`), with ``unit: example`` by the client. Without it the noise is solved,
+    so that all rounds together spend `target_epsilon` at `delta`; with both, the run ends before
+    the round that would spend more. `accountant` says how it is counted: ``pld`` is tighter,
+    ``rdp`` quicker. `seed` makes the draws repeatable for a study, and worth nothing to anybody's
+    privacy: null takes keys of the operating system's that stay with the run and at the sites.
+    """
+
+    unit: Literal["client", "example"] = "client"
+    clip: Clip
+    noise_multiplier: NonNegative | None = None
+    target_epsilon: Rate | None = None
+    delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-5
+    noise: Literal["server", "clients"] | None = None
+    accountant: Literal["pld", "rdp"] = "pld"
+    seed: Seed | None = None
+
+    @model_validator(mode="after")
+    def _noise_known(self) -> PrivacyConfig:
+        if self.noise_multiplier is None and self.target_epsilon is None:
+            raise ValueError("give noise_multiplier, or target_epsilon, for which it is solved")
+        if self.unit == "example" and self.noise == "server":
+            raise ValueError(
+                "noise = 'server': an example is hidden at its own client; leave noise out"
+            )
+        return self
+
+    @property
+    def noised_by(self) -> str:
+        """``server`` or ``clients``."""
+        return self.noise or ("server" if self.unit == "client" else "clients")
 
 
 class EvaluationConfig(Section):
@@ -374,6 +436,8 @@ class Config(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     server: ServerConfig = ServerConfig()
+    secure_sum: SecureSumConfig = SecureSumConfig()
+    privacy: PrivacyConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     engine: EngineConfig = EngineConfig()
@@ -389,6 +453,35 @@ class Config(Section):
             return federation.max_share
         own = engine.name == "in_process" or engine.runtime == "simulation"
         return 1.0 if own or federation.cohort_size < 3 else 0.5
+
+    @property
+    def least_sum(self) -> int | None:
+        """The fewest clients whose sum is seen, above half of those asked; None: each one's own."""
+        share, asked = self.secure_sum.threshold, self.federation.cohort_size
+        return None if share is None else max(count_of(share, asked), asked // 2 + 1)
+
+    def sum_terms(self, round_number: int) -> Terms:
+        """What a round's secure sum is about."""
+        return Terms(
+            round=round_number,
+            threshold=self.least_sum or 1,
+            most=self.federation.cohort_size,
+            reach=self.secure_sum.reach,
+            by_examples=self.server.weighting == "examples",
+        )
+
+    @property
+    def noised_by_clients(self) -> bool:
+        """Whether each client hides what it sends by itself."""
+        return self.privacy is not None and self.privacy.noised_by == "clients"
+
+    @property
+    def largest_jump(self) -> float | None:
+        """``federation.max_jump``; None where the clip bounds each client, and the noise none, and
+        where a secure sum hides how far each went.
+        """
+        private = self.privacy is not None and self.privacy.unit == "client"
+        return None if private or self.least_sum is not None else self.federation.max_jump
 
     def client(self, number: int, num_examples: int) -> ClientInfo:
         """What a method may know of one client."""

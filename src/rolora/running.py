@@ -15,6 +15,7 @@ import torch
 from rolora.callbacks import Begun, Callback
 from rolora.config import Config, dump_config
 from rolora.core.errors import BadInput, RunFailed
+from rolora.core.noise import Noise, SecretNoise, seeded
 from rolora.core.types import Adapter, Evaluation, RoundNotes, ServerState
 from rolora.core.version import VERSION
 from rolora.engines.estimate import estimate, peak_memory
@@ -40,6 +41,7 @@ from rolora.records.schema import (
     FinalRecord,
     MethodRecord,
     ModelRecord,
+    PrivacyRecord,
     RoundRecord,
     Start,
     StrataRecord,
@@ -48,6 +50,7 @@ from rolora.records.schema import (
 )
 from rolora.server.ledger import Ledger
 from rolora.server.pooling import pooled, scores_of
+from rolora.server.protection import Protection, protection_of
 from rolora.server.round import finished, rounds, written
 
 
@@ -129,21 +132,43 @@ def _carried_out(
     record.start(start)
     callbacks.begin(begun(ready, record, start, state.round))
     run = (ready.config, ready.method, ready.task, engine)
-    spent = sum(line.bytes_up + line.bytes_down for line in record.rounds()) if checkpoint else 0
-    with closing(rounds(*run, state, ledger, record, callbacks.answer, spent)) as steps:
+    before = record.rounds() if checkpoint else ()
+    guard = protected(ready.config, record, engine, before)
+    spent = sum(line.bytes_up + line.bytes_down for line in before)
+    with closing(rounds(*run, state, ledger, record, callbacks.answer, spent, guard)) as steps:
         state = yield from _told(steps, callbacks)
     if state.round < ready.config.rounds:
         callbacks.notice(
-            f"server.byte_budget = {ready.config.server.byte_budget}: ended after round "
-            f"{state.round} of {ready.config.rounds}, as the next would have passed it"
+            f"{budget_of(ready.config, guard, state)}: ended after round {state.round} of "
+            f"{ready.config.rounds}, as the next would have passed it"
         )
     save_adapters(record.path, ready, engine, state)  # whatever happens in the test
     results = engine.evaluate(ready.method.evaluation_plan(state), "test")
-    summary = summarise(ready, record, state, results, engine.take_notes(), command)
+    notes = engine.take_notes()
+    summary = summarise(ready, record, state, results, notes, command, guard.told())
     record.finish(summary)
     describe_adapters(record.path / "adapter", ready.pretrained, ready.config, summary)
     callbacks.end(summary)
     return summary
+
+
+def protected(
+    config: Config, record: RunDirectory, engine: TrainingEngine, before: Sequence[RoundRecord]
+) -> Protection:
+    """What privacy changes, by a key that lies in the run's directory, or by a study's seed."""
+
+    def draws() -> Noise:
+        seed = None if config.privacy is None else config.privacy.seed
+        return SecretNoise(record.key()) if seed is None else seeded(seed)
+
+    return protection_of(config, draws, engine.registered, before)
+
+
+def budget_of(config: Config, guard: Protection, state: ServerState) -> str:
+    """Which budget allows no more rounds after `state`."""
+    if config.privacy is not None and not guard.allows(state.round + 1):
+        return f"privacy.target_epsilon = {config.privacy.target_epsilon:g}"
+    return f"server.byte_budget = {config.server.byte_budget}"
 
 
 def expect(record: RunDirectory, engine: TrainingEngine, state: ServerState) -> None:
@@ -231,6 +256,7 @@ def summarise(
     results: Sequence[Evaluation],
     notes: RoundNotes,
     command: str,
+    privacy: PrivacyRecord | None,
 ) -> Summary:
     """What ``summary.json`` holds; `results` and `notes` are of the test examples."""
     facts, rounds = ready.facts(), record.rounds()
@@ -261,6 +287,7 @@ def summarise(
             stage: round(sum(r.seconds.get(stage, 0.0) for r in rounds), 3)
             for stage in ("plan", "train", "aggregate", "evaluate", "total")
         },
+        privacy=privacy,
         peak_memory_mb=round(peak_memory() / 2**20, 1),
         finished=now(),
     )

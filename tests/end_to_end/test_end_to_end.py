@@ -180,6 +180,7 @@ RUNS = {
         "federation.clients_per_round=2",
     ],
     "scaffold": ["method.name=scaffold", "federation.clients_per_round=3"],
+    "fedsvd": ["method.name=fedsvd", "federation.clients_per_round=3"],
     "int8": ["stages=[int8]", "federation.clients_per_round=3"],
     "adaptive": ["method.schedule=adaptive", "federation.clients_per_round=3"],
     "flora, fedadam": ["method.name=flora", "server.optimizer=fedadam", "server.lr=0.01"],

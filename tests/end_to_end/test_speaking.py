@@ -71,7 +71,7 @@ def test_a_run_that_goes_on_has_no_scores_of_before(tmp_path, llama):
 
 
 def test_what_fails_in_the_end_costs_no_run(tmp_path, llama, monkeypatch):
-    def failing(_):
+    def failing(_, notice):
         raise RuntimeError("no memory left")
 
     monkeypatch.setattr("rolora.library.scoring.generate_samples", failing)
@@ -125,6 +125,15 @@ def test_a_chat_template_is_used(run, monkeypatch):
     answer = model.answer([Turn("user", "w1 w2")], 5, heard.append)
     assert answer != plain
     assert answer == model.go_on("w50 w1 w2 w51", 5) == "".join(heard).strip()
+
+
+def test_a_text_that_no_template_writes_out_is_gone_on_with(run):
+    from rolora.library.speaking import speaker
+
+    assert run.complete(["w1 w2"], 5) == [speaker(run).go_on("w1 w2", 5)]
+    assert run.complete(["w1 w2"], 5) != run.generate(["w1 w2"], 5)
+    with pytest.raises(BadInput, match="no tokens"):
+        run.complete([""])
 
 
 def test_the_merged_model_says_the_same(run, tmp_path):

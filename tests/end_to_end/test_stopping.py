@@ -7,12 +7,11 @@ import shutil
 import signal
 import socket
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import yaml
 
+from killed import adapter, metrics, running, texts, wait_for_lines, words, write_project
 from rolora.core.errors import RunFailed
 from rolora.engines.in_process import InProcess
 from rolora.server.screen import Screen
@@ -23,53 +22,7 @@ from shell import ended, rolora, send, start
 def project(tmp_path, bert, monkeypatch):
     """A folder with a config that runs in half a second."""
     monkeypatch.chdir(tmp_path)
-    rows = [{"text": f"w{i % 2} w{i % 2} w{i % 59}", "label": i % 2} for i in range(80)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = {
-        "rounds": 4,
-        "model": {"name": bert},
-        "lora": {"r": 2, "lora_alpha": 8},
-        "data": {"path": "rows.jsonl", "text": "text", "label": "label", "max_length": 16},
-        "federation": {"clients": 4},
-        "optimizer": {"lr": 0.02, "local_steps": 1, "batch_size": 4},
-        "engine": {"workers": 1},
-    }
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
-    return tmp_path
-
-
-@contextmanager
-def running(run, *options, lines=3):
-    """A long run in a process of its own, once it has written `lines` lines; killed in the end."""
-    process = start("run", "small.yaml", "rounds=2000", *options, "--out", run, said="said")
-    try:
-        wait_for_lines(run, lines, process)
-        yield process
-    finally:
-        process.kill()
-        process.join()
-
-
-def wait_for_lines(run, lines, process):
-    deadline = time.monotonic() + 60
-    while not (run / "metrics.jsonl").exists() or len(texts(run)) < lines:
-        assert process.exitcode is None, Path("said").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def texts(run):
-    return (run / "metrics.jsonl").read_text().splitlines()
-
-
-def metrics(run):
-    """The lines of a run without its timings."""
-    lines = [json.loads(line) for line in texts(run)]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
-
-
-def adapter(run):
-    return (run / "adapter" / "adapter_model.safetensors").read_bytes()
+    return write_project(tmp_path, bert)
 
 
 def files(directory):
@@ -79,11 +32,6 @@ def files(directory):
         for path in sorted(directory.rglob("*"))
         if path.is_file()
     }
-
-
-def words(captured):
-    """What was said, without line breaks."""
-    return " ".join((captured.out + captured.err).split())
 
 
 def damage_checkpoints(run):

@@ -316,7 +316,7 @@ TRAVEL = {
 }
 # A server optimiser's moments do not follow the gauge.
 GAUGE = {"method": {"gauge": "orthonormal"}, "server": {"optimizer": "fedavg"}}
-CASES = [(name, {}) for name in METHODS] + [
+CASES = [(name, small.TAKES.get(name, {})) for name in METHODS] + [
     ("rolora", GAUGE),
     ("rolora", {"method": {"schedule": "BBA"}}),
     ("rolora", {"method": {"schedule": "adaptive"}}),
@@ -350,7 +350,7 @@ def test_one_shared_replica_is_as_good_as_one_a_client_and_as_full_plans(name, o
     assert_same_states(state, generous)
 
 
-RESUMED = {name: {} for name in METHODS} | {
+RESUMED = {name: small.TAKES.get(name, {}) for name in METHODS} | {
     "rolora+gauge": {**GAUGE, "optimizer": {"state": "reset"}},
     "rolora+transport": {"optimizer": {"state": "transport"}},
     "rolora+gauge+transport": {**GAUGE, "optimizer": {"state": "transport"}},
@@ -360,7 +360,7 @@ RESUMED = {name: {} for name in METHODS} | {
     "scaffold+sampled": {"federation": {"clients": 5, "clients_per_round": 3}},
 }
 RESUMED |= {
-    f"{name}+ranks": {"lora": {"client_ranks": (1, 3, 2)}}
+    f"{name}+ranks": {**small.TAKES.get(name, {}), "lora": {"client_ranks": (1, 3, 2)}}
     for name, method in METHODS.items()
     if method.mixed_ranks
 }
@@ -378,8 +378,6 @@ def test_a_run_that_goes_on_in_a_new_process_ends_the_same_to_the_bit(case, stop
         **RESUMED[case],
     }
     sections["method"] = {"name": case.partition("+")[0], **sections.get("method", {})}
-    if sections["method"]["name"] == "flora":  # keeps no moments
-        sections["optimizer"] = {"state": "reset"}
     settings = small.config(**sections, engine={"stack": 2, "workers": 1})
     whole = small.engine(settings, sizes=SIZES)
     end, record = small.run(settings, whole)

@@ -239,7 +239,7 @@ def test_the_uploaded_keys_are_the_planned_ones_and_only_these_change(case):
             assert update.parts.parts == plan.upload
         assert new.round == state.round + 1
         for part in new.parts.parts & state.parts.parts & {"A", "B", "head"}:
-            if part in plans[0].upload or part in plans[0].derives:
+            if part in plans[0].upload | plans[0].derives | method.rewrites:
                 continue
             assert torch.equal(new.parts.select({part}).flat, state.parts.select({part}).flat)
             assert new.versions[part] == state.versions[part]
@@ -305,8 +305,8 @@ def planned_shapes(case, plan, previous):
         case: in CASES; plan: the client's; previous: last round's updates, None in round 1.
     """
     name, changes, options = CASES[case]
-    active = {"ffa_lora": "B", "fedsa_lora": "A"}.get(name, "AB")
-    sent = {"flora": ""}.get(name, "AB" if previous is None else active)
+    active = {"ffa_lora": "B", "fedsa_lora": "A", "fedsvd": "B"}.get(name, "AB")
+    sent = {"flora": "", "fedsvd": "AB"}.get(name, "AB" if previous is None else active)
     if name in ("rolora", "scaffold"):
         schedule = options.get("schedule", "BA")
         active = schedule[(plan.round - 1) % len(schedule)]
@@ -437,6 +437,44 @@ def test_flexlora_puts_all_singular_values_on_b():
             singular = torch.linalg.svdvals(change(new.parts, module))[:R].float()
             gram = B.T @ B
             close(gram, torch.diag((singular / s).square()))
+
+
+def test_fedsvd_puts_all_singular_values_on_b_and_never_leaves_as_first_rows():
+    method = method_of("fedsvd")
+    for state, plans, _, models, new in rounds(method, clients_of("fedsvd"), 3):
+        assert plans[0].train == {"B"}
+        for module in MODULES:
+            held = models[0][module, "A"]
+            assert torch.equal(held, state.parts[module, "A"])  # frozen, and the same for all
+            A, B = new.parts[module, "A"].double(), new.parts[module, "B"].double()
+            close(A @ A.T, torch.eye(R).double())
+            values = torch.linalg.svdvals(B @ A)[:R]
+            close(B.T @ B, torch.diag(values.square()))
+            first = torch.linalg.qr(initial()[module, "A"].T.double()).Q
+            close(A @ first @ first.T, A)
+
+
+def test_fedsvd_keeps_a_whole_basis_where_the_product_has_less_than_its_rank():
+    method = method_of("fedsvd")
+    state = method.init(initial())
+    B = state.parts.select({"B"}).clone()
+    B["wide", "B"][:, 0] = 1.0  # of rank 1 there, and 0 elsewhere
+    new = method.aggregate(state, iter([Update(0, 10, B)]))
+    for module in MODULES:
+        A = new.parts[module, "A"].double()
+        close(A @ A.T, torch.eye(R).double())
+        close(change(new.parts, module), change(state.parts.overwrite(B), module))
+
+
+def test_fedsvd_refuses_what_lives_in_one_basis():
+    for field, value in {
+        "optimizer_state": "persist",
+        "server_optimizer": "fedavgm",
+        "server_lr": 0.5,
+    }.items():
+        with pytest.raises(BadInput, match=f"{field.replace('_', '.')} = .*FedSVD"):
+            make("fedsvd", **{field: value})
+    make("fedsvd", optimizer_state="transport")
 
 
 def test_a_low_rank_flexlora_client_gets_the_first_components_at_its_own_scaling():

@@ -284,6 +284,17 @@ def test_claims_follow_the_numbers():
     }
 
 
+def test_a_variant_that_is_above_by_itself_may_not_be_so_among_many():
+    """Holm's correction within a place's table."""
+    slight = {"gauge": dict.fromkeys(("here", "there"), 0.0022)}
+    others = {key: dict.fromkeys(("here", "there"), 0.0) for key in ("bba", "ab", "persist")}
+    text = "Orthonormal gauge: ends above RoLoRA (in here)"
+    alone = {c.text: c for c in claims(BeyondConfig(), lines_where(slight))}[text]
+    among = {c.text: c for c in claims(BeyondConfig(), lines_where(slight | others))}[text]
+    assert (alone.standing, among.standing) == ("holds", "not decided at this size")
+    assert "after Holm's correction" in among.evidence
+
+
 def test_four_seeds_decide_nothing_and_one_task_does_not_speak_for_both():
     four = claims(BeyondConfig(), lines_where(SHIFTS, seeds=4))
     assert {claim.standing for claim in four} == {"not decided at this size"}
@@ -302,11 +313,13 @@ def test_the_table_says_difference_bytes_and_what_diverged():
     assert rolora[0] == "RoLoRA"
     assert rolora[4] == "50 ± 1.6"
     assert rolora[5] == "-"
-    assert rolora[6].endswith("100 %")
+    assert rolora[8].endswith("100 %")
     assert bba[0] == "Schedule BBA (2 of 5 diverged)"
     assert bba[1] == "0.3 (end of the grid)"
     assert bba[5].startswith("+6.00 (")
-    assert bba[6].endswith(", 80 %")
+    assert rolora[6] == rolora[7] == "-"
+    assert float(bba[6]) == pytest.approx(float(bba[7]))  # the only one in its table
+    assert bba[8].endswith(", 80 %")
 
 
 def test_the_figure_shows_every_difference_with_its_interval():

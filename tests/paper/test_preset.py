@@ -10,7 +10,7 @@ import pytest
 from invented import SPREAD, run, says_all, settings
 
 from experiments.cells import Cells
-from experiments.claims import holm
+from experiments.claims import mean_std
 from experiments.preset.config import (
     FULL,
     PLAIN,
@@ -25,11 +25,13 @@ from experiments.preset.figure import figures
 from experiments.preset.report import claims, collapsed, corrected, summary, tables
 from experiments.preset.runs import Line, NotFinished, line_up, reading
 from experiments.short_runs import TrialResult
-from experiments.tuning import widening_grid
+from experiments.tuning import WHOLE, searched
 from federated import write_run
 from rolora.config import load_config
 from rolora.core.errors import BadInput
 from rolora.core.parsing import parse_overrides
+from rolora.core.search import Grid
+from rolora.records.units import byte_size
 
 # -- what is run --------------------------------------------------------------------------------
 
@@ -103,18 +105,13 @@ def hill(peaks):
     ],
 )
 def test_a_grid_widens_until_its_best_lies_inside_or_the_bounds_end_it(peak, tried):
-    grid = widening_grid(PresetConfig(), ["it", "other"], hill({"it": peak, "other": 5e-3}))
+    config = PresetConfig()
+    runs = hill({"it": peak, "other": 5e-3})
+    limits = Grid(config.rates, (WHOLE,), config.widen_by, config.bounds)
+    grid, _ = searched(limits, config.tuning_seeds, ["it", "other"], runs)
     assert sorted({rate for key, rate, _ in grid if key == "it"}) == pytest.approx(tried)
     assert sorted({rate for key, rate, _ in grid if key == "other"}) == [2.5e-3, 5e-3, 1e-2]
     assert {seed for _, _, seed in grid} == {100, 101}
-
-
-def test_holms_correction():
-    """The example of Holm's step-down: 4 tests, one without a result counted."""
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.01, None]) == [pytest.approx(0.02), None]
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
 
 
 # -- what is told -------------------------------------------------------------------------------
@@ -187,6 +184,12 @@ def test_tables_count_collapsed_runs_and_the_summary_names_what_is_missing():
     [table] = tables(lines)
     assert table.title.endswith("Dirichlet 0.1")
     assert [row[5] for row in table.rows] == ["0 of 5", "1 of 5"]
+    # Looks after 1, 2, 3 and 4 bytes: the mean is over all of it, and RoLoRA's end is at .70.
+    rolora, full = lines.values()
+    ends = [[end["accuracy"] for end in one.final] for one in (rolora, full)]
+    areas = [[100 * (a / 2 + b + c + d / 2) / 3 for a, b, c, d in some] for some in ends]
+    assert [row[10] for row in table.rows] == [mean_std(some) for some in areas]
+    assert table.rows[1][11] == f"{byte_size(3)}, 5 of 5"
     assert "gauge on dirichlet0.5" in summary(PresetConfig(), lines)
     config = PresetConfig(recipes=(FULL.key,), splits=(split,))
     assert "All that was asked for is here" in summary(config, lines)

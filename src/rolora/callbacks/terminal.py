@@ -108,13 +108,15 @@ LEAST = ("clients", "bytes", "time", "reason")
 def round_line(metrics: RoundRecord, task: TaskRecord, without: Collection[str] = ()) -> str:
     """One round in one line: what trained, the training loss, bytes, time, the first score."""
     score, failed = task.first_of(metrics.validation), metrics.failures
-    loss = "nan" if metrics.train_loss is None else f"{metrics.train_loss:.4f}"
+    loss = "-" if metrics.train_loss is None else f"{metrics.train_loss:.4f}"
     parts = [f"round {metrics.round:>3}", f"{metrics.phase:<2}", f"loss {loss:>6}"]
     if "bytes" not in without:
         up, down = byte_size(metrics.bytes_up), byte_size(metrics.bytes_down)
         parts.append(f"up {up:>8}  down {down:>8}")
     if "time" not in without:
         parts.append(f"{duration(metrics.total_seconds):>6}")
+    if metrics.epsilon is not None:
+        parts.append(f"epsilon {metrics.epsilon:.3g}")
     if metrics.validation is not None:
         split = "validation " if task.first.name == LOSS.name else ""  # training's is there too
         parts.append(f"[green]{split}{task.first.title} {show(score, task.first)}[/]")

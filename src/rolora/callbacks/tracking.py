@@ -169,6 +169,7 @@ def numbers(record: RoundRecord) -> Iterator[tuple[str, float]]:
     yield from named("validation", record.validation or {})
     yield from named("bytes", {"up": record.bytes_up, "down": record.bytes_down})
     yield from named("clients", {"answered": record.clients, "failed": len(record.failures)})
+    yield from named("privacy", {"epsilon": record.epsilon})
     yield from named("seconds", record.seconds)
     for label in record.detail.classes if record.detail else ():
         values = label.model_dump(include={"precision", "recall", "f1", "predicted_share"})

@@ -14,6 +14,7 @@ from rolora.library.plan import RunPlan
 from rolora.methods import METHODS
 from rolora.records.schema import Summary
 from rolora.records.spread import spread
+from rolora.records.tuning import Tuning
 from rolora.records.units import byte_size, duration, show
 from rolora.report.expected import against_estimate
 from rolora.server.budget import Bytes
@@ -37,6 +38,8 @@ def summary_table(summary: Summary, directory: Path) -> Table:
         table.add_row(name, value)
     up, down = summary.bytes_up, summary.bytes_down
     table.add_row("sent", f"{byte_size(up + down)} ({byte_size(up)} up, {byte_size(down)} down)")
+    if summary.privacy is not None:
+        table.add_row("privacy", summary.privacy.sentence)
     table.add_row("time", duration(summary.seconds.get("total")))
     for name, value in against_estimate(summary):
         table.add_row(name, value)
@@ -126,14 +129,16 @@ def taken_table(taken: Taken) -> Table:
     counts = ", ".join(f"{n} {split}" for split, n in taken.examples.items())
     told = [f"numbers of examples{f' ({counts})' if counts else ''}, names of labels"]
     told += ["how many there are of each label"] if taken.label_counts else []
-    told += ["training losses"] + (["sums for scores"] if taken.scores else [])
+    seen = "" if run.least_sum is None else f", seen in a sum over {run.least_sum} sites or more"
+    told += [] if run.noised_by_clients else [f"training losses{seen}"]
+    told += ["sums for scores"] if taken.scores else []
     rows = {
         "method": f"{run.method.name} ({taken.method}): {taken.travels}",
         "model": f"{run.model.name}, head {run.model.head}, rank {run.lora.max_rank}",
         "task": run.task.name,
         "rounds": f"{run.rounds}, each of {length}, {settings.batch_size} examples a step",
         **{
-            f"leaves: {parts}": f"{byte_size(size)} in round {_rounds(rounds)}"
+            f"leaves: {parts}": f"{byte_size(size)} in round {_rounds(rounds)}{seen}"
             for parts, (size, rounds) in taken.leaves.items()
         },
         "is told": "; ".join(told),
@@ -163,6 +168,33 @@ def methods_table() -> Table:
         facts = f"travels: {method.travels}; exact: {method.exactness}; {ranks}"
         about = f"{method.title}\n{facts}\n[dim]{escape(method.citation)}[/]"
         table.add_row(f"[bold]{escape(name)}[/]", about)
+    return table
+
+
+def tuning_table(tuning: Tuning) -> Table:
+    """Each method's rate, its score, and what was tried."""
+    metric = tuning.task.first
+    table = Table(title=f"{tuning.model} on {tuning.data}, {tuning.rounds} rounds")
+    table.title_justify = table.caption_justify = "left"
+    for name in ("method", "rate", f"validation {metric.title}", "after rounds", "tried"):
+        table.add_column(name, justify="left" if name in ("method", "tried") else "right")
+    for method in tuning.methods.values():
+        best = method.best
+        rate = "all runs failed" if best is None else f"{best.rate:g}"
+        score = best.mean(method.rung) if best else None
+        table.add_row(
+            escape(method.title),
+            rate + (" (end of what was tried)" if best and method.at_end else ""),
+            show(score, metric),
+            str(method.rung),
+            ", ".join(f"{one.rate:g}" for one in method.tried),
+        )
+    share = 100 * tuning.trained / tuning.full
+    seeds = ", ".join(map(str, tuning.seeds))
+    table.caption = (
+        f"Means over seeds {seeds}. {tuning.trained:,} rounds were trained, {share:.0f} % of all "
+        "rates to the end."
+    )
     return table
 
 

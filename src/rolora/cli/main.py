@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional, TypeVar
 
 import typer
 from rich.console import Console
@@ -25,6 +25,8 @@ from rolora.core.errors import BadInput, RunFailed
 
 if TYPE_CHECKING:
     from rolora.engines.flower.settings import SiteConfig
+
+N = TypeVar("N", int, float)
 
 app = typer.Typer(
     help="Federated LoRA fine-tuning by alternating optimisation.",
@@ -109,6 +111,10 @@ def compare(
         str, typer.Option("--methods", help="Names, separated by commas.")
     ] = "rolora,ffa_lora,fedit,flexlora",
     seeds: Annotated[str, typer.Option("--seeds", help="Numbers, separated by commas.")] = "0,1,2",
+    target: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--target", help="The validation score for which bytes are counted."),
+    ] = None,
     out: Out = None,
 ) -> None:
     """Run several methods on the same partitions, cohorts and base model, and compare them.
@@ -122,19 +128,64 @@ def compare(
 
     console = Console()
     settings = load_config(config, overrides or ())
-    names = [name.strip() for name in methods.split(",") if name.strip()]
     directory = out or Path("runs") / f"{config.stem}-compare"
     with ending_on_signals(console, "Run the same command again to go on."):
         carry_out(
             settings,
-            methods=names,
+            methods=names_of(methods),
             seeds=seed_list(seeds),
             out=directory,
             watched=lambda which: Terminal(console, which),
+            target=target,
             command=command(),
         )
     console.print(comparison_table(directory))
     console.print(f"table, numbers and curves: {directory}/comparison.md, .json, .png")
+
+
+@app.command(rich_help_panel=RUN)
+def tune(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    methods: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--methods", help="Names, separated by commas; else the config's own."),
+    ] = None,
+    rates: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--rates", help="To begin with; else five around the config's own."),
+    ] = None,
+    seeds: Annotated[
+        str, typer.Option("--seeds", help="At which rates are compared; two at least.")
+    ] = "100,101",
+    out: Out = None,
+) -> None:
+    """Find a learning rate for each method on validation examples.
+
+    Run again with the same --out, it goes on where it was.
+    """
+    from rolora.cli.display import tuning_table
+    from rolora.config import load_config
+    from rolora.library.runs import tune as carry_out
+
+    console = Console()
+    settings = load_config(config, overrides or ())
+    directory = out or Path("runs") / f"{config.stem}-tune"
+    with ending_on_signals(console, "Run the same command again to go on."):
+        found = carry_out(
+            settings,
+            methods=names_of(methods) if methods else None,
+            rates=None if rates is None else number_list("--rates", rates, float),
+            seeds=seed_list(seeds),
+            out=directory,
+            notice=lambda text: console.print(text, highlight=False, markup=False),
+            command=command(),
+        )
+    console.print(tuning_table(found.tuning))
+    console.print(
+        f"configs with the rates, numbers, figure: {directory}/METHOD.yaml, tuning.json, .png",
+        soft_wrap=True,
+    )
 
 
 @app.command(rich_help_panel=RUN)
@@ -330,16 +381,31 @@ def _warn(text: str) -> None:
     Console().print(text, style="yellow", highlight=False, markup=False)
 
 
-def seed_list(text: str) -> list[int]:
+def names_of(text: str) -> list[str]:
+    """``rolora,fedit`` as names."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def number_list(option: str, text: str, kind: type[N]) -> list[N]:
     """``0,1,2`` as numbers.
 
     Raises:
         BadInput: not numbers, or none.
     """
     try:
-        seeds = [int(item) for item in text.split(",")]
+        return [kind(item) for item in text.split(",")]
     except ValueError:
-        raise BadInput(f"--seeds {text!r}: must be whole numbers separated by commas") from None
+        whole = "whole " if kind is int else ""
+        raise BadInput(f"{option} {text!r}: must be {whole}numbers separated by commas") from None
+
+
+def seed_list(text: str) -> list[int]:
+    """``0,1,2`` as seeds.
+
+    Raises:
+        BadInput: not numbers, or none.
+    """
+    seeds = number_list("--seeds", text, int)
     if min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise BadInput(f"--seeds {text!r}: must be different numbers, none below 0")
     return seeds

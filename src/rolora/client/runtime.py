@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor
 
+from rolora.client.descent import Descent, MakeDescent
 from rolora.client.evaluation import Batch, Carry, Split, evaluate
 from rolora.client.kept import Kept
 from rolora.client.moments import MOMENTS
 from rolora.client.objective import information
+from rolora.client.per_example import PerExample
 from rolora.client.replica import Replica
 from rolora.client.update import local_update
 from rolora.config import Config
 from rolora.core.rules import ClientRule, Job, Trained
-from rolora.core.types import Adapter, Evaluation, Plan
+from rolora.core.types import Adapter, Evaluation, Plan, Update
 from rolora.data import Examples
 from rolora.methods import Method
 from rolora.model.lora import LoraModel
-from rolora.stages import At, Stage, change, make_stage
+from rolora.privacy.noising import stages_of
+from rolora.stages import At, Stage, change
 from rolora.tasks import Task
 
 
@@ -35,19 +39,20 @@ class ClientRuntime:
         task: what is learned, and how it is scored.
         rules: what clients do beside plain training, in order.
         stages: what becomes of their updates before they travel, in order.
+        descend: makes how they come to their gradients.
     """
 
     config: Config
     task: Task
     rules: tuple[ClientRule, ...]
     stages: tuple[Stage, ...]
+    descend: MakeDescent = Descent
 
     @staticmethod
     def of(config: Config, method: Method, task: Task) -> ClientRuntime:
         """For a run of `method` on `task`."""
         rules = (*method.rules(), *MOMENTS[config.optimizer.state])
-        stages = tuple(map(make_stage, config.stages))
-        return ClientRuntime(config, task, rules, stages)
+        return ClientRuntime(config, task, rules, stages_of(config), descent_of(config))
 
     def begin(self, plan: Plan, replica: Replica, kept: Kept, rows: Tensor, own: Adapter) -> Job:
         """A client's work: what it holds and was sent, with what it keeps for itself over it.
@@ -78,7 +83,7 @@ class ClientRuntime:
         config = self.config
         settings, seed = config.optimizer, config.seed
         given = (self.task, model, data, jobs, settings, seed, self.rules, config.objective)
-        trained = local_update(*given)
+        trained = local_update(*given, self.descend)
         if config.server.weighting == "information":
             trained = [_weighing(data, *each) for each in zip(jobs, trained, strict=True)]
         if not self.stages:
@@ -87,7 +92,7 @@ class ClientRuntime:
 
     def _staged(self, job: Job, trained: Trained) -> Trained:
         update, kept = trained.update, dict(trained.kept)
-        if not update.parts.flat.isfinite().all():
+        if not (self.stages[0].takes_any or update.parts.flat.isfinite().all()):
             return trained  # as it is, for the server to refuse by name
         update = replace(update, parts=change(update.parts, job.start))
         at = At(self.config.seed, job.plan.round, job.plan.client)
@@ -95,6 +100,19 @@ class ClientRuntime:
             update, own = stage.encode(update, job.kept, at)
             kept |= own
         return replace(trained, update=update, kept=kept)
+
+    def masked(self, job: Job, trained: Trained, mask: Callable[[Update], Update]) -> Trained:
+        """With its update as one of a secure sum.
+
+        Args:
+            job: the client's.
+            trained: as :meth:`train` left it.
+            mask: what hides the update, whose parts are the change.
+        """
+        update = trained.update
+        if not self.stages:
+            update = replace(update, parts=change(update.parts, job.start))
+        return replace(trained, update=mask(update))
 
     def evaluate(
         self, plan: Plan, held: Split, models: Sequence[Batch], carry: Carry
@@ -111,6 +129,13 @@ class ClientRuntime:
             parts=trained.parts.select(local) if local else before.parts,
             state={**before.state, **trained.kept},
         )
+
+
+def descent_of(config: Config) -> MakeDescent:
+    """How the clients of a run come to their gradients."""
+    if config.privacy is None or config.privacy.unit != "example":
+        return Descent
+    return partial(PerExample, config.privacy, config.rounds)
 
 
 def _weighing(data: Examples, job: Job, trained: Trained) -> Trained:

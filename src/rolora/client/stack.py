@@ -36,13 +36,20 @@ class Stack:
         """The trained parts, in the buffer's order."""
         return [part for part in PARTS if part in self.layout.parts]
 
+    def views(self, buffer: Tensor) -> dict[Key, Tensor]:
+        """Every trained tensor of a buffer ``[K P]``: ``[K, *shape]``."""
+        K = len(self.jobs)
+        return {
+            key: buffer[K * start : K * end].view(K, *shape)
+            for key, (start, end, shape) in self.layout.spans.items()
+        }
+
     def tensors(self) -> dict[Key, Tensor]:
         """Every tensor with a leading axis of K (but ``D``): leaves where trained, else shared."""
-        K, tensors = len(self.jobs), {}
-        for key, (start, end, shape) in self.layout.spans.items():
-            piece = slice(K * start, K * end)
-            leaf = self.values[piece].view(K, *shape).detach().requires_grad_()
-            leaf.grad = self.gradients[piece].view(K, *shape)
+        tensors, gradients = {}, self.views(self.gradients)
+        for key, values in self.views(self.values).items():
+            leaf = values.detach().requires_grad_()
+            leaf.grad = gradients[key]
             tensors[key] = leaf
         for key in self.starts[0]:
             if key in tensors:
@@ -65,6 +72,14 @@ class Stack:
         """Client k's piece of a buffer ``[K P]``, on the CPU, at its own rank."""
         flat = apart(buffer, self.layout, len(self.jobs))[k].cpu()
         return resized(Adapter(self.layout, flat), self.jobs[k].plan.rank)
+
+    def places(self, k: int) -> dict[Key, slice]:
+        """Where client k's piece of each tensor lies in a buffer like `values`."""
+        found = {}
+        for key, (start, end, _) in self.layout.spans.items():
+            first = len(self.jobs) * start + k * (end - start)
+            found[key] = slice(first, first + end - start)
+        return found
 
     def clip(self, max_norm: float | None) -> None:
         """Scale each client's gradient to at most `max_norm`."""

@@ -8,19 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
-from rolora.client.batches import Chunk, batch_rows, chunks
+from rolora.client.descent import Descent, MakeDescent
 from rolora.client.objective import Objective
 from rolora.client.optimizer import build_optimizer
 from rolora.client.stack import Stack
 from rolora.config import ObjectiveConfig, OptimizerConfig
 from rolora.core.rules import ClientRule, Job, Trained
-from rolora.core.seeds import derive
 from rolora.core.types import Adapter
 from rolora.data import Examples
-from rolora.model.dropout import client_streams, row_streams
 from rolora.model.lora import LoraModel
 from rolora.tasks import Task
 
@@ -34,6 +29,7 @@ def local_update(
     seed: int,
     rules: Sequence[ClientRule] = (),
     objective: ObjectiveConfig = ObjectiveConfig(),
+    descend: MakeDescent = Descent,
 ) -> list[Trained]:
     """Train K clients side by side, one optimiser step of all at a time.
 
@@ -51,6 +47,7 @@ def local_update(
         seed: the run's seed; batches depend on it, the round and the client.
         rules: what clients do beside plain training, in order.
         objective: what is added to the task's loss.
+        descend: makes what draws the batches and finds the gradients.
     """
 
     def draw(rank: int, *names: str | int) -> Adapter:
@@ -62,59 +59,20 @@ def local_update(
     optimizer = build_optimizer(stack, settings)
     beside = [rule.steps(stack, optimizer) for rule in rules]
     loss = Objective.of(task, objective, data, jobs, model.device)
-    plans = [job.plan for job in jobs]
-    seeds = [derive(seed, "dropout", plan.round, plan.client) for plan in plans]
-    model.mount(stack.tensors(), [plan.scaling for plan in plans])
-    batches = [batch_rows(job.rows, job.plan, settings, seed) for job in jobs]
+    descent = descend(model, data, stack, loss, settings, seed)
     trained: dict[int, Trained] = {}
-    losses = torch.zeros(len(jobs), device=model.device)
-    for step in range(max(map(len, batches))):
+    for step in range(max(map(len, descent.batches))):
         stack.gradients.zero_()
-        current = [rows[step] if step < len(rows) else rows[-1] for rows in batches]
-        streams = client_streams(seeds, step, model.device) if model.dropout_p > 0 else None
-        add_gradients(loss, model, data, current, streams, losses)
+        descent.add_gradients(step)
         for steps in beside:
             steps.gradient()
         stack.clip(settings.max_grad_norm)
         optimizer.step()
-        finished = [k for k in range(len(jobs)) if step + 1 == len(batches[k])]
-        for k, item in zip(finished, stack.harvest(finished, losses / (step + 1)), strict=True):
+        finished = [k for k in range(len(jobs)) if step + 1 == len(descent.batches[k])]
+        losses = descent.losses / (step + 1)
+        for k, item in zip(finished, stack.harvest(finished, losses), strict=True):
+            item = descent.finish(k, item)
             for steps in beside:
                 item = steps.finish(k, item)
             trained[k] = item
     return [trained[k] for k in range(len(jobs))]
-
-
-def add_gradients(
-    objective: Objective,
-    model: LoraModel,
-    data: Examples,
-    current: Sequence[Tensor],
-    streams: Tensor | None,
-    losses: Tensor,
-) -> None:
-    """One step's batches through the model: each client's gradient is added to its leaves', and its
-    mean loss to `losses` ``[K]``.
-    """
-    weight = objective.task.weight(data.targets)
-    for chunk in chunks(data, current, model.device.type, weight, model.tokens_at_once):
-        loss = chunk_loss(objective, model, data, chunk, streams)
-        loss.sum().backward()
-        losses += loss.detach()
-
-
-def chunk_loss(
-    objective: Objective,
-    model: LoraModel,
-    data: Examples,
-    chunk: Chunk,
-    streams: Tensor | None = None,
-) -> Tensor:
-    """Each client's share of its mean loss in this chunk: ``[K]``; `streams` ``[K]`` are what its
-    dropout is drawn from.
-    """
-    drawn = None if streams is None else row_streams(streams, chunk.places)
-    rows = chunk.rows.reshape(-1)
-    output, targets = objective.task.outputs(model, data, rows, again=True, streams=drawn)
-    losses = objective.losses(output, targets, chunk.rows.shape)
-    return (losses * chunk.weights.to(losses.device)).sum(1)

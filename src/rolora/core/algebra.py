@@ -81,6 +81,25 @@ def _svd(core: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
+def principal_factors(U: Tensor, V: Tensor, rank: int, previous: Tensor) -> tuple[Tensor, Tensor]:
+    """The SVD of ``U V`` at `rank` as factors: all singular values on B.
+
+    Args:
+        U: ``[d_out, q]``; V: ``[q, d_in]``.
+        rank: of the factors.
+        previous: A ``[r, d_in]`` as it was, whose signs are kept (:func:`aligned`).
+
+    Returns:
+        ``A [rank, d_in]`` with orthonormal rows, which span rows of V where ``U V`` has a smaller
+        rank, and ``B [d_out, rank]`` with orthogonal columns in falling length.
+
+    Raises:
+        RunFailed: the product has no SVD (:func:`low_rank_svd`).
+    """
+    left, values, right = low_rank_svd(U, V, rank)
+    return aligned(right, left * values, previous)
+
+
 def compress(U: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
     """``U V`` exactly, with inner width at most ``min(d_out, d_in)``: bounds a growing stack."""
     if U.shape[1] <= min(U.shape[0], V.shape[1]):
@@ -99,6 +118,27 @@ def aligned(A: Tensor, B: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
     sign = torch.ones(A.shape[0], dtype=A.dtype, device=A.device)
     sign[:rows] = torch.where((A[:rows] * previous[:rows]).sum(1) < 0, -1.0, 1.0).to(A.dtype)
     return A * sign[:, None], B * sign[None, :]
+
+
+def procrustes(X: Tensor, Y: Tensor, share: float = 1.0) -> Tensor:
+    """The orthogonal ``R [r, r]`` that brings ``X R`` nearest to `Y` in the Frobenius norm.
+
+    Args:
+        X: ``[n, r]``; Y: ``[n, r]``.
+        share: 1 turns all the way; below that the result is the orthogonal matrix nearest to
+            ``(1 - share) I + share R``, of the best R that is no reflection.
+
+    Source: Schoenemann, A Generalized Solution of the Orthogonal Procrustes Problem, Psychometrika
+    1966: ``R = U V^T`` for ``X^T Y = U S V^T``.
+    """
+    U, _, V = torch.linalg.svd(X.T @ Y)
+    R: Tensor = U @ V
+    if share < 1.0:
+        V[-1] *= torch.linalg.det(R).sign()
+        unit = torch.eye(len(R), dtype=R.dtype, device=R.device)
+        U, _, V = torch.linalg.svd((1.0 - share) * unit + share * (U @ V))
+        R = U @ V
+    return R
 
 
 def orthonormalise(adapter: Adapter, frozen: Literal["A", "B"]) -> Adapter:

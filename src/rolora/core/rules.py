@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rolora.core.types import EMPTY, Adapter, Plan, Update
+from rolora.core.types import EMPTY, Adapter, Key, Part, Plan, Update
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,15 @@ class Stack(Protocol):
     jobs: Sequence[Job]
     values: Tensor
     gradients: Tensor
+
+    def parts(self) -> list[Part]:
+        """The trained parts, in the buffers' order: the optimiser has one group for each."""
+
+    def part(self, buffer: Tensor, part: Part) -> Tensor:
+        """The piece of a buffer like `values` that holds `part`."""
+
+    def views(self, buffer: Tensor) -> Mapping[Key, Tensor]:
+        """Every tensor of a buffer like `values`, K at a time: ``[K, *shape]``."""
 
     def gather(self, adapters: Sequence[Adapter]) -> Tensor:
         """K adapters of the trained parts as a buffer like `values`."""

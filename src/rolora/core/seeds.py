@@ -14,10 +14,10 @@ def derive(seed: int, *names: str | int) -> int:
 
     A number and its digits are one name; other names, or names joined otherwise, are others.
     """
-    return int.from_bytes(hashlib.sha256(_joined(seed, *names).encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(hashlib.sha256(joined(seed, *names).encode()).digest()[:8], "big") >> 1
 
 
-def _joined(*names: str | int) -> str:
+def joined(*names: str | int) -> str:
     """One text for the names and for no others: one that begins with a bracket cannot be a plain
     one, which begins with the seed.
     """

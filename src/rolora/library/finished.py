@@ -187,7 +187,7 @@ class Run:
         if isinstance(self.task, CausalLM):
             raise BadInput(
                 f"{self.directory}: a run of task {self.task.name} answers prompts; ask it by "
-                "rolora chat, or run.generate"
+                "rolora chat, run.generate or run.complete"
             )
         pairs = None if text_pairs is None else list(text_pairs)
         raw = RawSplit.of_texts(list(texts), pairs, self.names)
@@ -259,7 +259,7 @@ class Run:
         """What a language model answers to each of `prompts`, the likeliest token each time.
 
         Args:
-            prompts: what a person says, written out as in training.
+            prompts: what a person says, written out as a turn of a dialogue.
             max_new_tokens: of an answer.
             client: whose own adapter is asked, where the method leaves such.
 
@@ -271,6 +271,28 @@ class Run:
 
         model = speaker(self, client)
         return [model.answer((Turn("user", prompt),), max_new_tokens) for prompt in prompts]
+
+    def complete(
+        self,
+        texts: Sequence[str],
+        max_new_tokens: int = 256,
+        client: int | None = None,
+    ) -> list[str]:
+        """How a language model goes on with each of `texts`, the likeliest token each time: for
+        training on plain texts, or on prompts and completions, which no template wrote out.
+
+        Args:
+            texts: as they stand.
+            max_new_tokens: of what follows.
+            client: whose own adapter is asked, where the method leaves such.
+
+        Raises:
+            BadInput: the run is of another task than ``causal_lm``, or a text is empty or too long.
+        """
+        from rolora.library.speaking import speaker
+
+        model = speaker(self, client)
+        return [model.go_on(text, max_new_tokens) for text in texts]
 
     def score(
         self,

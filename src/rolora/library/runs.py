@@ -1,4 +1,4 @@
-"""Run, stream, compare and plan: what a program does with rolora, and the command line too."""
+"""Run, stream, compare, tune, plan: what a program does with rolora, and the command line too."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from rolora.library.compared import ComparedRuns
 from rolora.library.finished import Run
 from rolora.library.objects import config_of, with_objects
 from rolora.library.plan import RunPlan, plan_of
+from rolora.library.tuned import TunedRates
 from rolora.methods import Method
 from rolora.records.schema import RoundRecord
 from rolora.running import stepped
 from rolora.server.round import finished
+from rolora.tuning import tune_methods
 
 AnyConfig = Config | Mapping[str, Any] | str | Path
 """A config, a mapping, a YAML file, or a shipped preset by name."""
@@ -75,7 +77,7 @@ def _ask_samples(run: Run, notice: Callable[[str], None]) -> None:
     from rolora.library.scoring import generate_samples
 
     try:
-        generate_samples(run)
+        generate_samples(run, notice=notice)
     except Exception as error:  # a run is worth more than its samples
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         notice(f"no sample generations ({reason})")
@@ -112,6 +114,7 @@ def compare(
     seeds: Sequence[int] = (0, 1, 2),
     out: str | Path | None = None,
     watched: Callable[[str], Callback] | None = None,
+    target: float | None = None,
     command: str = "rolora.compare",
     **objects: Any,
 ) -> ComparedRuns:
@@ -125,6 +128,8 @@ def compare(
         seeds: of each method's runs.
         out: the directory to write; None: ``runs/NAME-compare``.
         watched: who is told of a run, given which one it is; None: the terminal.
+        target: the validation score for which bytes are counted; None: the mean of the first
+            method's final ones.
         command: noted in the summaries.
         objects: as for :func:`stream`, but ``method``.
 
@@ -139,8 +144,46 @@ def compare(
     def told(which: str) -> Callbacks:
         return Callbacks([*make_trackers(settings.tracking), watching(which)])
 
-    runs = compare_methods(settings, methods, seeds, directory, told, command, given)
+    runs = compare_methods(settings, methods, seeds, directory, told, command, given, target)
     return ComparedRuns(directory, {(one.method, one.seed): one.directory for one in runs})
+
+
+def tune(
+    config: AnyConfig = "quickstart",
+    *,
+    methods: Sequence[str | Method] | None = None,
+    rates: Sequence[float] | None = None,
+    seeds: Sequence[int] = (100, 101),
+    out: str | Path | None = None,
+    notice: Callable[[str], None] = print,
+    command: str = "rolora.tune",
+    **objects: Any,
+) -> TunedRates:
+    """Find a learning rate for each method, on validation examples, at seeds that are not judged.
+
+    Rates are compared after a ninth and a third of the rounds, the best go on, and the grid widens
+    where the best lies at its end; from three rounds on this trains at most a third of what all
+    rates to the end would. Done again with the same `out`, it goes on where it was.
+
+    Args:
+        config: as for :func:`stream`.
+        methods: by name, or as objects; None: the config's own.
+        rates: to begin with, ascending; None: five around the config's own, a factor of 3 apart.
+        seeds: at which rates are compared, two at least, and not the config's own.
+        out: the directory to write; None: ``runs/NAME-tune``.
+        notice: told of each run in a line.
+        command: noted in the summaries.
+        objects: as for :func:`stream`, but ``method``.
+
+    Raises:
+        BadInput: an unknown method, rates or seeds that will not do, or `out` holds runs of another
+            config.
+    """
+    settings, given = with_objects(config_of(config), **objects)
+    directory = Path(out) if out is not None else Path("runs") / f"{_stem(config)}-tune"
+    asked = methods or (settings.method.name,)
+    tune_methods(settings, asked, rates, seeds, directory, notice, command, given)
+    return TunedRates(directory)
 
 
 def plan(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,13 +85,16 @@ def score(
     return found
 
 
-def generate_samples(run: Run, most: int = LONGEST) -> Generations | None:
+def generate_samples(
+    run: Run, most: int = LONGEST, notice: Callable[[str], None] = lambda text: None
+) -> Generations | None:
     """Have base model and adapter answer the first held-out questions, and write what they say to
     ``generations.json``. How many is ``evaluation.generations``.
 
     Args:
         run: finished, in this process, so that its data are here.
         most: tokens of an answer.
+        notice: told before the first question, as answers take their time.
 
     Returns:
         what was written; None where the task has no answers, or none are wanted.
@@ -105,6 +108,7 @@ def generate_samples(run: Run, most: int = LONGEST) -> Generations | None:
     asked = task.questions(run.held_out(), config.evaluation.generations)
     if not asked:
         return None
+    notice(f"base model and adapter answer {len(asked)} held-out questions")
     model = speaker(run)
     answers = []
     for turns, reference in asked:

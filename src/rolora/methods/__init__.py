@@ -11,10 +11,13 @@ from rolora.core.errors import BadInput, nearest
 from rolora.methods.base import Method, Setting
 from rolora.methods.fedex_lora import FedExLoRA
 from rolora.methods.fedit import FedIT
+from rolora.methods.fedrot_lora import FedRotLoRA
 from rolora.methods.fedsa_lora import FedSALoRA
+from rolora.methods.fedsvd import FedSVD
 from rolora.methods.ffa_lora import FFALoRA
 from rolora.methods.flexlora import FlexLoRA
 from rolora.methods.flora import FLoRA
+from rolora.methods.la_lora import LALoRA
 from rolora.methods.options import Options
 from rolora.methods.rolora import RoLoRA
 from rolora.methods.scaffold import Scaffold
@@ -31,6 +34,9 @@ METHODS: Catalogue[Method] = Catalogue(
         "fedex_lora": FedExLoRA,
         "fedsa_lora": FedSALoRA,
         "scaffold": Scaffold,
+        "fedsvd": FedSVD,
+        "fedrot_lora": FedRotLoRA,
+        "la_lora": LALoRA,
     },
 )
 

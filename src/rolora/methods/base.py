@@ -57,6 +57,7 @@ class Setting:
         reducer: by name.
         stages: by name, in order.
         quantization: how the base's weights are packed; None: they are plain numbers.
+        server_lr: the server optimiser's learning rate.
     """
 
     lora_alpha: float = 16.0
@@ -70,6 +71,7 @@ class Setting:
     reducer: str = "mean"
     stages: tuple[str, ...] = field(default_factory=tuple)
     quantization: str | None = None
+    server_lr: float = 1.0
 
 
 class Method(ABC):
@@ -78,8 +80,9 @@ class Method(ABC):
     Class attributes are its facts: `title`, `travels` (up and down) and `citation` in words;
     `exactness`; `personal`, whether each client ends with a model of its own; `mixed_ranks`,
     whether clients may have different ranks; `merges`, whether products are added to the base's
-    weights; `reduction`, what the server needs of them; `stepped`,
-    the parts on which a server optimiser acts; `Options`, what may be set in a config.
+    weights; `reduction`, what the server needs of them; `rewrites`, the parts that it makes anew in
+    every round beside those that come back; `stepped`, the parts on which a server optimiser acts;
+    `Options`, what may be set in a config.
 
     Args:
         setting: of the run; a method that a program hands over is made again with the run's own.
@@ -95,6 +98,7 @@ class Method(ABC):
     mixed_ranks: ClassVar[bool] = False
     merges: ClassVar[bool] = False
     reduction: ClassVar[Reduction] = "sum"
+    rewrites: ClassVar[frozenset[Part]] = frozenset()
     stepped: ClassVar[frozenset[Part]] = frozenset({"A", "B", "head"})
 
     def __init__(self, setting: Setting | None = None, options: Any = None):
@@ -174,7 +178,7 @@ class Method(ABC):
         return (FedProx(mu),) if mu > 0 else ()
 
     def turns(self) -> bool:
-        """Whether clients change the basis of a factor between rounds."""
+        """Whether the basis of a factor changes between rounds."""
         return False
 
     def evaluation_plan(self, state: ServerState) -> Plan:
@@ -213,6 +217,19 @@ class Method(ABC):
             rank=client.rank,
             scaling=self.scaling(client.rank),
             local=self.local(),
+        )
+
+
+def refuse_persist(optimizer_state: str, why: str) -> None:
+    """Refuse moments kept as they are where the basis in which they live changes.
+
+    Raises:
+        BadInput: ``optimizer.state`` is persist.
+    """
+    if optimizer_state == "persist":
+        raise BadInput(
+            f"optimizer.state = 'persist': {why} which kept momentum lives; use transport, which "
+            "carries it along, or reset"
         )
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from rolora.core.algebra import aligned, low_rank_svd
+from rolora.core.algebra import principal_factors
 from rolora.core.types import Adapter, ClientInfo, Key, Plan, ServerState
 from rolora.methods.base import Method, written
 from rolora.reducers.products import Products, ReducedProducts
@@ -46,9 +46,8 @@ class FlexLoRA(Method):
         """The truncated SVD of the mean product."""
         rank, new = self.setting.max_rank, dict(reduced.parts)
         for module, (U, V) in reduced.products.items():
-            left, values, right = low_rank_svd(U, V, rank)
-            B = left * values / self.scaling(rank)
-            new[module, "A"], new[module, "B"] = aligned(right, B, start.parts[module, "A"])
+            A, B = principal_factors(U, V, rank, start.parts[module, "A"])
+            new[module, "A"], new[module, "B"] = A, B / self.scaling(rank)
         return written(start, Adapter.of(new))
 
     def truncated(self, parts: Adapter, rank: int) -> Adapter:

@@ -13,7 +13,7 @@ from rolora.core.errors import BadInput
 from rolora.core.rules import ClientRule
 from rolora.core.section import Fraction
 from rolora.core.types import BESIDE, ClientInfo, Factor, Plan, ServerState
-from rolora.methods.base import Method, Setting, written
+from rolora.methods.base import Method, Setting, refuse_persist, written
 from rolora.methods.gauge import Gauge
 from rolora.methods.options import Options
 from rolora.reducers import Reduced
@@ -108,11 +108,7 @@ class RoLoRA(Method):
         super().check()
         if self.options.gauge == "none":
             return
-        if self.setting.optimizer_state == "persist":
-            raise BadInput(
-                "optimizer.state = 'persist': the gauge changes the basis in which kept momentum "
-                "lives; use transport, which carries it along, or reset, or method.gauge: none"
-            )
+        refuse_persist(self.setting.optimizer_state, "method.gauge changes the basis in")
         if self.setting.server_optimizer != "fedavg":
             raise BadInput(
                 f"server.optimizer = {self.setting.server_optimizer!r}: the gauge changes the "

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rolora.config import Config, dump_config
 from rolora.core.errors import BadInput
+from rolora.core.noise import KEY_BYTES
 from rolora.core.parsing import shown
 from rolora.core.types import ServerState
 from rolora.core.yaml_text import read_mapping
@@ -28,7 +29,12 @@ MAY_CHANGE = {"rounds", "checkpoint", "engine", "tracking", "data.path", "server
 """What of the config may differ when a run goes on; data are known by what is in them."""
 FOUND_LATER = ("scores.json", "generations.json")
 """What is found out of a finished run; of the same run after more rounds it says nothing."""
-RESULTS = ("summary.json", *FOUND_LATER, "report.html", "adapter", "metrics.jsonl", "checkpoint")
+KEY = "noise.key"
+"""The server's key of a private run: with it the noise could be taken off again."""
+RESULTS = (
+    *("summary.json", *FOUND_LATER, "report.html", "adapter", "metrics.jsonl"),
+    *("checkpoint", KEY),
+)
 """What a run leaves, beside its config and its id; in the order in which a new run drops it."""
 
 
@@ -135,6 +141,22 @@ class RunDirectory:
             path = self.path / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
+    def key(self) -> bytes:
+        """The key of the run's noise, drawn when it is first asked for; its owner's alone.
+
+        Raises:
+            BadInput: rounds were finished with a key that is not there any more.
+        """
+        path = self.path / KEY
+        if not path.exists():
+            if self.saved:
+                raise BadInput(
+                    f"--resume: {path} is gone, and rounds were run with it; put it back, or use "
+                    "another --out"
+                )
+            write_atomic(path, os.urandom(KEY_BYTES), mode=0o600)
+        return path.read_bytes()
+
     def start(self, start: Start) -> None:
         """Write ``start.json``."""
         write_atomic(self.path / "start.json", start.model_dump_json(indent=2) + "\n")
@@ -178,7 +200,7 @@ class RunDirectory:
         lines = []
         for name in [*new, *(name for name in old if name not in new)]:
             now, then = (fields.get(name, unset.get(name)) for fields in (new, old))
-            if now != then and not may_change(name):
+            if now != then and not may_change(name, self.run["config"]):
                 lines.append(f"{name} = {shown(now)}, and was {shown(then)}")
         if lines:
             several = "these values" if len(lines) > 1 else "that value"
@@ -230,8 +252,14 @@ _DEFAULTS = Config().model_dump(mode="json")
 """What a run of before a setting was there has in its place."""
 
 
-def may_change(name: str) -> bool:
-    """Whether the setting of that whole name may differ when a run goes on."""
+def may_change(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether the setting of that whole name may differ when a run with `config` goes on: not its
+    length, where the noise of every round is that which all rounds together need.
+    """
+    privacy = config.get("privacy") or {}
+    solved = bool(privacy) and privacy.get("noise_multiplier") is None
+    if name == "rounds" and solved:
+        return False
     return bool({name, name.partition(".")[0]} & MAY_CHANGE)
 
 

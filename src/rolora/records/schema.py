@@ -118,6 +118,8 @@ class RoundRecord(FileRecord):
         faults: what went wrong with no client in particular.
         bytes_up, bytes_down: summed over clients.
         seconds: by stage, and ``total``.
+        epsilon: spent in this round and all before, by whoever spent most; None where nothing is
+            counted, or nothing is hidden.
     """
 
     round: int
@@ -138,6 +140,7 @@ class RoundRecord(FileRecord):
     bytes_up: int
     bytes_down: int
     seconds: dict[str, float] = Field(default_factory=dict)
+    epsilon: Score = None
 
     @property
     def total_seconds(self) -> float:
@@ -227,6 +230,39 @@ class BestRecord(Record):
     validation: Scores
 
 
+class PrivacyRecord(Record):
+    """What a run has spent, and how it was counted.
+
+    Args:
+        unit: ``client`` or ``example``.
+        epsilon: of whoever spent most; None: nothing is hidden.
+        delta: at which it is told.
+        noise_multiplier: in clips; of several clients the least.
+        accountant: ``pld`` or ``rdp``.
+        repeatable: the draws come from a seed of the config, so that nothing is hidden from whoever
+            knows it.
+        clients: each one's epsilon, where they differ.
+    """
+
+    unit: str
+    epsilon: Score
+    delta: float
+    noise_multiplier: float
+    accountant: str
+    repeatable: bool = False
+    clients: tuple[Score, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """What was spent, in words."""
+        spent = "no bound" if self.epsilon is None else f"{self.epsilon:.3g}"
+        known = "; its draws repeat, and hide nothing from who knows the seed"
+        return (
+            f"epsilon {spent} a {self.unit} at delta {self.delta:g} ({self.accountant}, noise of "
+            f"{self.noise_multiplier:g} clips)" + (known if self.repeatable else "")
+        )
+
+
 class Estimate(Record):
     """What was expected of a run before its first round.
 
@@ -286,6 +322,7 @@ class Summary(Start):
         detail: the test scores of every label; None where the task has none.
         bytes_up, bytes_down, failures: over all rounds.
         seconds: by stage over all rounds, and ``total``.
+        privacy: what was spent; None where nothing is counted.
         peak_memory_mb: resident memory of the process, in MiB.
         finished: in UTC, ISO 8601.
     """
@@ -305,6 +342,7 @@ class Summary(Start):
     bytes_down: int
     failures: int
     seconds: dict[str, float] = Field(default_factory=dict)
+    privacy: PrivacyRecord | None = None
     peak_memory_mb: float | None = None
     finished: str | None = None
 
@@ -325,6 +363,9 @@ class Measured(Record):
     n: int
 
 
+UNMEASURED = Measured(values={}, mean=None, std=None, n=0)
+
+
 class ComparedMethod(Record):
     """A method's runs.
 
@@ -334,6 +375,9 @@ class ComparedMethod(Record):
         test, validation: the final model's scores by name.
         best: the best validation score by the task's first metric.
         bytes_up, bytes_down, seconds: of a run.
+        over_bytes: the mean validation score over the bytes that all methods sent under a seed.
+        bytes_to_target: bytes both ways until the validation score reached the comparison's target,
+            of the runs that reached it.
         collapsed: by seed, why a run is no better than a constant guess.
         failures: by seed, clients that gave no usable update.
     """
@@ -346,6 +390,8 @@ class ComparedMethod(Record):
     bytes_up: Measured
     bytes_down: Measured
     seconds: Measured
+    over_bytes: Measured = UNMEASURED
+    bytes_to_target: Measured = UNMEASURED
     collapsed: dict[str, str]
     failures: dict[str, int]
 
@@ -353,7 +399,8 @@ class ComparedMethod(Record):
 class DifferenceRecord(Record):
     """A method's score less the baseline's, seed by seed, with Student's paired t-test.
 
-    Interval and p-value are None where the spread from seed to seed is not known.
+    Interval and p-value are None where the spread from seed to seed is not known; `p_holm` is
+    corrected for all methods that are compared with the baseline by the same metric.
     """
 
     method: str
@@ -367,11 +414,13 @@ class DifferenceRecord(Record):
     low: float | None = None
     high: float | None = None
     p_value: float | None = None
+    p_holm: float | None = None
 
 
 class Comparison(FileRecord):
     """``comparison.json``: methods under the same seeds; `baseline` is what others are compared
-    with, `constant` holds by seed the scores of the best constant prediction.
+    with, `constant` holds by seed the scores of the best constant prediction, `target` is the
+    validation score for which the bytes are counted.
     """
 
     data: str
@@ -382,5 +431,6 @@ class Comparison(FileRecord):
     baseline: str
     seeds: tuple[int, ...]
     constant: dict[str, Scores]
+    target: Score = None
     methods: dict[str, ComparedMethod]
     differences: tuple[DifferenceRecord, ...]

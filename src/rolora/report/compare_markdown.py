@@ -11,11 +11,20 @@ from rolora.report.compare_table import (
     header,
     note,
     other_scores,
+    over_bytes,
     rows,
     title,
 )
+from rolora.report.statistics import FEWEST_SEEDS
 
-DIFFERENCES = ("method", "mean difference", "95 % interval", "p", "by seed")
+DIFFERENCES = ("method", "mean difference", "95 % interval", "p", "p, Holm", "by seed")
+
+
+OVER_BYTES = (
+    "Bytes are all clients', both ways. The mean is the area under the score over its width, seed "
+    "by seed over the bytes that every method covers; bytes are those at the first look at which "
+    "the score was reached, in the mean of the seeds that got there."
+)
 
 
 def markdown(comparison: Comparison) -> str:
@@ -25,6 +34,9 @@ def markdown(comparison: Comparison) -> str:
     parts = [f"# {_escaped(title(comparison))}", grid(header(comparison), rows(comparison))]
     parts += [_escaped(note(comparison)), f"![{picture}](comparison.png)"]
     parts += _differences(comparison)
+    sent = list(over_bytes(comparison))
+    if sent:
+        parts += ["## Over bytes", grid(sent[0], sent[1:]), OVER_BYTES]
     others = list(other_scores(comparison))
     if others:
         parts += ["## Other test scores", grid(others[0], others[1:])]
@@ -56,25 +68,38 @@ def _differences(comparison: Comparison) -> list[str]:
     text = (
         f"{unit} Runs of one seed share the split, the cohorts and the initial "
         "factors, so differences are paired. Interval and p-value are those of Student's "
-        "paired t-test, two-sided, without correction for comparing several methods; with few "
-        "seeds they are wide, and no seed stands for another data set."
+        "paired t-test, two-sided; the second p-value is corrected by Holm's method for the number "
+        "of methods in this table. Runs that collapsed count like others. "
+        f"{_few(comparison)}No seed stands for another data set."
     )
     heading = f"## Test {_escaped(metric.title)} less that of {baseline}, seed by seed"
     return [heading, grid(DIFFERENCES, found), text.strip()]
 
 
+def _few(comparison: Comparison) -> str:
+    count = len(comparison.seeds)
+    if count >= FEWEST_SEEDS:
+        return ""
+    return f"With {count} seeds, fewer than {FEWEST_SEEDS}, nothing is decided. "
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return NONE
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
 def _difference(comparison: Comparison, d: DifferenceRecord, metric: Metric) -> tuple[str, ...]:
     """The cells under `DIFFERENCES`."""
-    interval, p = NONE, NONE
+    interval = NONE
     if d.low is not None and d.high is not None:
         interval = f"{difference(d.low, metric)} to {difference(d.high, metric)}"
-    if d.p_value is not None:
-        p = f"{d.p_value:.3f}" if d.p_value >= 0.001 else "< 0.001"
     return (
         comparison.methods[d.method].title,
         NONE if d.mean is None else difference(d.mean, metric),
         interval,
-        p,
+        _p(d.p_value),
+        _p(d.p_holm),
         ", ".join(difference(value, metric) for value in d.by_seed.values()),
     )
 

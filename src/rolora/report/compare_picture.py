@@ -22,7 +22,7 @@ COLOURS = (
     *("#8c510a", "#1b2025"),
 )
 DASHES = ("-", "--", "-.", ":")
-_STYLE = {
+STYLE = {
     "font.family": "sans-serif",
     "font.size": 10,
     "text.usetex": False,
@@ -42,7 +42,7 @@ _STYLE = {
 def picture(comparison: Comparison, runs: Mapping[str, Sequence[RunFiles]]) -> bytes:
     """The curves of `runs`, by method, as PNG."""
     metric = comparison.task.first
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 4.2), dpi=150, layout="constrained")
         over_rounds, over_bytes = figure.subplots(1, 2, sharey=True)
         curves = [_Curve.of(by_seed, metric.name) for by_seed in runs.values()]

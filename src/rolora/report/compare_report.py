@@ -6,8 +6,9 @@ split of the clients does to all of them drops out of the difference.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from rich.table import Table
@@ -20,7 +21,13 @@ from rolora.report.collapse import collapsed
 from rolora.report.compare_markdown import markdown
 from rolora.report.compare_picture import picture
 from rolora.report.compare_table import terminal_table
-from rolora.report.statistics import describe, paired_difference
+from rolora.report.statistics import (
+    Curve,
+    describe,
+    holm,
+    mean_over_bytes,
+    paired_difference,
+)
 
 SPLITS = ("test", "validation")
 
@@ -46,10 +53,18 @@ Cells = dict[str, dict[int, Cell]]
 """By method and seed."""
 
 
-def write_comparison(directory: Path, runs: Sequence[ComparedRun]) -> None:
+def write_comparison(
+    directory: Path, runs: Sequence[ComparedRun], target: float | None = None
+) -> None:
     """Write ``comparison.json``, ``comparison.md`` and ``comparison.png`` into `directory`.
 
     The first run's method is the one that the others are compared with.
+
+    Args:
+        directory: to write.
+        runs: finished ones.
+        target: the validation score for which bytes are counted; None: the mean of the first
+            method's final ones.
 
     Raises:
         BadInput: no runs, a cell given twice, or a run that is unfinished or damaged.
@@ -58,7 +73,7 @@ def write_comparison(directory: Path, runs: Sequence[ComparedRun]) -> None:
     """
     cells = _read(runs)
     _same_split(cells)
-    comparison = _comparison(cells)
+    comparison = _comparison(cells, target)
     curves = {method: [cell.run for cell in by_seed.values()] for method, by_seed in cells.items()}
     write_atomic(directory / "comparison.png", picture(comparison, curves))
     write_atomic(directory / "comparison.md", markdown(comparison))
@@ -106,9 +121,13 @@ def _same_split(cells: Cells) -> None:
                     )
 
 
-def _comparison(cells: Cells) -> Comparison:
+def _comparison(cells: Cells, target: float | None) -> Comparison:
     baseline = next(iter(cells))
     first = next(iter(cells[baseline].values()))
+    if target is None:
+        ends = _scores(cells[baseline], "validation", first.run.task.first.name)
+        target = measured(ends).mean
+    over_bytes = _over_bytes(cells)
     return Comparison(
         data=first.run.data,
         model=first.run.model,
@@ -118,12 +137,53 @@ def _comparison(cells: Cells) -> Comparison:
         baseline=baseline,
         seeds=tuple(sorted({seed for by_seed in cells.values() for seed in by_seed})),
         constant={str(seed): cell.summary.constant for seed, cell in cells[baseline].items()},
-        methods={method: _described(by_seed) for method, by_seed in cells.items()},
-        differences=tuple(_differences(cells, baseline)),
+        target=target,
+        methods={
+            method: _described(by_seed, over_bytes[method], target)
+            for method, by_seed in cells.items()
+        },
+        differences=tuple(_corrected(_differences(cells, baseline))),
     )
 
 
-def _described(by_seed: Mapping[int, Cell]) -> ComparedMethod:
+def curve_of(run: RunFiles) -> Curve | None:
+    """The validation scores by the task's first metric, over the bytes sent both ways; None where
+    there are none.
+    """
+    sent = accumulate(line.bytes_up + line.bytes_down for line in run.rounds)
+    seen = [
+        (at, score)
+        for at, line in zip(sent, run.rounds, strict=True)
+        if (score := run.task.first_of(line.validation)) is not None
+    ]
+    return Curve(*zip(*seen, strict=True)) if seen else None
+
+
+def _over_bytes(cells: Cells) -> dict[str, dict[int, float | None]]:
+    """Each run's mean score over the bytes that all methods have sent under its seed."""
+    found: dict[str, dict[int, float | None]] = {method: {} for method in cells}
+    for seed in {seed for by_seed in cells.values() for seed in by_seed}:
+        curves = {
+            method: curve
+            for method, by_seed in cells.items()
+            if seed in by_seed and (curve := curve_of(by_seed[seed].run))
+        }
+        means = mean_over_bytes(list(curves.values())) if curves else []
+        for method, mean in zip(curves, means, strict=True):
+            found[method][seed] = mean
+    return found
+
+
+def _bytes_to(run: RunFiles, target: float | None) -> float | None:
+    curve = curve_of(run)
+    if curve is None or target is None:
+        return None
+    return curve.first_at(target, run.task.first.higher_is_better)
+
+
+def _described(
+    by_seed: Mapping[int, Cell], over_bytes: Mapping[int, float | None], target: float | None
+) -> ComparedMethod:
     cells = dict(sorted(by_seed.items()))
     task = next(iter(cells.values())).run.task
     best = {
@@ -143,6 +203,10 @@ def _described(by_seed: Mapping[int, Cell]) -> ComparedMethod:
         bytes_up=measured({seed: cell.run.bytes_up for seed, cell in cells.items()}),
         bytes_down=measured({seed: cell.run.bytes_down for seed, cell in cells.items()}),
         seconds=measured({seed: cell.run.total_seconds for seed, cell in cells.items()}),
+        over_bytes=measured(dict(sorted(over_bytes.items()))),
+        bytes_to_target=measured(
+            {seed: _bytes_to(cell.run, target) for seed, cell in cells.items()}
+        ),
         collapsed={seed: reason for seed, reason in reasons.items() if reason},
         failures={
             str(seed): sum(len(r.failures) for r in cell.run.rounds) for seed, cell in cells.items()
@@ -176,6 +240,21 @@ def _differences(cells: Cells, baseline: str) -> Iterator[DifferenceRecord]:
                 ours = _scores(by_seed, split, name)
                 theirs = _scores(cells[baseline], split, name)
                 yield _difference(method, baseline, split, name, ours, theirs)
+
+
+def _corrected(differences: Iterable[DifferenceRecord]) -> Iterator[DifferenceRecord]:
+    """With Holm's correction within each table, that is by split and metric."""
+    tables: dict[tuple[str, str], list[DifferenceRecord]] = {}
+    every = list(differences)
+    for one in every:
+        tables.setdefault((one.split, one.metric), []).append(one)
+    corrected = {
+        (one.method, *table): p
+        for table, ones in tables.items()
+        for one, p in zip(ones, holm([one.p_value for one in ones]), strict=True)
+    }
+    for one in every:
+        yield one.model_copy(update={"p_holm": corrected[one.method, one.split, one.metric]})
 
 
 def _difference(

@@ -58,6 +58,27 @@ def other_scores(comparison: Comparison) -> Iterator[tuple[str, ...]]:
         yield (method.title, *(spread(method.test.get(m.name), m) for m in others))
 
 
+def over_bytes(comparison: Comparison) -> Iterator[tuple[str, ...]]:
+    """A header and a row a method: the score over what was sent; nothing where it is not known."""
+    metric = comparison.task.first
+    if not any(method.over_bytes.n for method in comparison.methods.values()):
+        return
+    target = NONE if comparison.target is None else _value(comparison.target, metric)
+    unit = " %" if metric.share else ""
+    yield (
+        *("method", f"mean validation {metric.title} over the bytes that all sent"),
+        *(f"MiB until {target}{unit}", "seeds that got there"),
+    )
+    for method in comparison.methods.values():
+        reached = method.bytes_to_target
+        yield (
+            method.title,
+            spread(method.over_bytes, metric),
+            _number(reached.mean, MIB),
+            f"{reached.n} of {len(method.seeds)}",
+        )
+
+
 def terminal_table(comparison: Comparison) -> Table:
     """The comparison in 80 columns."""
     names = header(comparison)

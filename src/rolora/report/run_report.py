@@ -183,6 +183,10 @@ def _tiles(run: RunFiles) -> Iterator[Tile]:
             mean = byte_size(total / contributions) if contributions else units.NONE
             yield Tile(name, byte_size(total), f"{mean} a client and round")
         per_round = duration(run.total_seconds / len(run.rounds))
+        if run.config.privacy is not None:
+            spent = run.rounds[-1].epsilon
+            value = units.NONE if spent is None else f"{spent:.3g}"
+            yield Tile("Epsilon", value, f"a {run.config.privacy.unit}")
         yield Tile("Time", duration(run.total_seconds), f"{per_round} a round")
 
 

@@ -231,6 +231,7 @@ def setup(run: RunFiles) -> list[tuple[str, str]]:
         ("Parameters", _parameters(run)),
         ("Data", run.data),
         *_data(run),
+        ("Privacy", summary.privacy.sentence if summary and summary.privacy else ""),
         ("Seed", str(run.config.seed)),
         ("Config hash", start.config_hash),
         ("Device", ", ".join(_device(run))),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -12,9 +13,14 @@ from rolora.core.errors import BadInput
 from rolora.core.types import Adapter, ClientInfo, Layout, Plan, ServerState, Update
 from rolora.methods import Method
 from rolora.records.wire import payload_bytes, update_bytes
+from rolora.secure.fixed import MASKED
+from rolora.secure.forms import beside
 from rolora.server.cohort import sample_cohort
 from rolora.server.ledger import Ledger, planned_layout
 from rolora.stages import At, make_stage
+
+Draw = Callable[[Sequence[ClientInfo], int, int], Sequence[ClientInfo]]
+"""Who takes part, of these clients, in a round of this number at this attempt."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ def next_round(
     clients: Sequence[ClientInfo],
     state: ServerState,
     ledger: Ledger,
+    draw: Draw | None = None,
 ) -> Bytes:
     """The bytes of round ``state.round + 1`` if its first cohort answers.
 
@@ -48,9 +55,10 @@ def next_round(
         clients: all of them.
         state: before the round; of its numbers only the shapes count.
         ledger: what clients hold.
+        draw: the cohort; None: as a run without privacy does.
     """
     shapes = _shapes(state)
-    return _bytes(config, shapes, _plans(config, method, clients, shapes, ledger))
+    return _bytes(config, shapes, _plans(config, method, clients, shapes, ledger, draw))
 
 
 def whole_run(
@@ -67,7 +75,7 @@ def whole_run(
     for _ in range(state.round, config.rounds):
         plans = _plans(config, method, clients, state, ledger)
         total += _bytes(config, state, plans)
-        changed = frozenset().union(*(plan.upload | plan.derives for plan in plans))
+        changed = method.rewrites.union(*(plan.upload | plan.derives for plan in plans))
         state = replace(
             state,
             round=state.round + 1,
@@ -86,11 +94,12 @@ def affordable(
     state: ServerState,
     ledger: Ledger,
     spent: int,
+    draw: Draw | None = None,
 ) -> bool:
     """Whether the next round stays within ``server.byte_budget``.
 
     Args:
-        config, method, clients, state, ledger: as for :func:`next_round`.
+        config, method, clients, state, ledger, draw: as for :func:`next_round`.
         spent: bytes both ways in the rounds that are finished.
 
     Raises:
@@ -99,7 +108,7 @@ def affordable(
     most = config.server.byte_budget
     if most is None:
         return True
-    upcoming = next_round(config, method, clients, state, ledger).both
+    upcoming = next_round(config, method, clients, state, ledger, draw).both
     if state.round == 0 and upcoming > most:
         raise BadInput(
             f"server.byte_budget = {most}: round 1 alone takes {upcoming} bytes both ways; allow "
@@ -110,6 +119,8 @@ def affordable(
 
 def encoded_bytes(config: Config, layout: Layout) -> int:
     """Bytes of an update of this layout after the run's stages."""
+    if config.least_sum is not None:
+        return payload_bytes(layout, torch.int32, MASKED)
     if not config.stages:
         return payload_bytes(layout)
     update = Update(client=0, num_examples=1, parts=Adapter(layout, torch.zeros(layout.size)))
@@ -124,8 +135,10 @@ def _plans(
     clients: Sequence[ClientInfo],
     state: ServerState,
     ledger: Ledger,
+    draw: Draw | None = None,
 ) -> list[Plan]:
-    cohort = sample_cohort(config, clients, state.round + 1, attempt=0)
+    draw = draw or partial(sample_cohort, config)
+    cohort = draw(clients, state.round + 1, 0)
     return [ledger.narrow(method.plan(state, client)) for client in cohort]
 
 
@@ -135,7 +148,11 @@ def _bytes(config: Config, state: ServerState, plans: Sequence[Plan]) -> Bytes:
         layout = planned_layout(state.parts, plan)
         up.setdefault(layout, encoded_bytes(config, layout))
     asked = (planned_layout(state.parts, plan) for plan in plans)
-    return Bytes(sum(up[x] for x in asked), sum(payload_bytes(plan.send.layout) for plan in plans))
+    sums = Bytes(sum(up[x] for x in asked), sum(payload_bytes(plan.send.layout) for plan in plans))
+    if config.least_sum is None:
+        return sums
+    each_up, each_down = beside(len(plans))
+    return sums + Bytes(len(plans) * each_up, len(plans) * each_down)
 
 
 def _shapes(state: ServerState) -> ServerState:

@@ -74,11 +74,15 @@ class Screen:
         judged = self.judge(update)
         if isinstance(judged, Failure):
             return judged
-        judged, plan = self.weighed(judged), self.plans[update.client]
-        moved = distances(judged.parts, plan.send)
-        self.updates[update.client] = recorded(judged, moved)
-        self.distances[update.client] = moved
+        judged = self.weighed(judged)
+        self.note(judged)
         return judged
+
+    def note(self, update: Update) -> None:
+        """Write down what is kept of a sound update."""
+        moved = distances(update.parts, self.plans[update.client].send)
+        self.updates[update.client] = recorded(update, moved)
+        self.distances[update.client] = moved
 
     def judge(self, update: Update) -> Update | Failure:
         """The update, or why it is refused."""
@@ -125,13 +129,15 @@ class Screen:
         return not_finite(update) or update
 
     def train_loss(self, share: float) -> float:
-        """The mean of the clients' training losses, weighted by examples, no one above `share`."""
+        """The mean of the clients' training losses, weighted by examples, no one above `share`; nan
+        where nobody tells one.
+        """
         updates = self.written()
         most = cap([update.examples for update in updates], share)
         weights = [min(update.examples, most) for update in updates]
         losses = [nan if update.train_loss is None else update.train_loss for update in updates]
         total: float = sum(map(mul, losses, weights))
-        return total / sum(weights)
+        return total / sum(weights) if weights else nan
 
     def written(self, limit: float = inf) -> tuple[UpdateRecord, ...]:
         """What is written down of the sound updates, by client, in whatever order they came.

@@ -37,11 +37,12 @@ class Int8(Stage):
     title = "eight bits, stochastic rounding"
 
     def check(self, turns: bool) -> None:
-        """The gauge changes the basis in which a kept error lives."""
+        """A kept error lives in one basis."""
         if turns and self.options.feedback:
             raise BadInput(
                 "stages: int8 with feedback: true keeps each client's rounding error, whose basis "
-                "method.gauge changes; set feedback: false, whose rounding is unbiased by itself"
+                "the method changes between rounds (method.gauge, or FedSVD's SVD); set feedback: "
+                "false, whose rounding is unbiased by itself"
             )
 
     def encode(

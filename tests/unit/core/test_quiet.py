@@ -46,6 +46,20 @@ def test_a_bar_that_asks_nobody_is_not_drawn_and_is_again_afterwards(capfd):
     assert "theirs" in capfd.readouterr().err
 
 
+def test_threads_that_overlap_leave_all_as_it_was(capfd):
+    """As two sites of one process that load a model: the first to come is the first to go."""
+    logger, first, second = logging.getLogger("transformers"), quiet(), quiet()
+    level = logger.level
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert logger.level == logging.ERROR
+    second.__exit__(None, None, None)
+    assert (logger.level, datasets.are_progress_bars_disabled()) == (level, False)
+    assert list(tqdm([1, 2], desc="theirs")) == [1, 2]
+    assert "theirs" in capfd.readouterr().err
+
+
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("architecture", ["bert", "gpt2"])
 def test_loading_saving_and_exporting_say_nothing_of_others(

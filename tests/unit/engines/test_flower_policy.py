@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 
 pytest.importorskip("flwr")
@@ -18,6 +19,7 @@ from rolora.cli.main import app
 from rolora.config import Config, load_config
 from rolora.core.errors import BadInput
 from rolora.core.parsing import parse_section
+from rolora.core.types import Adapter
 from rolora.engines.flower import connect, messages, payload
 from rolora.engines.flower.handler import SiteHandler
 from rolora.engines.flower.node import Node
@@ -103,6 +105,33 @@ def test_a_request_to_be_scored_carries_no_training(site, honest):
     scoring = next(request for request in honest if request.do == "evaluate")
     with pytest.raises(Declined, match="upload"):
         ask(site, changed(upload=ALL)(scoring))
+
+
+def test_a_site_that_hides_its_examples_answers_a_round_from_one_start(run_yaml, tmp_path):
+    """Each answer of another start would be one release more than is counted."""
+    private = ["privacy.unit=example", "privacy.clip=0.5", "privacy.noise_multiplier=1", "rounds=1"]
+    site, asked = handler(run_yaml, 0, tmp_path), []
+
+    def listening(frames):
+        if len(frames) > 1:
+            asked.append(messages.unpack_request(frames))
+        return site(frames)
+
+    sites = {client: handler(run_yaml, client, tmp_path) for client in (1, 2)}
+    with pytest.MonkeyPatch.context() as patch:
+        connect_locally(patch, {**sites, 0: listening}, {"answered": lambda client, frames: frames})
+        federate(run_yaml, tmp_path / "run", *private)
+    training = asked[0]
+    first = messages.unpack_update(ask(site, training))
+    again = messages.unpack_update(ask(site, training))
+    assert torch.equal(first.parts.flat, again.parts.flat)
+    parts = training.plan.send
+    moved = Adapter(parts.layout, parts.flat + 0.1)
+    digests = {part: messages.digest(moved.select({part})) for part in moved.parts}
+    other = replace(training, plan=replace(training.plan, send=moved), digests=digests)
+    with pytest.raises(Declined, match="round-1: not those") as refusal:
+        ask(site, other)
+    assert refusal.value.reason == "refused"
 
 
 def test_what_the_method_asks_is_answered(site, honest):
@@ -290,6 +319,8 @@ def test_what_a_run_would_take_is_shown(run_yaml, tmp_path, capsys):
     assert "numbers of examples (162 train, 18 validation, 20 test), names of labels" in said
     assert "of each label" not in said
     assert "allows all of it" in said
+    _, said = shown(secure_sum={"threshold": 0.6})
+    assert said.count("seen in a sum over 2 sites or more") == 3
     code, said = shown(method={"name": "fedit"}, rounds=1000)
     assert code == 2
     assert "refused method.name = 'fedit': allow.methods has rolora" in said

@@ -11,7 +11,6 @@ from rolora.client.update import local_update
 from rolora.core.errors import BadInput
 from rolora.core.rules import Job
 from rolora.core.types import Plan
-from rolora.data import Examples
 from rolora.model import footprint
 from rolora.model.lora import StackedLoRA
 from rolora.tasks import make_task
@@ -29,21 +28,6 @@ def saved(tmp_path_factory):
     return directory
 
 
-def spoken(examples):
-    """The same texts, of whose tokens the last half is learned."""
-    offsets, ids = examples.offsets, examples.tokens["input_ids"]
-    place = torch.arange(len(ids) - 1) - offsets[:-1].repeat_interleave(examples.lengths)
-    learned = (place >= (examples.lengths // 2).repeat_interleave(examples.lengths)).int()
-    sums = torch.cat([torch.zeros(1, dtype=torch.int64), learned.cumsum(0)])
-    return Examples(
-        targets=sums[offsets[1:]] - sums[offsets[:-1]],
-        strata=torch.zeros(len(examples), dtype=torch.int64),
-        names=(),
-        tokens={"input_ids": ids, "learned": torch.cat([learned, learned.new_zeros(1)])},
-        offsets=offsets,
-    )
-
-
 def trained(directory, kind, checkpointing, **lora):
     """Two clients' local updates, side by side, and the bytes that autograd kept meanwhile."""
     settings = small.config(
@@ -54,7 +38,7 @@ def trained(directory, kind, checkpointing, **lora):
     task, examples = make_task(settings.task), small.text_examples(10)
     names = examples.names
     if kind == "causal_lm":
-        examples, names = spoken(examples), ()
+        examples, names = small.spoken(examples), ()
     model = task.adapted(task.backbone(settings.model, names, 0), settings)
     assert model.recomputes == checkpointing
     model = model.twin()  # as the second worker's

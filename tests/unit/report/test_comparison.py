@@ -22,6 +22,7 @@ from made_up import (
 from rolora.core.errors import BadInput, RoloraError
 from rolora.report.compare_picture import COLOURS
 from rolora.report.compare_report import ComparedRun, comparison_table, write_comparison
+from rolora.report.statistics import Curve, holm, mean_over_bytes
 
 METHODS = {"rolora": 0.77, "ffa_lora": 0.71, "fedit": 0.76}
 
@@ -89,6 +90,48 @@ class TestComparison:
             margin = 4.30265 * np.std(wanted, ddof=1) / np.sqrt(3)
             assert difference["high"] - difference["mean"] == pytest.approx(margin, rel=1e-5)
             assert difference["baseline"] == "rolora"
+
+    def test_p_values_are_corrected_within_a_table(self, compared):
+        root, _ = compared
+        found = json.loads((root / "comparison.json").read_text())["differences"]
+        for split in ("test", "validation"):
+            for metric in {d["metric"] for d in found}:
+                table = [d for d in found if (d["split"], d["metric"]) == (split, metric)]
+                assert [d["p_holm"] for d in table] == holm([d["p_value"] for d in table])
+        text = (root / "comparison.md").read_text()
+        assert "| p | p, Holm |" in text
+        assert "With 3 seeds, fewer than 5, nothing is decided" in text
+
+    def test_scores_over_bytes_are_those_of_the_rounds(self, compared, tmp_path):
+        _, runs = compared
+        curves = {}
+        for run in runs:
+            lines = [json.loads(x) for x in (run.directory / "metrics.jsonl").open()]
+            sent = np.cumsum([line["bytes_up"] + line["bytes_down"] for line in lines])
+            seen = [line["validation"] and line["validation"]["accuracy"] for line in lines]
+            at = [k for k, score in enumerate(seen) if score is not None]
+            curve = Curve([float(sent[k]) for k in at], [seen[k] for k in at])
+            curves.setdefault(run.seed, {})[run.method] = curve
+        for target in (None, 0.7, 2.0):
+            write_comparison(tmp_path, runs, target)
+            comparison = json.loads((tmp_path / "comparison.json").read_text())
+            methods = comparison["methods"]
+            wanted = (
+                methods["rolora"]["validation"]["accuracy"]["mean"] if target is None else target
+            )
+            assert comparison["target"] == wanted
+            for name, method in methods.items():
+                means = {
+                    str(seed): dict(zip(of, mean_over_bytes(list(of.values())), strict=True))[name]
+                    for seed, of in curves.items()
+                }
+                assert method["over_bytes"]["values"] == pytest.approx(means)
+                first = {str(seed): of[name].first_at(wanted) for seed, of in curves.items()}
+                reached = {seed: at for seed, at in first.items() if at is not None}
+                assert method["bytes_to_target"]["values"] == reached
+        text = (tmp_path / "comparison.md").read_text()
+        assert "MiB until 200.0 %" in text
+        assert "0 of 3" in text
 
     def test_collapsed_runs_are_named(self, compared):
         root, _ = compared

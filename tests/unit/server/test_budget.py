@@ -29,6 +29,7 @@ RUNS = {
     "fedsa_lora": {"method": {"name": "fedsa_lora"}, "federation": {"clients_per_round": 1}},
     "flexlora": {"method": {"name": "flexlora"}, "lora": {"client_ranks": [1, 2]}},
     "scaffold": {"method": {"name": "scaffold"}},
+    "fedsvd": {"method": {"name": "fedsvd"}},
 }
 
 

@@ -1,0 +1,1 @@
+"""What a private run promises: what it spends, what makes its noise, what does not go with it."""
