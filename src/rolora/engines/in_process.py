@@ -155,7 +155,7 @@ class InProcess:
 
     def job(self, plan: Plan) -> Job:
         """A client's work in a round."""
-        replica = self.replicas.setdefault(plan.rank, Replica())
+        replica = self.replicas.setdefault(plan.rank, self.runtime.replica())
         kept = self.own.get(plan.client, NOTHING)
         rows = self.splits["train"].shares[plan.client]
         return self.runtime.begin(plan, replica, kept, rows, self.first_head)
@@ -198,7 +198,7 @@ class InProcess:
         """Take up what clients kept, and what they hold of the global parts."""
         self.own = of_all(tensors)
         ranks = {client.rank for client in self.clients}
-        self.replicas = restored(state, ranks, self.config.lora.max_rank)
+        self.replicas = restored(state, ranks, self.config.lora.max_rank, self.runtime.down)
 
 
 class Workers:
