@@ -13,9 +13,10 @@ from rolora.core.errors import RunFailed
 from rolora.core.types import Evaluation, ServerState
 from rolora.engines.preparation import Prepared, build_engine
 from rolora.records.schema import RoundRecord
+from rolora.server.engine import Engine
 from rolora.server.ledger import Ledger
 from rolora.server.pooling import scored
-from rolora.server.round import Engine, run_rounds
+from rolora.server.round import run_rounds
 from rolora.tasks import added
 
 ACCURACY = "accuracy"

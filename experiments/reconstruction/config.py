@@ -22,7 +22,7 @@ from rolora.config import (
 )
 from rolora.core.errors import nearest
 from rolora.core.section import Positive, Section, Seed
-from rolora.stages.int8 import Int8Options
+from rolora.stages.rounding import Int8
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class ReconstructionConfig(Section):
             data=self.data.model_copy(update={"max_length": self.length}),
             partition=PartitionConfig(name="iid"),
             federation=FederationConfig(clients=CLIENTS, clients_per_round=2),
-            stages=(Int8Options(name="int8"),) if defence.int8 else (),
+            stages=(Int8.Options(name="int8"),) if defence.int8 else (),
             optimizer=OptimizerConfig(
                 name=defence.optimizer,
                 lr=0.5 if defence.optimizer == "sgd" else 5e-3,

@@ -22,12 +22,14 @@ from rolora.core.errors import nearest
 from rolora.core.parsing import apply_override, chosen, parse_section, place_path, shown
 from rolora.core.reading import ReadOptions
 from rolora.core.section import NonNegative, Positive, Rate, Section, Seed
+from rolora.core.shares import count_of
 from rolora.core.types import ClientInfo, Part, scaling_of
 from rolora.core.yaml_text import read_mapping
 from rolora.methods import METHODS, Options
 from rolora.methods.rolora import RoLoRAOptions
 from rolora.presets import located
 from rolora.reducers import REDUCERS, ReducerOptions
+from rolora.secure.forms import Terms
 from rolora.stages import STAGES, StageOptions
 
 DEFAULT_DATA = "rotten_tomatoes"
@@ -273,11 +275,20 @@ def _written(options: ReducerOptions) -> Any:
 AnyReducer = Annotated[ReducerOptions, BeforeValidator(_reducer), PlainSerializer(_written)]
 
 
+def _stage(raw: Any) -> StageOptions:
+    """One of ``stages`` or ``server.stages``: a name, or a mapping with the stage's options."""
+    return raw if isinstance(raw, StageOptions) else _named(raw, STAGES, "stage")
+
+
+AnyStage = Annotated[SerializeAsAny[StageOptions], BeforeValidator(_stage)]
+
+
 class ServerConfig(Section):
     """The server optimiser (Reddi et al., 2021), what the clients' updates are reduced by
     (:data:`rolora.reducers.REDUCERS`; a name, or a mapping with its options), and the weights of
     the mean: a client's number of examples, one for all, or what its label shares let it teach
-    (:func:`rolora.client.objective.information`), which it says itself.
+    (:func:`rolora.client.objective.information`), which it says itself. `stages` are what the way
+    up has, for the change that goes down to clients which hold what it adds to.
 
     A run ends before the round that would take it past `byte_budget` bytes, both ways together, as
     ``200GB`` or ``500MiB``; null sets no limit. A round's bytes are foretold for a first cohort
@@ -291,7 +302,23 @@ class ServerConfig(Section):
     tau: Rate = 1e-3
     weighting: Literal["examples", "uniform", "information"] = "examples"
     reducer: AnyReducer = ReducerOptions()
+    stages: tuple[AnyStage, ...] = ()
     byte_budget: Annotated[ByteSize, Field(gt=0)] | None = None
+
+
+class SecureSumConfig(Section):
+    """Updates that are seen as their sum alone (:mod:`rolora.secure`; the extra
+    ``rolora[secure-sum]``). A round is one only where at least `threshold` of the clients asked
+    sent theirs, and so many are left to open the sum; the others may drop out at any step. null is
+    off: the server sees each client's update. No number of a change may be beyond `reach`; a client
+    that has one does not send it (``out_of_reach``). Changes are told in steps of `reach` / 2^31.
+
+    The weights are told in clear. What looks at one update cannot be had: ``federation.max_jump``,
+    lengths and losses by client, robust reducers.
+    """
+
+    threshold: Annotated[float, Field(gt=0.5, le=1.0)] | None = None
+    reach: Annotated[float, Field(gt=0.0, le=1024.0)] = 4.0
 
 
 Clip = Rate | dict[Part, Rate]
@@ -382,11 +409,6 @@ def _method(raw: Any) -> Options:
     return _named({"name": "rolora", **raw} if isinstance(raw, Mapping) else raw, METHODS, "method")
 
 
-def _stage(raw: Any) -> StageOptions:
-    """One of the section ``stages``: a name, or a mapping with the stage's options."""
-    return raw if isinstance(raw, StageOptions) else _named(raw, STAGES, "stage")
-
-
 def _data(raw: Any) -> Any:
     """The section ``data``; one that says nothing of where data are is about the default's."""
     elsewhere = {"name", "path", "subset", "text", "text_pair", "label", "labels", "options"}
@@ -396,7 +418,6 @@ def _data(raw: Any) -> Any:
 
 
 MethodOptions = Annotated[SerializeAsAny[Options], BeforeValidator(_method)]
-AnyStage = Annotated[SerializeAsAny[StageOptions], BeforeValidator(_stage)]
 TrackerName = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 
 
@@ -419,6 +440,7 @@ class Config(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     server: ServerConfig = ServerConfig()
+    secure_sum: SecureSumConfig = SecureSumConfig()
     privacy: PrivacyConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -437,15 +459,33 @@ class Config(Section):
         return 1.0 if own or federation.cohort_size < 3 else 0.5
 
     @property
+    def least_sum(self) -> int | None:
+        """The fewest clients whose sum is seen, above half of those asked; None: each one's own."""
+        share, asked = self.secure_sum.threshold, self.federation.cohort_size
+        return None if share is None else max(count_of(share, asked), asked // 2 + 1)
+
+    def sum_terms(self, round_number: int) -> Terms:
+        """What a round's secure sum is about."""
+        return Terms(
+            round=round_number,
+            threshold=self.least_sum or 1,
+            most=self.federation.cohort_size,
+            reach=self.secure_sum.reach,
+            by_examples=self.server.weighting == "examples",
+        )
+
+    @property
     def noised_by_clients(self) -> bool:
         """Whether each client hides what it sends by itself."""
         return self.privacy is not None and self.privacy.noised_by == "clients"
 
     @property
     def largest_jump(self) -> float | None:
-        """``federation.max_jump``; None where the clip bounds each client, and the noise none."""
+        """``federation.max_jump``; None where the clip bounds each client, and the noise none, and
+        where a secure sum hides how far each went.
+        """
         private = self.privacy is not None and self.privacy.unit == "client"
-        return None if private else self.federation.max_jump
+        return None if private or self.least_sum is not None else self.federation.max_jump
 
     def client(self, number: int, num_examples: int) -> ClientInfo:
         """What a method may know of one client."""

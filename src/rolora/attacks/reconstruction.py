@@ -33,7 +33,7 @@ from rolora.core.errors import BadInput
 from rolora.core.types import Adapter, ServerState, Update
 from rolora.engines.preparation import Prepared, build_engine
 from rolora.model.lora import LoraModel
-from rolora.stages import change, make_stage
+from rolora.stages import change
 
 AT_A_TIME = 512
 """Tokens whose inputs are asked for at a time."""
@@ -110,15 +110,13 @@ class Upload:
     def of(prepared: Prepared, state: ServerState, client: int) -> Upload:
         """That of `client` in the round after `state`, trained as `prepared` says."""
         config, engine = prepared.config, build_engine(prepared)
+        up = engine.runtime.up
         plan = prepared.method.plan(state, prepared.client(client))
         start = engine.job(plan).start
         (update,) = engine.train([plan])
         assert isinstance(update, Update)
-        moved = update.parts if config.stages else change(update.parts, start)
         wanted = start.select(plan.upload).layout
-        for options in reversed(config.stages):
-            update = make_stage(options).decode(update, wanted)
-            moved = update.parts
+        moved = up.decode(update, wanted).parts if up else change(update.parts, start)
         shares = prepared.shares["train"][client]
         rows = torch.cat(batch_rows(shares, plan, config.optimizer, config.seed)).unique()
         return Upload(moved, start, rows)

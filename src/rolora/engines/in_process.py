@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,7 +31,13 @@ from rolora.data import Examples
 from rolora.methods import Method
 from rolora.model.footprint import default_workers
 from rolora.model.lora import LoraModel
+from rolora.secure.fixed import Withheld
+from rolora.secure.forms import STEPS
+from rolora.server.engine import PLAIN
 from rolora.tasks import Task
+
+if TYPE_CHECKING:
+    from rolora.secure.party import Party
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -52,6 +59,7 @@ class InProcess:
         model: the shared frozen model with its LoRA layers.
         splits: ``train``, ``validation`` and ``test``.
         threads: that each worker's tensor operations are split between, on a CPU.
+        workers: over this model, where there are some.
     """
 
     def __init__(
@@ -62,6 +70,7 @@ class InProcess:
         model: LoraModel,
         splits: Mapping[str, Split],
         threads: int = 1,
+        workers: Workers | None = None,
     ):
         self.config, self.method, self.model, self.splits = config, method, model, splits
         self.runtime = ClientRuntime.of(config, method, task)
@@ -70,11 +79,21 @@ class InProcess:
         ]
         self.replicas: dict[int, Replica] = {}
         self.own: dict[int, Kept] = {}
+        self.parties: dict[int, Party] = {}
         self._before, self._round = self.own, 0
         self.first_head = first_head(model)
         count = config.engine.workers or default_workers(model.device)
-        self.workers = Workers(model, count, threads)
+        self.workers = workers or Workers(model, count, threads)
         self.stack = config.engine.stack or self._choose_stack(splits["train"].examples)
+
+    def like(self, config: Config, shares: Sequence[Tensor] | None = None) -> InProcess:
+        """Another with other settings, or other examples for its clients, in the same workers; it
+        holds nothing of what these clients keep.
+        """
+        train = self.splits["train"]
+        splits = {**self.splits, "train": Split(train.examples, shares or train.shares)}
+        task = self.runtime.task
+        return InProcess(config, self.method, task, self.model, splits, workers=self.workers)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -85,7 +104,9 @@ class InProcess:
         """The number of the client's training examples."""
         return self.clients[client].num_examples
 
-    def train(self, plans: Sequence[Plan]) -> Iterator[Update | Failure]:
+    def train(
+        self, plans: Sequence[Plan], dealt: Mapping[int, bytes] = PLAIN
+    ) -> Iterator[Update | Failure]:
         """Train the planned clients, a stack at a time; answers come in the order of the plans."""
         data = self.splits["train"].examples
         if plans[0].round != self._round:
@@ -97,8 +118,12 @@ class InProcess:
 
         kept: dict[int, Kept] = {}
         for stack in self.workers.map(train_stack, self._stacks(plans)):
-            for job, trained in stack:
+            for job, item in stack:
                 client = job.plan.client
+                trained = self._masked(job, item, dealt[client]) if dealt else item
+                if isinstance(trained, Failure):
+                    yield trained
+                    continue
                 before = self.own.get(client, NOTHING)
                 after = self.runtime.kept_after(job, trained, before)
                 if after is not before:
@@ -106,6 +131,26 @@ class InProcess:
                 yield trained.update
         # Not before: a round that is interrupted is done again after a restart.
         self.own.update(kept)
+
+    def _masked(self, job: Job, trained: Trained, dealt: bytes) -> Trained | Failure:
+        """The client's update as one of a secure sum, or why it does not send it."""
+        client = job.plan.client
+        try:
+            return self.runtime.masked(job, trained, partial(self.parties[client].masked, dealt))
+        except Withheld as error:
+            return Failure(client, error.reason, str(error))
+
+    def exchange(
+        self, step: str, round_number: int, texts: Mapping[int, bytes]
+    ) -> Iterator[tuple[int, bytes | Failure]]:
+        """Each client's answer to a step of a secure sum."""
+        from rolora.secure.party import Party
+
+        for client, text in texts.items():
+            if step == STEPS[0]:
+                terms = self.config.sum_terms(round_number)
+                self.parties[client] = Party(client, self.registered(client), terms)
+            yield client, self.parties[client].answer(step, text)
 
     def _stacks(self, plans: Sequence[Plan]) -> Iterator[list[Job]]:
         waiting: list[Job] = []
@@ -121,7 +166,7 @@ class InProcess:
 
     def job(self, plan: Plan) -> Job:
         """A client's work in a round."""
-        replica = self.replicas.setdefault(plan.rank, Replica())
+        replica = self.replicas.setdefault(plan.rank, self.runtime.replica())
         kept = self.own.get(plan.client, NOTHING)
         rows = self.splits["train"].shares[plan.client]
         return self.runtime.begin(plan, replica, kept, rows, self.first_head)
@@ -164,7 +209,7 @@ class InProcess:
         """Take up what clients kept, and what they hold of the global parts."""
         self.own = of_all(tensors)
         ranks = {client.rank for client in self.clients}
-        self.replicas = restored(state, ranks, self.config.lora.max_rank)
+        self.replicas = restored(state, ranks, self.config.lora.max_rank, self.runtime.down)
 
 
 class Workers:
