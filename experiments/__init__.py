@@ -80,6 +80,14 @@ EXPERIMENTS: dict[str, Listed] = {
             gpu="no",
         ),
         Listed(
+            name="privacy",
+            title="Accuracy over epsilon: RoLoRA, the recommended preset, FFA-LoRA, FedIT, FedSVD",
+            data="Rotten Tomatoes, of the extra demo",
+            weights="MiniLM",
+            minutes="MINUTES",
+            gpu="no",
+        ),
+        Listed(
             name="alpaca",
             title="Instructions in Alpaca's format: held-out loss, MMLU, answers before and after",
             data="Alpaca from the hub; with --small 999 records of LLaMA-Factory's archive, and "
