@@ -33,9 +33,10 @@ from rolora.engines.flower.serve import running_server, serve_client
 from rolora.engines.flower.settings import ServerConfig, SiteConfig, load_settings
 from rolora.engines.preparation import Ready, prepare
 from rolora.model.loading import draw_parameters, load_tokenizer
+from rolora.server.engine import Engine
 from rolora.server.ledger import Ledger
 from rolora.server.protection import Protection
-from rolora.server.round import Clock, Engine, one_round
+from rolora.server.round import Clock, one_round
 
 Row = dict[str, Any]
 

@@ -14,10 +14,11 @@ from rolora.core.noise import seeded
 from rolora.core.types import Evaluation, ServerState
 from rolora.engines.preparation import Prepared, build_engine
 from rolora.records.schema import RoundRecord
+from rolora.server.engine import Engine
 from rolora.server.ledger import Ledger
 from rolora.server.pooling import scored
 from rolora.server.protection import protection_of
-from rolora.server.round import Engine, finished, rounds
+from rolora.server.round import finished, rounds
 from rolora.tasks import added
 
 ACCURACY = "accuracy"

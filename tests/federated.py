@@ -64,16 +64,16 @@ ANYTHING = {
 """What a site allows that is there to see that runs come out as they should."""
 
 
-def handler(run_yaml, client, directory, **allow):
+def handler(run_yaml, client, directory, keys=None, **allow):
     """A site's handler that takes the client's share of the run's data; it allows anything but
-    what `allow` says.
+    what `allow` says. `keys` are ``tls`` and ``peers``.
     """
     run = yaml.safe_load(run_yaml.read_text())
     data = run["data"] = yaml.safe_load(run_yaml.read_text())["data"]
     source = {name: data[name] for name in ("path", "text", "label")}
     raw = {"server": "127.0.0.1:1", "client": client, "data": source, "dealt": True, "threads": 1}
     raw["allow"] = {"models": [run["model"]["name"]], **ANYTHING, **allow}
-    site = parse_section(SiteConfig, {**raw, "device": "cpu"}, "site")
+    site = parse_section(SiteConfig, {**raw, "device": "cpu", **(keys or {})}, "site")
     return SiteHandler(client, lambda run: load_site(site, run), directory / f"site-{client}")
 
 
@@ -199,6 +199,13 @@ RUNS = {
     "scaffold": ["method.name=scaffold", SAMPLED],
     "fedsvd": ["method.name=fedsvd", SAMPLED],
     "rolora, int8": ["stages=[int8]", SAMPLED],
+    "rolora, secure sum, head": ["secure_sum.threshold=0.6", "model.head=train"],
+    "scaffold, secure sum, sampled": [
+        "secure_sum.threshold=0.6",
+        "method.name=scaffold",
+        "server.weighting=uniform",
+        SAMPLED,
+    ],
     "rolora, median": ["server.reducer=median"],
     "rolora, private clients, sampled": [*PRIVATE, "privacy.clip=0.1", "model.head=train", SAMPLED],
     "rolora, shares of the noise, int8": [
@@ -326,4 +333,30 @@ BAD = {
 
 
 def is_training(frames):
-    return len(frames) > 1 and json.loads(frames[0])["do"] == "train"
+    return len(frames) > 2 and json.loads(frames[0])["do"] == "train"
+
+
+def step_of(frames):
+    """The name of a step of a sum; of a request to train, ``masked``."""
+    if len(frames) == 2:
+        return json.loads(frames[0])["step"]
+    return "masked" if is_training(frames) else ""
+
+
+def round_of(frames):
+    """Of a step, or of a request to train; 0 for any other."""
+    if len(frames) == 2:
+        return json.loads(frames[0])["round"]
+    return messages.unpack_request(frames).plan.round if is_training(frames) else 0
+
+
+def leaving(handlers, client, step, number):
+    """The site does not answer that step of a round."""
+    answer = handlers[client]
+
+    def gone(frames):
+        if step_of(frames) == step and round_of(frames) == number:
+            raise ConnectionError
+        return answer(frames)
+
+    handlers[client] = gone

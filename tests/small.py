@@ -151,6 +151,17 @@ def word_tokenizer(chat_template=None):
     return made
 
 
+TAKES = {
+    "flora": {"optimizer": {"state": "reset"}},
+    "fedrot_lora": {"optimizer": {"state": "transport"}},
+    "fedsvd": {
+        "optimizer": {"state": "transport"},
+        "server": {"optimizer": "fedavg", "lr": 1.0},
+    },
+}
+"""By method: what it takes in place of kept optimiser states and of a server optimiser."""
+
+
 def config(**sections):
     """A config; every section is given as a mapping."""
     defaults = {

@@ -22,12 +22,14 @@ from rolora.core.errors import nearest
 from rolora.core.parsing import apply_override, chosen, parse_section, place_path, shown
 from rolora.core.reading import ReadOptions
 from rolora.core.section import NonNegative, Positive, Rate, Section, Seed
+from rolora.core.shares import count_of
 from rolora.core.types import ClientInfo, Part, scaling_of
 from rolora.core.yaml_text import read_mapping
 from rolora.methods import METHODS, Options
 from rolora.methods.rolora import RoLoRAOptions
 from rolora.presets import located
 from rolora.reducers import REDUCERS, ReducerOptions
+from rolora.secure.forms import Terms
 from rolora.stages import STAGES, StageOptions
 
 DEFAULT_DATA = "rotten_tomatoes"
@@ -294,6 +296,21 @@ class ServerConfig(Section):
     byte_budget: Annotated[ByteSize, Field(gt=0)] | None = None
 
 
+class SecureSumConfig(Section):
+    """Updates that are seen as their sum alone (:mod:`rolora.secure`; the extra
+    ``rolora[secure-sum]``). A round is one only where at least `threshold` of the clients asked
+    sent theirs, and so many are left to open the sum; the others may drop out at any step. null is
+    off: the server sees each client's update. No number of a change may be beyond `reach`; a client
+    that has one does not send it (``out_of_reach``). Changes are told in steps of `reach` / 2^31.
+
+    The weights are told in clear. What looks at one update cannot be had: ``federation.max_jump``,
+    lengths and losses by client, robust reducers.
+    """
+
+    threshold: Annotated[float, Field(gt=0.5, le=1.0)] | None = None
+    reach: Annotated[float, Field(gt=0.0, le=1024.0)] = 4.0
+
+
 Clip = Rate | dict[Part, Rate]
 
 
@@ -419,6 +436,7 @@ class Config(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     server: ServerConfig = ServerConfig()
+    secure_sum: SecureSumConfig = SecureSumConfig()
     privacy: PrivacyConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -437,15 +455,33 @@ class Config(Section):
         return 1.0 if own or federation.cohort_size < 3 else 0.5
 
     @property
+    def least_sum(self) -> int | None:
+        """The fewest clients whose sum is seen, above half of those asked; None: each one's own."""
+        share, asked = self.secure_sum.threshold, self.federation.cohort_size
+        return None if share is None else max(count_of(share, asked), asked // 2 + 1)
+
+    def sum_terms(self, round_number: int) -> Terms:
+        """What a round's secure sum is about."""
+        return Terms(
+            round=round_number,
+            threshold=self.least_sum or 1,
+            most=self.federation.cohort_size,
+            reach=self.secure_sum.reach,
+            by_examples=self.server.weighting == "examples",
+        )
+
+    @property
     def noised_by_clients(self) -> bool:
         """Whether each client hides what it sends by itself."""
         return self.privacy is not None and self.privacy.noised_by == "clients"
 
     @property
     def largest_jump(self) -> float | None:
-        """``federation.max_jump``; None where the clip bounds each client, and the noise none."""
+        """``federation.max_jump``; None where the clip bounds each client, and the noise none, and
+        where a secure sum hides how far each went.
+        """
         private = self.privacy is not None and self.privacy.unit == "client"
-        return None if private else self.federation.max_jump
+        return None if private or self.least_sum is not None else self.federation.max_jump
 
     def client(self, number: int, num_examples: int) -> ClientInfo:
         """What a method may know of one client."""

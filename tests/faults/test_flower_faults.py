@@ -22,14 +22,17 @@ from federated import (
     federate,
     handler,
     is_training,
+    leaving,
     lines,
     reasons,
+    round_of,
     simulate,
+    step_of,
     unasked,
     with_parts,
 )
 from flower_cluster import Cluster, Commands, power_cut, wait_for_text
-from rolora.engines.flower import certificates, connect, launch, messages
+from rolora.engines.flower import certificates, connect, launch
 from rolora.report.run_report import write_report
 
 pytestmark = pytest.mark.faults
@@ -54,13 +57,6 @@ def assert_reported(run, *words):
     """Each is on the run's report."""
     page = write_report(run).read_text()
     assert [word for word in words if word not in page] == []
-
-
-def round_of(frames):
-    """The round of a request to train; 0 for any other."""
-    if not is_training(frames):
-        return 0
-    return messages.unpack_request(frames).plan.round
 
 
 def test_a_run_outlives_its_nodes(run_yaml, tmp_path):
@@ -105,6 +101,43 @@ def test_a_run_outlives_its_nodes(run_yaml, tmp_path):
     assert any((2, "too_large") in failures for failures in found[3:])
     assert all((0, reason) not in f for f in found for reason in ("deadline", "absent"))
     assert_reported(tmp_path / "run", "replaced", "deadline", "too_large")
+
+
+def test_a_site_is_killed_in_a_secure_sum(run_yaml, tmp_path, monkeypatch):
+    """While it trains in round 2, after the others have masked for it; and in round 4, when the sum
+    of what it sent is to be opened. The adapter is that of plain runs in which the same is missing.
+    """
+    sites = [handler(run_yaml, client, tmp_path) for client in range(3)]
+    killed = {(2, "masked"), (4, "opened")}
+
+    def mortal(frames):
+        at_step = round_of(frames), step_of(frames)
+        if at_step in killed:
+            killed.remove(at_step)
+            threading.Thread(target=replace_node).start()
+            time.sleep(30)
+        return sites[1](frames)
+
+    options = ["rounds=5", "evaluation.every=9", "federation.max_share=1"]
+    with Cluster(tmp_path) as cluster:
+
+        def replace_node():
+            power_cut(cluster.nodes[1])
+            cluster.start_node(1, sites[1] if not killed else mortal)
+
+        for client, handle in enumerate((sites[0], mortal, sites[2])):
+            cluster.start_node(client, handle)
+        summed = ["secure_sum.threshold=0.6", "federation.deadline=25"]
+        federate(run_yaml, tmp_path / "run", at(cluster), *summed, *options)
+    assert reasons(tmp_path / "run") == [[], [(1, "replaced")], [], [(1, "replaced")], []]
+    there = [[u["client"] for u in line["updates"]] for line in lines(tmp_path / "run")]
+    assert there == [[0, 1, 2], [0, 2], [0, 1, 2], [0, 1, 2], [0, 1, 2]]
+
+    plain = {client: handler(run_yaml, client, tmp_path / "plain") for client in range(3)}
+    leaving(plain, 1, "masked", 2)
+    connect_locally(monkeypatch, plain, {"answered": lambda client, frames: frames})
+    federate(run_yaml, tmp_path / "plainly", *options)
+    assert_same_adapter(adapter(tmp_path / "run"), adapter(tmp_path / "plainly"))
 
 
 SPOILT = {

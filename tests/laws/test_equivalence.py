@@ -316,16 +316,7 @@ TRAVEL = {
 }
 # A server optimiser's moments do not follow the gauge.
 GAUGE = {"method": {"gauge": "orthonormal"}, "server": {"optimizer": "fedavg"}}
-# What the cases below ask of every method, in place of which some take something else.
-TAKES = {
-    "flora": {"optimizer": {"state": "reset"}},
-    "fedrot_lora": {"optimizer": {"state": "transport"}},
-    "fedsvd": {
-        "optimizer": {"state": "transport"},
-        "server": {"optimizer": "fedavg", "lr": 1.0},
-    },
-}
-CASES = [(name, TAKES.get(name, {})) for name in METHODS] + [
+CASES = [(name, small.TAKES.get(name, {})) for name in METHODS] + [
     ("rolora", GAUGE),
     ("rolora", {"method": {"schedule": "BBA"}}),
     ("rolora", {"method": {"schedule": "adaptive"}}),
@@ -359,7 +350,7 @@ def test_one_shared_replica_is_as_good_as_one_a_client_and_as_full_plans(name, o
     assert_same_states(state, generous)
 
 
-RESUMED = {name: TAKES.get(name, {}) for name in METHODS} | {
+RESUMED = {name: small.TAKES.get(name, {}) for name in METHODS} | {
     "rolora+gauge": {**GAUGE, "optimizer": {"state": "reset"}},
     "rolora+transport": {"optimizer": {"state": "transport"}},
     "rolora+gauge+transport": {**GAUGE, "optimizer": {"state": "transport"}},
@@ -369,7 +360,7 @@ RESUMED = {name: TAKES.get(name, {}) for name in METHODS} | {
     "scaffold+sampled": {"federation": {"clients": 5, "clients_per_round": 3}},
 }
 RESUMED |= {
-    f"{name}+ranks": {**TAKES.get(name, {}), "lora": {"client_ranks": (1, 3, 2)}}
+    f"{name}+ranks": {**small.TAKES.get(name, {}), "lora": {"client_ranks": (1, 3, 2)}}
     for name, method in METHODS.items()
     if method.mixed_ranks
 }

@@ -19,9 +19,10 @@ from rolora.core.types import Adapter, Failure, Plan, ServerState, Update
 from rolora.engines.in_process import InProcess
 from rolora.engines.preparation import Prepared, load, prepare
 from rolora.records.schema import RoundRecord
+from rolora.server.engine import PLAIN, Engine
 from rolora.server.ledger import Ledger
 from rolora.server.pooling import scored
-from rolora.server.round import Engine, finished, rounds
+from rolora.server.round import finished, rounds
 from rolora.stages import change, changed
 
 
@@ -82,9 +83,11 @@ class Hostile(InProcess):
         super().__init__(prepared.config, prepared.method, prepared.task, prepared.model, splits)
         self.hostile, self.lie = frozenset(hostile), lie
 
-    def train(self, plans: Sequence[Plan]) -> Iterator[Update | Failure]:
+    def train(
+        self, plans: Sequence[Plan], dealt: Mapping[int, bytes] = PLAIN
+    ) -> Iterator[Update | Failure]:
         """Train the planned clients; hostile ones answer last, once they know all others."""
-        answers = super().train(plans)
+        answers = super().train(plans, dealt)
         if self.lie is None:
             yield from answers
             return
@@ -182,6 +185,11 @@ def check(config: Config, attack: Attack, fraction: float) -> None:
     if config.stages:
         names = [stage.name for stage in config.stages]
         raise BadInput(f"stages = {names}: this attack is on plain updates; set none")
+    if config.least_sum is not None:
+        raise BadInput(
+            f"secure_sum.threshold = {config.secure_sum.threshold:g}: this attack is on updates "
+            "that can be seen; set null"
+        )
     if len(set(config.lora.client_ranks or (1,))) > 1:
         raise BadInput("lora.client_ranks: this attack needs one rank for all clients")
 

@@ -129,7 +129,8 @@ def taken_table(taken: Taken) -> Table:
     counts = ", ".join(f"{n} {split}" for split, n in taken.examples.items())
     told = [f"numbers of examples{f' ({counts})' if counts else ''}, names of labels"]
     told += ["how many there are of each label"] if taken.label_counts else []
-    told += [] if run.noised_by_clients else ["training losses"]
+    seen = "" if run.least_sum is None else f", seen in a sum over {run.least_sum} sites or more"
+    told += [] if run.noised_by_clients else [f"training losses{seen}"]
     told += ["sums for scores"] if taken.scores else []
     rows = {
         "method": f"{run.method.name} ({taken.method}): {taken.travels}",
@@ -137,7 +138,7 @@ def taken_table(taken: Taken) -> Table:
         "task": run.task.name,
         "rounds": f"{run.rounds}, each of {length}, {settings.batch_size} examples a step",
         **{
-            f"leaves: {parts}": f"{byte_size(size)} in round {_rounds(rounds)}"
+            f"leaves: {parts}": f"{byte_size(size)} in round {_rounds(rounds)}{seen}"
             for parts, (size, rounds) in taken.leaves.items()
         },
         "is told": "; ".join(told),

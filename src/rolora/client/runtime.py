@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,7 +18,7 @@ from rolora.client.replica import Replica
 from rolora.client.update import local_update
 from rolora.config import Config
 from rolora.core.rules import ClientRule, Job, Trained
-from rolora.core.types import Adapter, Evaluation, Plan
+from rolora.core.types import Adapter, Evaluation, Plan, Update
 from rolora.data import Examples
 from rolora.methods import Method
 from rolora.model.lora import LoraModel
@@ -100,6 +100,19 @@ class ClientRuntime:
             update, own = stage.encode(update, job.kept, at)
             kept |= own
         return replace(trained, update=update, kept=kept)
+
+    def masked(self, job: Job, trained: Trained, mask: Callable[[Update], Update]) -> Trained:
+        """With its update as one of a secure sum.
+
+        Args:
+            job: the client's.
+            trained: as :meth:`train` left it.
+            mask: what hides the update, whose parts are the change.
+        """
+        update = trained.update
+        if not self.stages:
+            update = replace(update, parts=change(update.parts, job.start))
+        return replace(trained, update=mask(update))
 
     def evaluate(
         self, plan: Plan, held: Split, models: Sequence[Batch], carry: Carry

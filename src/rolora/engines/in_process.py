@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,7 +31,13 @@ from rolora.data import Examples
 from rolora.methods import Method
 from rolora.model.footprint import default_workers
 from rolora.model.lora import LoraModel
+from rolora.secure.fixed import Withheld
+from rolora.secure.forms import STEPS
+from rolora.server.engine import PLAIN
 from rolora.tasks import Task
+
+if TYPE_CHECKING:
+    from rolora.secure.party import Party
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -70,6 +77,7 @@ class InProcess:
         ]
         self.replicas: dict[int, Replica] = {}
         self.own: dict[int, Kept] = {}
+        self.parties: dict[int, Party] = {}
         self._before, self._round = self.own, 0
         self.first_head = first_head(model)
         count = config.engine.workers or default_workers(model.device)
@@ -85,7 +93,9 @@ class InProcess:
         """The number of the client's training examples."""
         return self.clients[client].num_examples
 
-    def train(self, plans: Sequence[Plan]) -> Iterator[Update | Failure]:
+    def train(
+        self, plans: Sequence[Plan], dealt: Mapping[int, bytes] = PLAIN
+    ) -> Iterator[Update | Failure]:
         """Train the planned clients, a stack at a time; answers come in the order of the plans."""
         data = self.splits["train"].examples
         if plans[0].round != self._round:
@@ -97,8 +107,12 @@ class InProcess:
 
         kept: dict[int, Kept] = {}
         for stack in self.workers.map(train_stack, self._stacks(plans)):
-            for job, trained in stack:
+            for job, item in stack:
                 client = job.plan.client
+                trained = self._masked(job, item, dealt[client]) if dealt else item
+                if isinstance(trained, Failure):
+                    yield trained
+                    continue
                 before = self.own.get(client, NOTHING)
                 after = self.runtime.kept_after(job, trained, before)
                 if after is not before:
@@ -106,6 +120,26 @@ class InProcess:
                 yield trained.update
         # Not before: a round that is interrupted is done again after a restart.
         self.own.update(kept)
+
+    def _masked(self, job: Job, trained: Trained, dealt: bytes) -> Trained | Failure:
+        """The client's update as one of a secure sum, or why it does not send it."""
+        client = job.plan.client
+        try:
+            return self.runtime.masked(job, trained, partial(self.parties[client].masked, dealt))
+        except Withheld as error:
+            return Failure(client, error.reason, str(error))
+
+    def exchange(
+        self, step: str, round_number: int, texts: Mapping[int, bytes]
+    ) -> Iterator[tuple[int, bytes | Failure]]:
+        """Each client's answer to a step of a secure sum."""
+        from rolora.secure.party import Party
+
+        for client, text in texts.items():
+            if step == STEPS[0]:
+                terms = self.config.sum_terms(round_number)
+                self.parties[client] = Party(client, self.registered(client), terms)
+            yield client, self.parties[client].answer(step, text)
 
     def _stacks(self, plans: Sequence[Plan]) -> Iterator[list[Job]]:
         waiting: list[Job] = []

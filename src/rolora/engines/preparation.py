@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import torch
@@ -14,20 +15,22 @@ import torch
 from rolora.client.evaluation import Split
 from rolora.client.objective import check_shares
 from rolora.config import Config
+from rolora.core.errors import BadInput
 from rolora.core.types import Adapter, ClientInfo, ServerState
 from rolora.data import Examples, strata_table, tell_shares
 from rolora.data.deal import deal
 from rolora.engines.given import NOTHING, Given
 from rolora.engines.in_process import InProcess
-from rolora.methods import Method, Setting
+from rolora.methods import METHODS, Method, Setting
+from rolora.methods.base import WHY
 from rolora.model.adopted import adopt_pretrained
 from rolora.model.loading import Pretrained, resolve_device
 from rolora.model.lora import LoraModel, check_ranks
 from rolora.privacy.checks import check_privacy
 from rolora.reducers import make_reducer
+from rolora.server.engine import Engine
 from rolora.server.ledger import Ledger
-from rolora.server.round import Engine
-from rolora.stages import make_stage
+from rolora.stages import make_stage, stage_named
 from rolora.tasks import Task
 
 
@@ -288,7 +291,53 @@ def checked_method(config: Config, given: Given = NOTHING) -> Method:
     for options in config.stages:
         make_stage(options).check(method.turns())
     check_privacy(config, method)
+    if config.least_sum is not None:
+        check_sum(config, method)
     return method
+
+
+def check_sum(config: Config, method: Method) -> None:
+    """Refuse what cannot be had of updates that are seen as their sum alone.
+
+    Raises:
+        BadInput: with the field, its value, and what would be right.
+    """
+    asked, server, sealed = config.federation.cohort_size, config.server, "which a secure sum hides"
+    enough = [name for name, one in METHODS.own.items() if one.reduction != "each"]
+    coded = [options.name for options in config.stages if not stage_named(options.name).adds]
+    if method.reduction == "each":
+        raise BadInput(
+            f"method.name = {config.method.name!r}: {method.title} {WHY['each']}, {sealed}; take a "
+            f"method of which the sum is enough ({', '.join(enough)})"
+        )
+    if server.reducer.name != "mean":
+        raise BadInput(
+            f"server.reducer = {server.reducer.name!r}: compares the clients' updates, {sealed}; "
+            "use mean, or set secure_sum.threshold to null"
+        )
+    if server.weighting == "information":
+        raise BadInput(
+            "server.weighting = 'information': each client says its own weight, and those of a "
+            "secure sum must be known before; use examples or uniform"
+        )
+    if config.privacy is not None and config.privacy.noised_by == "server":
+        raise BadInput(
+            f"privacy.noise = 'server': the server clips each update, {sealed}; have the clients "
+            "do it (noise: clients), or take unit: example"
+        )
+    if coded:
+        raise BadInput(f"stages = {coded}: codes of several clients cannot be added up; use none")
+    if asked < 2:
+        raise BadInput(f"federation: {asked} client is asked in a round; a sum needs 2 at least")
+    if config.engine.runtime == "simulation":
+        raise BadInput(
+            "engine.runtime = 'simulation': its processes share the clients between them, and a "
+            "secure sum needs one place a client; take deployment, or engine.name: in_process"
+        )
+    if find_spec("cryptography") is None:
+        raise BadInput(
+            "secure_sum: cryptography is not installed; pip install 'rolora[secure-sum]'"
+        )
 
 
 def build_engine(prepared: Prepared) -> InProcess:

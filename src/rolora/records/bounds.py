@@ -91,6 +91,20 @@ class UpdateFollows(Answer):
     kind: Literal["update"]
 
 
+class StepFollows(Answer):
+    """The first frame of an answer to a step of a secure sum."""
+
+    kind: Literal["step"]
+
+
+class Step(Answer):
+    """The first frame of a request for one."""
+
+    step: Word
+    run: Word
+    round: Whole
+
+
 def told(kind: type[Told], text: bytes | str, what: str) -> Told:
     """The JSON object in `text`.
 

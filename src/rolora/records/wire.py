@@ -18,7 +18,7 @@ from rolora.records.bounds import Trained, WireError, told
 SEPARATOR = "::"
 SETS = ("train", "upload", "local", "derives")
 """The fields of a plan that are sets."""
-CODED = {torch.float32, torch.int8}
+CODED = {torch.float32, torch.int8, torch.int32}
 """The kinds of number in which parts travel."""
 
 

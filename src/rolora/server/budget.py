@@ -13,6 +13,8 @@ from rolora.core.errors import BadInput
 from rolora.core.types import Adapter, ClientInfo, Layout, Plan, ServerState, Update
 from rolora.methods import Method
 from rolora.records.wire import payload_bytes, update_bytes
+from rolora.secure.fixed import MASKED
+from rolora.secure.forms import beside
 from rolora.server.cohort import sample_cohort
 from rolora.server.ledger import Ledger, planned_layout
 from rolora.stages import At, make_stage
@@ -117,6 +119,8 @@ def affordable(
 
 def encoded_bytes(config: Config, layout: Layout) -> int:
     """Bytes of an update of this layout after the run's stages."""
+    if config.least_sum is not None:
+        return payload_bytes(layout, torch.int32, MASKED)
     if not config.stages:
         return payload_bytes(layout)
     update = Update(client=0, num_examples=1, parts=Adapter(layout, torch.zeros(layout.size)))
@@ -144,7 +148,11 @@ def _bytes(config: Config, state: ServerState, plans: Sequence[Plan]) -> Bytes:
         layout = planned_layout(state.parts, plan)
         up.setdefault(layout, encoded_bytes(config, layout))
     asked = (planned_layout(state.parts, plan) for plan in plans)
-    return Bytes(sum(up[x] for x in asked), sum(payload_bytes(plan.send.layout) for plan in plans))
+    sums = Bytes(sum(up[x] for x in asked), sum(payload_bytes(plan.send.layout) for plan in plans))
+    if config.least_sum is None:
+        return sums
+    each_up, each_down = beside(len(plans))
+    return sums + Bytes(len(plans) * each_up, len(plans) * each_down)
 
 
 def _shapes(state: ServerState) -> ServerState:

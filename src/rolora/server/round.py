@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Protocol, TypeVar
 
-from torch import Tensor
-
 from rolora.config import Config
 from rolora.core.errors import RunFailed
 from rolora.core.shares import count_of
 from rolora.core.types import (
-    ClientInfo,
-    Evaluation,
     Failure,
     Part,
     Plan,
@@ -30,8 +26,10 @@ from rolora.privacy.noising import stages_of
 from rolora.records.schema import FailureRecord, RoundRecord
 from rolora.records.shield import shielded
 from rolora.records.wire import payload_bytes
-from rolora.reducers import Reduced, Reducer
+from rolora.reducers import Reduced
 from rolora.server.budget import affordable
+from rolora.server.engine import Engine
+from rolora.server.gathering import Gathering
 from rolora.server.judge import Judge, all_finite, distances, mean_distances
 from rolora.server.ledger import Ledger
 from rolora.server.optimizer import server_step
@@ -44,38 +42,6 @@ Result = TypeVar("Result")
 
 ATTEMPTS = 3
 """How often a round is tried, each time with another cohort, before the run ends."""
-
-
-class Engine(Protocol):
-    """Where clients run: in this process, or across machines."""
-
-    @property
-    def clients(self) -> Sequence[ClientInfo]:
-        """All clients, by id."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What the model's outputs stand for."""
-
-    def registered(self, client: int) -> int:
-        """The number of training examples that the client has said it holds; 0: not known."""
-
-    def train(self, plans: Sequence[Plan]) -> Iterator[Update | Failure]:
-        """Carry out the plans; one answer for each, as they come."""
-
-    def evaluate(self, plan: Plan, split: str) -> list[Evaluation]:
-        """Evaluate the model of `plan` on every client's held-out examples of `split`."""
-
-    def take_notes(self) -> RoundNotes:
-        """What else is to be written down since this was last asked."""
-
-    def tensors(self, round_number: int) -> dict[str, Tensor]:
-        """What the engine must find again to go on after a round, by ``KIND/CLIENT/NAME``: the last
-        one finished, though the next may have begun.
-        """
-
-    def restore(self, tensors: Mapping[str, Tensor], state: ServerState) -> None:
-        """Take up :meth:`tensors` of an earlier process."""
 
 
 class Record(Protocol):
@@ -218,67 +184,69 @@ def one_round(
     """
     spent, attempt, barred = Spent(), 0, set[int]()
     with clock("plan"):
-        start, stages = method.start(state), stages_of(config)
+        start = method.start(state)
     size = len(guard.cohort(engine.clients, state.round + 1, attempt))
-    least = guard.reducer(method, start).least
+    least = config.least_sum or guard.reducer(method, start).least
     enough = max(least, count_of(config.federation.quorum, size))
+    # Where all are asked, or a sum is opened, others would not make another round of it.
+    final = size == len(engine.clients) or config.least_sum is not None
     while attempt < ATTEMPTS:
         with clock("plan"):
             known = [client for client in engine.clients if client.id not in barred]
             cohort = guard.cohort(known, state.round + 1, attempt)
             whole = [method.plan(state, one) for one in cohort if one.id not in spent.spoilers]
-        screen = Screen(engine.registered, whole, start, config.server.weighting, stages, answered)
-        reducer, error = guard.reducer(method, start), None
+        given = (config, method, engine, start, whole, enough, answered, guard)
+        gathering, error = gathering_of(*given), None
         if whole and len(whole) >= enough:
-            error = asked(engine, ledger, clock, screen, reducer, spent)
+            error = asked(gathering, ledger, clock, spent)
         made: ServerState | Spoilt | None = None
-        if len(screen.updates) >= enough:
+        if gathering.complete:
             with clock("aggregate"):
-                made = aggregated(config, method, start, reducer, screen, error)
+                made = aggregated(config, method, start, gathering, error)
         if isinstance(made, ServerState):
             for plan in whole:
                 ledger.finished(plan, made)
             return made, RoundRecord(
                 round=made.round,
                 phase=phase(method.plan(state, engine.clients[0]).train),
-                train_loss=screen.train_loss(config.largest_share),
-                updates=screen.written(reducer.limit()),
-                clients=len(screen.updates),
                 cohort=size,
                 attempts=attempt + 1,
-                failures=written(spent.failures),
-                bytes_up=spent.up,
-                bytes_down=spent.down,
+                **counted(config, gathering, spent),
             )
         if made is not None and made.blamed:
             spent.spoilt(made.blamed, ledger)
             if len(whole) - len(made.blamed) < enough:
                 barred = set(spent.spoilers)  # others take their places
-        elif made is not None and (attempt + 1 == ATTEMPTS or size == len(engine.clients)):
+        elif made is not None and (attempt + 1 == ATTEMPTS or final):
             raise made.error
         else:
             attempt, barred = attempt + 1, set(spent.spoilers)
     raise quorum_lost(config, state.round + 1, enough, spent.failures)
 
 
-def asked(
-    engine: Engine,
-    ledger: Ledger,
-    clock: Clock,
-    screen: Screen,
-    reducer: Reducer[Any],
-    spent: Spent,
-) -> Exception | None:
-    """Have the plans of `screen` carried out, and add what is sound to the reducer; what that could
-    not take, if so.
-    """
+def counted(config: Config, gathering: Gathering, spent: Spent) -> dict[str, Any]:
+    """What a round's record says of its updates, and of what all attempts took."""
+    screen = gathering.screen
+    return {
+        "train_loss": screen.train_loss(config.largest_share),
+        "updates": screen.written(gathering.reducer.limit()),
+        "clients": len(screen.updates),
+        "failures": written(spent.failures),
+        "bytes_up": spent.up,
+        "bytes_down": spent.down,
+    }
+
+
+def asked(gathering: Gathering, ledger: Ledger, clock: Clock, spent: Spent) -> Exception | None:
+    """Have a gathering's plans carried out; what its reducer could not take, if so."""
+    screen = gathering.screen
     with clock("plan"):
         plans = [ledger.narrow(plan) for plan in screen.plans.values()]
     with clock("aggregate"):
-        error = added_up(reducer, screen.sound(engine.train(plans)))
+        error = gathering.gather(plans)
     clock.seconds["aggregate"] -= screen.seconds
     clock.seconds["train"] = clock.seconds.get("train", 0.0) + screen.seconds
-    spent.add(plans, screen)
+    spent.add(plans, gathering)
     for plan in plans:
         ledger.replied(plan) if plan.client in screen.updates else ledger.failed(plan.client)
     return error
@@ -299,11 +267,11 @@ class Spent:
     up: int = 0
     down: int = 0
 
-    def add(self, plans: Sequence[Plan], screen: Screen) -> None:
+    def add(self, plans: Sequence[Plan], gathering: Gathering) -> None:
         """One attempt more."""
-        self.down += sum(payload_bytes(plan.send.layout) for plan in plans)
-        self.up += screen.bytes_up
-        self.failures += screen.failures
+        self.down += sum(payload_bytes(plan.send.layout) for plan in plans) + gathering.down
+        self.up += gathering.screen.bytes_up + gathering.up
+        self.failures += gathering.screen.failures
 
     def spoilt(self, blamed: Sequence[Failure], ledger: Ledger) -> None:
         """The round is rolled back, and done again without these."""
@@ -326,26 +294,11 @@ class Spoilt:
     error: Exception
 
 
-def added_up(reducer: Reducer[Any], updates: Iterable[Update]) -> Exception | None:
-    """Add all updates to the reducer; what it could not take, if so. The others are still heard, as
-    whose update it was shows only beside them.
-    """
-    error: Exception | None = None
-    for update in updates:
-        try:
-            if error is None:
-                reducer.add(update)
-        except Exception as raised:
-            error = raised
-    return error
-
-
 def aggregated(
     config: Config,
     method: Method,
     start: ServerState,
-    reducer: Reducer[Any],
-    screen: Screen,
+    gathering: Gathering,
     error: Exception | None,
 ) -> ServerState | Spoilt:
     """The state after a round, or why it must not stand (:class:`Judge`).
@@ -353,6 +306,7 @@ def aggregated(
     Args:
         error: what the reducer could not take.
     """
+    screen, reducer = gathering.screen, gathering.reducer
     went: Mapping[Part, float] = dict.fromkeys(chain(*screen.distances.values()), math.inf)
     try:
         if error is not None:
@@ -393,12 +347,38 @@ def travelled(
 
 def quorum_lost(config: Config, number: int, enough: int, failures: Sequence[Failure]) -> RunFailed:
     """What is said of a round that nobody could finish, as fewer than `enough` updates came."""
+    how = f"server.reducer {config.server.reducer.name}"
+    if config.least_sum is not None:
+        how = f"secure_sum.threshold {config.secure_sum.threshold:g}"
     return RunFailed(
         f"round {number}: the quorum of {config.federation.quorum:.0%} of "
-        f"{config.federation.cohort_size} clients, {enough} updates with server.reducer "
-        f"{config.server.reducer.name}, was lost {ATTEMPTS} times; last failures: "
+        f"{config.federation.cohort_size} clients, {enough} updates with {how}, was lost "
+        f"{ATTEMPTS} times; last failures: "
         + "; ".join(f"client {f.client}: {f.reason} {f.detail}".strip() for f in failures[-3:])
     )
+
+
+def gathering_of(
+    config: Config,
+    method: Method,
+    engine: Engine,
+    start: ServerState,
+    plans: Sequence[Plan],
+    enough: int,
+    answered: Callable[[Update | Failure], None],
+    guard: Protection,
+) -> Gathering:
+    """One attempt at a round: its updates one by one, or as a secure sum."""
+    weighting = config.server.weighting
+    given = (engine.registered, plans, start, weighting, stages_of(config), answered)
+    if config.least_sum is None:
+        return Gathering(engine, Screen(*given), guard.reducer(method, start), enough)
+    from rolora.secure.tally import Tally
+    from rolora.server.summed import Summed, SummedGathering, SummedScreen
+
+    tally = Tally(config.sum_terms(start.round + 1), config.largest_share)
+    screen, told = SummedScreen(*given), not config.noised_by_clients
+    return SummedGathering(engine, screen, Summed(tally, start.parts), enough, losses=told)
 
 
 def completed(

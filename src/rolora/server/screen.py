@@ -74,11 +74,15 @@ class Screen:
         judged = self.judge(update)
         if isinstance(judged, Failure):
             return judged
-        judged, plan = self.weighed(judged), self.plans[update.client]
-        moved = distances(judged.parts, plan.send)
-        self.updates[update.client] = recorded(judged, moved)
-        self.distances[update.client] = moved
+        judged = self.weighed(judged)
+        self.note(judged)
         return judged
+
+    def note(self, update: Update) -> None:
+        """Write down what is kept of a sound update."""
+        moved = distances(update.parts, self.plans[update.client].send)
+        self.updates[update.client] = recorded(update, moved)
+        self.distances[update.client] = moved
 
     def judge(self, update: Update) -> Update | Failure:
         """The update, or why it is refused."""

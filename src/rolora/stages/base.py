@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rolora.core.section import Section
 from rolora.core.seeds import torch_generator
-from rolora.core.types import Adapter, Layout, Update, laid_out
+from rolora.core.types import Adapter, Layout, Update, is_side, laid_out
 
 
 class StageOptions(Section):
@@ -48,6 +48,8 @@ class Stage(ABC):
 
     Options: ClassVar[type[StageOptions]]
     title: ClassVar[str]
+    adds: ClassVar[bool] = False
+    """Whether what it sends are changes that can be added up as they are."""
     takes_any: ClassVar[bool] = False
     """Whether it also encodes what is not finite; else that goes to the server as it is, which
     refuses it by name.
@@ -93,9 +95,13 @@ class Stage(ABC):
 
 def change(parts: Adapter, start: Adapter) -> Adapter:
     """``parts - start``; a side part is a change already and stays as it is."""
-    return Adapter(parts.layout, parts.flat - laid_out(start, parts.layout))
+    return Adapter(parts.layout, parts.flat - _origin(start, parts.layout))
 
 
 def changed(start: Adapter, change: Adapter) -> Adapter:
     """``start + change``, the inverse of :func:`change`."""
-    return Adapter(change.layout, change.flat + laid_out(start, change.layout))
+    return Adapter(change.layout, change.flat + _origin(start, change.layout))
+
+
+def _origin(start: Adapter, layout: Layout) -> Tensor:
+    return laid_out(start.without(set(filter(is_side, start.parts))), layout)

@@ -28,7 +28,7 @@ from federated import (
 )
 from rolora.config import load_config
 from rolora.core.errors import BadInput, RunFailed
-from rolora.engines.flower import connect, settings
+from rolora.engines.flower import connect, messages, settings
 from rolora.engines.flower.serve import load_site
 from rolora.engines.flower.settings import SiteConfig
 from rolora.engines.flower.told import Declined
@@ -213,7 +213,7 @@ def test_sites_must_agree_on_the_labels(sites, run_yaml, tmp_path):
     handlers, _ = sites
     other = json.dumps(
         {
-            "protocol": 4,
+            "protocol": messages.PROTOCOL,
             "names": ["a", "b"],
             "examples": {"train": 6, "validation": 2, "test": 2},
             "strata": {"train": [3, 3], "validation": [1, 1], "test": [1, 1]},

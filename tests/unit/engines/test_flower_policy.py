@@ -319,6 +319,8 @@ def test_what_a_run_would_take_is_shown(run_yaml, tmp_path, capsys):
     assert "numbers of examples (162 train, 18 validation, 20 test), names of labels" in said
     assert "of each label" not in said
     assert "allows all of it" in said
+    _, said = shown(secure_sum={"threshold": 0.6})
+    assert said.count("seen in a sum over 2 sites or more") == 3
     code, said = shown(method={"name": "fedit"}, rounds=1000)
     assert code == 2
     assert "refused method.name = 'fedit': allow.methods has rolora" in said

@@ -284,12 +284,14 @@ def test_a_client_that_moves_where_half_of_them_stay_is_held_to_the_part_s_lengt
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("options", [{}, {"optimizer": {"state": "persist"}}], ids=["", "kept"])
-def test_under_every_method_the_round_is_that_of_the_others(name, options):
+@pytest.mark.parametrize("state", ["reset", "persist"])
+def test_under_every_method_the_round_is_that_of_the_others(name, state):
     """Done again from where it began: what clients keep for themselves included, bit for bit."""
-    if name == "flora" and options:
-        pytest.skip("FLoRA keeps no moments")
-    settings = small.config(method={"name": name}, federation={"clients": 5}, **options, **ALONE)
+    if state == "persist":
+        state = small.TAKES.get(name, {}).get("optimizer", {}).get("state", state)
+    kept = {"state": state}
+    federation = {"clients": 5}
+    settings = small.config(method={"name": name}, federation=federation, optimizer=kept, **ALONE)
 
     def play_with(spoil):
         engine = small.engine(settings, sizes=(9, 5, 7, 6, 8))

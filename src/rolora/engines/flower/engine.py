@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -34,7 +34,10 @@ from rolora.engines.flower.messages import (
     ClientFacts,
     Packer,
     Request,
+    Step,
     digest,
+    pack_step,
+    unpack_answer,
     unpack_evaluations,
     unpack_facts,
     unpack_stale,
@@ -44,6 +47,8 @@ from rolora.engines.flower.results import NodeError, Reply, Transport
 from rolora.engines.flower.worker import Frames
 from rolora.records.bounds import sound
 from rolora.records.wire import payload_bytes
+from rolora.secure.forms import beside
+from rolora.server.engine import PLAIN
 from rolora.server.ledger import Ledger
 from rolora.tasks import Task
 
@@ -131,16 +136,37 @@ class FlowerEngine:
     def _examples(self, client: int) -> int:
         return self.seen[client].examples["train"] if client in self.seen else 0
 
-    def train(self, plans: Sequence[Plan]) -> Iterator[Update | Failure]:
+    def train(
+        self, plans: Sequence[Plan], dealt: Mapping[int, bytes] = PLAIN
+    ) -> Iterator[Update | Failure]:
         """Have the plans carried out; answers come as they arrive, one for each."""
         self._await_quorum([plan.client for plan in plans])
         for plan in plans:
             self._mirror(plan.rank).start(plan, self.facts.rules)
-        for plan, answer in self._exchange(plans, "train"):
+        for plan, answer in self._exchange(plans, "train", dealt=dealt):
             if isinstance(answer, Failure):
                 yield answer
             else:
                 yield sound(plan.client, partial(_update, plan, answer))
+
+    def exchange(
+        self, step: str, round_number: int, texts: Mapping[int, bytes]
+    ) -> Iterator[tuple[int, bytes | Failure]]:
+        """Have each client answer a step of a secure sum; answers come as they arrive."""
+        self._await_quorum(list(texts))
+        refused = self._refused(texts)
+        yield from refused.items()
+        requests = {
+            client: pack_step(Step(step, self.facts.run, round_number, text))
+            for client, text in texts.items()
+            if client not in refused
+        }
+        most = _HEADERS_BYTES + 2 * beside(self.config.federation.cohort_size)[0]
+        for client, answer in self._send(requests, most):
+            if isinstance(answer, Failure):
+                yield client, answer
+            else:
+                yield client, sound(client, partial(unpack_answer, answer))
 
     def evaluate(self, plan: Plan, split: str) -> list[Evaluation]:
         """Evaluate on every connected client; one that gives no usable answer is left out and
@@ -217,30 +243,35 @@ class FlowerEngine:
         self.mirrors = restored(state, ranks, self.config.lora.max_rank)
 
     def _exchange(
-        self, plans: Sequence[Plan], do: str, split: str = ""
+        self, plans: Sequence[Plan], do: str, split: str = "", dealt: Mapping[int, bytes] = PLAIN
     ) -> Iterator[tuple[Plan, list[bytes] | Failure]]:
         """Send the plans and yield each with its answer."""
-        sendable = []
-        for plan in plans:
-            refusal = self._refusal(plan.client)
-            if refusal is None:
-                sendable.append(plan)
-            else:
-                yield plan, refusal
-        exchange = _Exchange(self, {plan.client: plan for plan in sendable}, do, split)
+        by_client = {plan.client: plan for plan in plans}
+        refused = self._refused(by_client)
+        for client, refusal in refused.items():
+            yield by_client.pop(client), refusal
+        exchange = _Exchange(self, by_client, do, split, dealt)
         # An update of the right form is about as large as the factors that it is made of.
-        largest = max((self._answer_bytes(plan) for plan in sendable), default=0)
+        largest = max(map(self._answer_bytes, by_client.values()), default=0)
         numbers = sum(self.facts.task.sizes(self.facts.names).values())
-        self.transport.max_bytes = _HEADERS_BYTES + 2 * largest + _NUMBER_BYTES * numbers
+        most = _HEADERS_BYTES + 2 * largest + _NUMBER_BYTES * numbers
+        for client, answer in self._send(exchange.requests(), most, exchange.complete):
+            yield by_client[client], answer
+
+    def _send(
+        self,
+        requests: Mapping[int, list[bytes]],
+        most: int,
+        follow_up: Callable[[Reply], Frames | None] = lambda reply: None,
+    ) -> Iterator[tuple[int, list[bytes] | Failure]]:
+        """Send each client its request; its answer, of `most` bytes, or why there is none."""
+        self.transport.max_bytes = most
         deadline = self.config.federation.deadline or _A_WEEK_S
-        for result in self.transport.send_and_receive(
-            exchange.requests(), deadline, exchange.complete
-        ):
-            plan = exchange.plans[result.client]
+        for result in self.transport.send_and_receive(requests, deadline, follow_up):
             if isinstance(result, NodeError):
-                yield plan, Failure(result.client, result.reason, result.detail)
+                yield result.client, Failure(result.client, result.reason, result.detail)
             else:
-                yield plan, result.frames
+                yield result.client, result.frames
 
     def settled(self) -> int:
         """The last round that no restart goes back behind: that of the oldest checkpoint kept."""
@@ -252,9 +283,13 @@ class FlowerEngine:
         layout = self.facts.layout(plan.rank)
         return sum(payload_bytes(layout.select({base_part(part)})) for part in plan.upload)
 
-    def _refusal(self, client: int) -> Failure | None:
-        """Why a connected client is not asked."""
+    def _refused(self, clients: Iterable[int]) -> dict[int, Failure]:
+        """Which connected clients are not asked, and why."""
         self._meet()
+        found = {client: self._refusal(client) for client in clients}
+        return {client: why for client, why in found.items() if why is not None}
+
+    def _refusal(self, client: int) -> Failure | None:
         if client in self._unsound:
             return self._unsound[client]
         facts = self.seen.get(client)
@@ -307,8 +342,16 @@ class FlowerEngine:
 class _Exchange:
     """The requests of one round, and what clients turn out to lack."""
 
-    def __init__(self, engine: FlowerEngine, plans: Mapping[int, Plan], do: str, split: str):
+    def __init__(
+        self,
+        engine: FlowerEngine,
+        plans: Mapping[int, Plan],
+        do: str,
+        split: str,
+        dealt: Mapping[int, bytes],
+    ):
         self.engine, self.plans, self.do, self.split = engine, plans, do, split
+        self.dealt = dealt
         self.pack = Packer()
         self.digests: dict[int, dict[tuple[Part, int], str]] = {}
         self.completed: set[int] = set()
@@ -340,7 +383,8 @@ class _Exchange:
         engine = self.engine
         digests = self._digests(plan)
         settled = engine.settled()
-        return self.pack(Request(self.do, engine.facts.run, plan, digests, self.split, settled))
+        given = (self.do, engine.facts.run, plan, digests, self.split, settled)
+        return self.pack(Request(*given, self.dealt.get(plan.client, b"")))
 
     def _digests(self, plan: Plan) -> dict[Part, str]:
         """Of every version that the plan counts on."""

@@ -11,8 +11,9 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rolora.client.evaluation import Batch, Piece, Split
 from rolora.client.kept import Kept
@@ -25,12 +26,15 @@ from rolora.engines.flower.messages import (
     PROTOCOL,
     ClientFacts,
     Request,
+    Step,
     digest,
+    pack_answer,
     pack_evaluations,
     pack_facts,
     pack_stale,
     pack_update,
     unpack_request,
+    unpack_step,
 )
 from rolora.engines.flower.policy import Agreed
 from rolora.engines.flower.told import Declined
@@ -41,6 +45,12 @@ from rolora.model.peft_format import save_adapter
 from rolora.records.atomic import write_atomic
 from rolora.records.rundir import by_name, may_change
 from rolora.records.wire import WireError
+from rolora.secure.fixed import Withheld
+from rolora.secure.forms import STEPS, Opened, Refused
+
+if TYPE_CHECKING:
+    from rolora.secure.party import Party
+    from rolora.secure.vouching import Vouching
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +68,7 @@ class SiteModel:
         facts: what the server is told.
         agreed: what it may be asked.
         scores: whether the sums are told of which scores are made.
+        vouching: who says, in the secure sums of a run, whose keys are whose; None: its server.
         replicas: the global parts that it holds, by rank.
     """
 
@@ -69,18 +80,56 @@ class SiteModel:
     facts: ClientFacts
     agreed: Agreed
     scores: bool = True
+    vouching: Callable[[str], Vouching] | None = None
     replicas: dict[int, Replica] = field(default_factory=dict)
 
     def replica(self, rank: int) -> Replica:
         """The global parts that it holds at a rank."""
         return self.replicas.setdefault(rank, Replica())
 
-    def train(self, plan: Plan, kept: Kept) -> tuple[Update, Kept]:
-        """The client's update in a round that it begins with `kept`, and what it then keeps."""
+    def train(
+        self, plan: Plan, kept: Kept, mask: Callable[[Update], Update] | None
+    ) -> tuple[Update, Kept]:
+        """The client's update in a round that it begins with `kept`, and what it then keeps.
+
+        Args:
+            plan: what it is told.
+            kept: what it keeps.
+            mask: what hides the update in a secure sum.
+
+        Raises:
+            Withheld: it cannot be one of a sum.
+        """
+        begin = time.perf_counter()
         data, replica = self.splits["train"], self.replica(plan.rank)
         job = self.runtime.begin(plan, replica, kept, data.shares[0], first_head(self.model))
         [trained] = self.runtime.train(self.model, data.examples, [job])
-        return trained.update, self.runtime.kept_after(job, trained, kept)
+        seconds = time.perf_counter() - begin
+        log.info("round %s: %s, %.1f s", plan.round, dict(trained.update.metrics), seconds)
+        if mask is not None:
+            trained = self.runtime.masked(job, trained, mask)
+        update, kept = trained.update, self.runtime.kept_after(job, trained, kept)
+        return replace(update, metrics={**update.metrics, "seconds": seconds}), kept
+
+    def party(self, run: str, round_number: int, before: Opened) -> Party:
+        """The client's half of a round's secure sum.
+
+        Args:
+            run: which run it is.
+            round_number: of the round.
+            before: the sum of it that it helped to open before.
+
+        Raises:
+            Refused: the run has none, or no such round.
+        """
+        from rolora.secure.party import Party
+
+        config, examples = self.agreed.config, self.facts.examples["train"]
+        if config.least_sum is None or not 1 <= round_number <= config.rounds:
+            raise Refused(f"none is agreed on for round {round_number}")
+        vouching = self.vouching and self.vouching(run)
+        terms = config.sum_terms(round_number)
+        return Party(self.agreed.client.id, examples, terms, before, vouching)
 
     def evaluate(self, plan: Plan, kept: Kept, split: str) -> list[Evaluation]:
         """The client's model on its held-out examples; none where it has or tells none."""
@@ -114,6 +163,7 @@ class SiteHandler:
         self._settings: Mapping[str, Any] | None = None
         self._site: SiteModel | None = None
         self._run = ""
+        self._party: Party | None = None
 
     def __call__(self, frames: Frames) -> Frames:
         """Answer one request.
@@ -125,10 +175,19 @@ class SiteHandler:
         if len(frames) == 1:
             return self.join(_hello(frames[0]))
         try:
-            request = unpack_request(frames)
+            if len(frames) == 2:
+                return self._step(unpack_step(frames))
+            return self._plan(unpack_request(frames))
         except WireError as error:
             raise Declined("no_request", str(error)) from None
-        site = self._of_run(request)
+        except Refused as error:
+            raise Declined("refused", f"secure sum: {error}") from None
+        except Withheld as error:
+            raise Declined(error.reason, str(error)) from None
+
+    def _plan(self, request: Request) -> Frames:
+        """The answer to a plan."""
+        site = self._of_run(request.run)
         site.agreed.check(request)
         replica = site.replica(request.plan.rank)
         drop_unlike(replica, request)
@@ -161,16 +220,16 @@ class SiteHandler:
             log.info("client %s joins with %s", self.client, dict(self._site.facts.examples))
         return pack_facts(self._site.facts)
 
-    def _of_run(self, request: Request) -> SiteModel:
+    def _of_run(self, run: str) -> SiteModel:
         """The loaded model, with nothing left in it of another run."""
         if self._site is None or self._settings is None:
             raise Declined("not_joined", "asked for work before it joined")
-        if request.run != self._run:
-            self._kept = KeptStore(self.directory / "runs", request.run)
+        if run != self._run:
+            self._kept, self._party = KeptStore(self.directory / "runs", run), None
             self._as_begun("data", self._site.facts.fingerprint, "other_data")
             self._as_begun("settings", settled_in(self._settings), "refused")
             self._site.replicas.clear()
-            self._run = request.run
+            self._run = run
         return self._site
 
     def _as_begun(self, what: str, mark: str, reason: str) -> None:
@@ -183,19 +242,36 @@ class SiteHandler:
             raise Declined(reason, f"{what}: not those with which this site began the run")
 
     def _train(self, site: SiteModel, request: Request) -> Frames:
-        plan = request.plan
-        begin = time.perf_counter()
+        plan, before = request.plan, self._kept.before(request.plan.round)
         if site.config.noised_by_clients:
             # Another start would have other noise, and each is counted once.
             start = site.replica(plan.rank).start(plan, site.runtime.rules)
             self._as_begun(f"round-{plan.round}", digest(start.parts), "refused")
-        before = self._kept.before(plan.round)
-        update, kept = site.train(plan, before)
-        seconds = time.perf_counter() - begin
+        mask = None
+        if site.agreed.config.least_sum is not None:
+            mask = partial(self._party_of(plan.round).masked, request.dealt)
+        update, kept = site.train(plan, before, mask)
         self._kept.save(plan.round, kept)
         self._kept.settle(request.settled)
-        log.info("round %s: %s, %.1f s", plan.round, dict(update.metrics), seconds)
-        return pack_update(replace(update, metrics={**update.metrics, "seconds": seconds}))
+        return pack_update(update)
+
+    def _step(self, step: Step) -> Frames:
+        """The answer to a step of a secure sum; which one is to be opened is noted before."""
+        site = self._of_run(step.run)
+        if step.step == STEPS[0]:
+            self._party = site.party(step.run, step.round, self._kept.sum_of(step.round))
+        party = self._party_of(step.round)
+        answer = party.answer(step.step, step.text)
+        if step.step == STEPS[-1]:
+            self._kept.note_sum(step.round, party.sum_over(step.text))
+        return pack_answer(answer)
+
+    def _party_of(self, round_number: int) -> Party:
+        """The client's half of the sum that goes on."""
+        party = self._party
+        if party is None or party.terms.round != round_number:
+            raise Refused(f"none of round {round_number} has begun here")
+        return party
 
     def _evaluate(self, site: SiteModel, replica: Replica, request: Request) -> Frames:
         plan = request.plan

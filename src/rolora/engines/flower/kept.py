@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save
 from rolora.client.kept import NOTHING, Kept
 from rolora.core.noise import KEPT
 from rolora.records.atomic import write_atomic
+from rolora.secure.forms import NONE, Opened
 
 
 class KeptStore:
@@ -53,6 +55,25 @@ class KeptStore:
         if tensors:
             self.directory.mkdir(parents=True, exist_ok=True)
             write_atomic(self.directory / f"round_{round_number:06d}.safetensors", save(tensors))
+
+    def sum_of(self, round_number: int) -> Opened:
+        """The sum of a round that this client helped to open; none where it has not."""
+        path = self._sum(round_number)
+        if not path.exists():
+            return NONE
+        noted = json.loads(path.read_text())
+        return Opened(frozenset(noted["clients"]), float(noted["limit"]))
+
+    def note_sum(self, round_number: int, opened: Opened) -> None:
+        """Keep which sum it is about to help with, for as long as the run: how far a restart of the
+        server goes back is the server's word.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        noted = {"clients": sorted(opened.clients), "limit": str(opened.limit)}
+        write_atomic(self._sum(round_number), json.dumps(noted).encode())
+
+    def _sum(self, round_number: int) -> Path:
+        return self.directory / f"sum_{round_number:06d}.json"
 
     def settle(self, round_number: int) -> None:
         """Drop what only a return behind `round_number` would need."""

@@ -17,7 +17,7 @@ from rolora.records import bounds, wire
 from rolora.records.bounds import WireError, told
 from rolora.tasks import Task
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Raised whenever a server and a site of different versions could misunderstand each other."""
 
 
@@ -35,6 +35,7 @@ class Request:
         digests: per part, the digest of the version that `plan` counts on.
         split: ``validation`` or ``test``.
         settled: the last round that no restart of the server will go back behind.
+        dealt: in a secure sum, what the update is masked with.
     """
 
     do: str
@@ -43,6 +44,24 @@ class Request:
     digests: Mapping[Part, str]
     split: str = ""
     settled: int = 0
+    dealt: bytes = b""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a secure sum but the masked update (:mod:`rolora.secure`).
+
+    Args:
+        step: which.
+        run: which run it is.
+        round: of the run.
+        text: what is told in it.
+    """
+
+    step: str
+    run: str
+    round: int
+    text: bytes
 
 
 @dataclass(frozen=True)
@@ -85,7 +104,8 @@ class Packer:
             "settled": request.settled,
         }
         bare = wire.pack_plan(replace(plan, send=EMPTY))
-        return [json.dumps(header).encode(), bare, self.frames[key]]
+        frames = [json.dumps(header).encode(), bare, self.frames[key]]
+        return [*frames, request.dealt] if request.dealt else frames
 
 
 def unpack_request(frames: Frames) -> Request:
@@ -95,12 +115,45 @@ def unpack_request(frames: Frames) -> Request:
         WireError: not a request.
     """
     try:
-        header, bare, tensors = frames
+        header, bare, tensors, *dealt = frames
         fields = json.loads(header)
         plan = replace(wire.unpack_plan(bare), send=wire.unpack(tensors)[0])
-        return Request(plan=plan, **fields)
+        return Request(plan=plan, dealt=b"".join(dealt), **fields)
     except (ValueError, TypeError) as error:
         raise WireError(f"not a request ({error})") from None
+
+
+def pack_step(step: Step) -> list[bytes]:
+    """A request for a step."""
+    header = {"step": step.step, "run": step.run, "round": step.round}
+    return [json.dumps(header).encode(), step.text]
+
+
+def unpack_step(frames: Frames) -> Step:
+    """The inverse of :func:`pack_step`.
+
+    Raises:
+        WireError: not a request for a step.
+    """
+    said = told(bounds.Step, _first(frames), "a step of a sum")
+    return Step(said.step, said.run, said.round, bytes(frames[1]))
+
+
+def pack_answer(text: bytes) -> list[bytes]:
+    """A site's answer to a step."""
+    return [b'{"kind": "step"}', text]
+
+
+def unpack_answer(frames: Frames) -> bytes:
+    """The inverse of :func:`pack_answer`.
+
+    Raises:
+        WireError: not an answer to a step.
+    """
+    told(bounds.StepFollows, _first(frames), "an answer to a step of a sum")
+    if len(frames) != 2:
+        raise WireError(f"not an answer to a step of a sum ({len(frames)} frames)")
+    return bytes(frames[1])
 
 
 def pack_hello(config: Mapping[str, Any]) -> list[bytes]:

@@ -36,7 +36,9 @@ class Allow(Section):
 
     `label_counts`: the server is told how many examples of each label there are; without, how many
     there are in all, which weighs the site's update. `scores`: it is told the sums of which scores
-    on the held-out examples are made, in which the number of each label stands.
+    on the held-out examples are made, in which the number of each label stands. `least_sum`: an
+    update is seen in the sum over so many sites at least (``secure_sum.threshold``); with 1, by
+    itself.
     """
 
     methods: tuple[str, ...] = ("rolora",)
@@ -53,6 +55,7 @@ class Allow(Section):
     scaling: Rate = 64.0
     label_counts: bool = False
     scores: bool = True
+    least_sum: Positive = 1
 
     @field_validator("methods")
     @classmethod
@@ -94,6 +97,11 @@ def _names_outside(allow: Allow, run: Config, model: str | None) -> Iterator[str
     for field, value, key, allowed in named:
         if value not in allowed:
             yield f"{field} = {value!r}: allow.{key} has {', '.join(allowed) or 'none'}"
+    if (together := run.least_sum or 1) < allow.least_sum:
+        yield (
+            f"secure_sum.threshold = {run.secure_sum.threshold}: an update would be seen in a sum "
+            f"over {together}, and allow.least_sum is {allow.least_sum}"
+        )
     if run.server.weighting == "information" and not allow.label_counts:
         yield (
             "server.weighting = 'information': a number made of the label counts would be told, "

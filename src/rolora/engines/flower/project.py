@@ -188,6 +188,8 @@ def agreed_to(run: Config) -> dict[str, Any]:
     }
     needs |= {k: v for k, v in least.items() if v is not None and v < getattr(usual, k)}
     needs |= {k: v for k, v in most.items() if v is not None and v > getattr(usual, k)}
+    if run.least_sum is not None:
+        needs["least_sum"] = run.least_sum
     if run.server.weighting == "information":
         needs["label_counts"] = True
     return needs

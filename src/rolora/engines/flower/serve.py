@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -19,7 +19,7 @@ from rolora.config import (
     Config,
     parse_config,
 )
-from rolora.core.errors import RunFailed
+from rolora.core.errors import BadInput, RunFailed
 from rolora.core.types import ClientInfo
 from rolora.data.deal import deal
 from rolora.engines.flower.policy import Agreed, few, outside
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from rolora.engines.flower.handler import SiteModel
     from rolora.engines.flower.launch import ServerTls, Service, SiteTls
     from rolora.engines.flower.messages import ClientFacts
+    from rolora.secure.vouching import Vouching
 from rolora.engines.flower.settings import (
     SOURCE,
     ServerConfig,
@@ -43,6 +44,8 @@ from rolora.engines.flower.settings import (
     local,
     require_flower,
 )
+
+Key = TypeVar("Key")
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +112,33 @@ def load_site(site: SiteConfig, run: Config) -> SiteModel:
         facts=client_facts(loaded.task, splits, test_from, site.allow.label_counts),
         agreed=agreed(run, run.client(site.client, size), loaded.model),
         scores=site.allow.scores,
+        vouching=vouching_of(site),
     )
+
+
+def vouching_of(site: SiteConfig) -> Callable[[str], Vouching]:
+    """Who says, in the secure sums of a run, whose keys are whose.
+
+    Raises:
+        BadInput: a key cannot be read, or there is none to sign with.
+    """
+    from rolora.secure.primitives import signing_key, verifying_key
+    from rolora.secure.vouching import OnTheServersWord, Signed
+
+    if site.tls is None:
+        if site.peers:
+            raise BadInput("peers: the site's own keys are signed with tls.node_key; give it")
+        return lambda run: OnTheServersWord()
+    own = _key("tls.node_key", site.tls.node_key, signing_key)
+    peers = {c: _key(f"peers.{c}", path, verifying_key) for c, path in site.peers.items()}
+    return lambda run: Signed(run, own, peers)
+
+
+def _key(name: str, path: Path, read: Callable[[bytes], Key]) -> Key:
+    try:
+        return read(_readable(name, path).encode())
+    except ValueError as error:
+        raise BadInput(f"{name} = {str(path)!r}: is no key of P-384 ({error})") from None
 
 
 def allowed(outside: Sequence[str]) -> None:

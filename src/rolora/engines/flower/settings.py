@@ -49,7 +49,9 @@ class SiteConfig(Section):
     of which the site takes the share that the run's partition deals this client, to try a
     federation on one machine. `model` is where the run's model lies on this machine, if not where
     the run says. What the client keeps for itself, and the finished adapter, go to `state`. `allow`
-    is what a run may do here (:class:`rolora.engines.flower.policy.Allow`).
+    is what a run may do here (:class:`rolora.engines.flower.policy.Allow`). `peers` are the public
+    keys of the other sites, by client, as ``node_key`` of each has them beside it: in a secure sum
+    keys that they have not signed are refused. Without, whose they are is the server's word.
     """
 
     server: Address
@@ -62,6 +64,7 @@ class SiteConfig(Section):
     tls: SiteKeys | None = None
     state: Path = Path("state")
     allow: Allow = Allow()
+    peers: dict[int, Path] = Field(default_factory=dict)
 
 
 class ServerKeys(Section):

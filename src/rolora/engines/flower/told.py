@@ -17,6 +17,9 @@ WHY: Mapping[str, str] = {
     "not_joined": "the site has not joined the run yet",
     "no_request": "what the site was sent is no request",
     "site_error": "an error at the site; its log says which",
+    "nan": "its change is not finite, and it does not send it",
+    "train_loss": "its training loss is not finite, and it does not send its update",
+    "out_of_reach": "a number of its change is beyond secure_sum.reach, and it does not send it",
     "site_away": "the site's worker does not answer",
 }
 """What a site may tell, and what it means."""
