@@ -65,7 +65,7 @@ class PrivacyStudy(Section):
     @model_validator(mode="before")
     @classmethod
     def _at_a_laptops_size(cls, given: object) -> object:
-        """With ``small`` fewer rounds, rates and seeds, where they are not set."""
+        """With ``small`` fewer rounds and seeds and smaller batches, where they are not set."""
         if isinstance(given, dict) and given.get("small"):
             return {**SMALL, **given}
         return given
@@ -87,7 +87,7 @@ class PrivacyStudy(Section):
         return [(method, epsilon) for epsilon in self.epsilons for method in self.methods]
 
 
-SMALL = {"rounds": 8, "rates": (5e-3, 1e-2, 2e-2), "seeds": (0, 1, 2), "tuning_seeds": (100,)}
+SMALL = {"rounds": 6, "batch_size": 16, "seeds": (0, 1, 2), "tuning_seeds": (100,)}
 
 
 def title_of(method: str) -> str:

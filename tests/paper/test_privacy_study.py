@@ -86,15 +86,15 @@ def test_runs_are_made_and_told(model_dir, tmp_path):
         rounds=2,
         local_steps=1,
         methods="[rolora,fedsvd]",
-        epsilons="[3,.inf]",
+        epsilons="[3]",
+        batch_size=100,  # all of a client's examples: the noise is solved at once
         rates="[0.01]",
         bounds="[0.01,0.01]",
         seeds="[0,1]",
         tuning_seeds="[100]",
     )
     first = run("privacy", small, tmp_path / "out")
-    assert len(first.cells()) == 2 * 2 * (1 + 2)
+    assert len(first.cells()) == 2 * (1 + 2)
     says_all(first)
-    assert first.record()["results"]["lines"][-1]["epsilon"] is None
     again = first.again()
     assert again.record()["results"] == first.record()["results"]
