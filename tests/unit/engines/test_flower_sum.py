@@ -25,6 +25,7 @@ from federated import (
 from rolora.config import load_config
 from rolora.core.errors import BadInput, RunFailed
 from rolora.engines.flower import certificates, connect, messages
+from rolora.engines.flower.handler import settled_in
 from rolora.engines.flower.project import agreed_to
 from rolora.engines.flower.told import Declined
 from rolora.report.run_report import write_report
@@ -230,6 +231,16 @@ def test_what_a_site_agrees_to_of_a_run_with_a_sum_is_sums_over_as_many(run_yaml
 def test_a_site_whose_change_is_beyond_reach_says_so_and_no_more(sites, run_yaml, tmp_path):
     with pytest.raises(RunFailed, match="out_of_reach a number of its change is beyond"):
         federate(run_yaml, tmp_path / "run", ON, "secure_sum.reach=1e-6")
+
+
+def test_a_setting_that_a_later_version_adds_makes_no_other_run(run_yaml):
+    config = load_config(run_yaml)
+    settings = config.model_dump(mode="json")
+    assert settled_in({k: v for k, v in settings.items() if k != "secure_sum"}) == settled_in(
+        settings
+    )
+    on = load_config(run_yaml, [ON]).model_dump(mode="json")
+    assert settled_in(on) != settled_in(settings)
 
 
 def test_kill_and_resume_end_as_the_simulator(sites, run_yaml, tmp_path):

@@ -290,9 +290,15 @@ class SiteHandler:
 
 
 def settled_in(settings: Mapping[str, Any]) -> str:
-    """A digest of what of a run's settings stays the same from its first round to its last."""
-    every = by_name(settings).items()
-    fixed = {name: value for name, value in every if not may_change(name, settings)}
+    """A digest of what of a run's settings stays the same from its first round to its last, and is
+    not as it is unless set: a setting that a later version adds makes no other run of it.
+    """
+    unset = by_name(Config().model_dump(mode="json"))
+    fixed = {
+        name: value
+        for name, value in by_name(settings).items()
+        if value != unset.get(name) and not may_change(name, settings)
+    }
     text = json.dumps(fixed, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
