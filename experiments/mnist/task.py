@@ -58,7 +58,7 @@ class WhichDigit(Classification):
             BadInput: too few digits.
         """
         digits = mnist_examples(self.mnist, config.validation, seed, config.limit)
-        return RawSplits(**digits, test_from="test")
+        return RawSplits(**digits, test_from="test", held_out=False)
 
     def backbone(self, config: ModelConfig, names: tuple[str, ...], seed: int) -> Pretrained:
         """The two-layer net, drawn from `seed`; the section ``model`` says nothing of it."""

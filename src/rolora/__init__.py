@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rolora.reducers.base import Reducer
     from rolora.stages.base import Stage
     from rolora.tasks.base import Task
+    from rolora.tasks.column import ColumnTask
 
 _WHERE = {
     "run": "library.runs",
@@ -48,6 +49,7 @@ _WHERE = {
     "Method": "methods.base",
     "ClientRule": "core.rules",
     "Task": "tasks.base",
+    "ColumnTask": "tasks.column",
     "Metric": "records.schema",
     "Reducer": "reducers.base",
     "Stage": "stages.base",
@@ -62,6 +64,7 @@ __all__ = [
     "BadInput",
     "Callback",
     "ClientRule",
+    "ColumnTask",
     "ComparedRuns",
     "Config",
     "Method",

@@ -275,11 +275,20 @@ def _written(options: ReducerOptions) -> Any:
 AnyReducer = Annotated[ReducerOptions, BeforeValidator(_reducer), PlainSerializer(_written)]
 
 
+def _stage(raw: Any) -> StageOptions:
+    """One of ``stages`` or ``server.stages``: a name, or a mapping with the stage's options."""
+    return raw if isinstance(raw, StageOptions) else _named(raw, STAGES, "stage")
+
+
+AnyStage = Annotated[SerializeAsAny[StageOptions], BeforeValidator(_stage)]
+
+
 class ServerConfig(Section):
     """The server optimiser (Reddi et al., 2021), what the clients' updates are reduced by
     (:data:`rolora.reducers.REDUCERS`; a name, or a mapping with its options), and the weights of
     the mean: a client's number of examples, one for all, or what its label shares let it teach
-    (:func:`rolora.client.objective.information`), which it says itself.
+    (:func:`rolora.client.objective.information`), which it says itself. `stages` are what the way
+    up has, for the change that goes down to clients which hold what it adds to.
 
     A run ends before the round that would take it past `byte_budget` bytes, both ways together, as
     ``200GB`` or ``500MiB``; null sets no limit. A round's bytes are foretold for a first cohort
@@ -293,6 +302,7 @@ class ServerConfig(Section):
     tau: Rate = 1e-3
     weighting: Literal["examples", "uniform", "information"] = "examples"
     reducer: AnyReducer = ReducerOptions()
+    stages: tuple[AnyStage, ...] = ()
     byte_budget: Annotated[ByteSize, Field(gt=0)] | None = None
 
 
@@ -399,11 +409,6 @@ def _method(raw: Any) -> Options:
     return _named({"name": "rolora", **raw} if isinstance(raw, Mapping) else raw, METHODS, "method")
 
 
-def _stage(raw: Any) -> StageOptions:
-    """One of the section ``stages``: a name, or a mapping with the stage's options."""
-    return raw if isinstance(raw, StageOptions) else _named(raw, STAGES, "stage")
-
-
 def _data(raw: Any) -> Any:
     """The section ``data``; one that says nothing of where data are is about the default's."""
     elsewhere = {"name", "path", "subset", "text", "text_pair", "label", "labels", "options"}
@@ -413,7 +418,6 @@ def _data(raw: Any) -> Any:
 
 
 MethodOptions = Annotated[SerializeAsAny[Options], BeforeValidator(_method)]
-AnyStage = Annotated[SerializeAsAny[StageOptions], BeforeValidator(_stage)]
 TrackerName = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 
 

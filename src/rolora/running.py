@@ -181,7 +181,9 @@ def expect(record: RunDirectory, engine: TrainingEngine, state: ServerState) -> 
 def _told(
     steps: Generator[RoundRecord, None, ServerState], callbacks: Callback
 ) -> Generator[RoundRecord, None, ServerState]:
-    """The same steps, of each of which the callbacks are told, and where the model collapses."""
+    """The same steps, of each of which the callbacks are told, of what went wrong in them with no
+    client's update, and where the model collapses.
+    """
     collapsed: str | None = None
     while True:
         try:
@@ -189,6 +191,8 @@ def _told(
         except StopIteration as end:
             return end.value
         callbacks.round(record)
+        for fault in record.faults:
+            callbacks.notice(f"round {record.round}: {fault}")
         if record.validation is not None:
             said = turn(collapsed, record.collapsed, record.round)
             collapsed = record.collapsed

@@ -22,7 +22,7 @@ from rolora.core.types import ClientInfo, Failure, Plan
 from rolora.engines.in_process import InProcess
 from rolora.methods import METHODS
 from rolora.model.loading import load_pretrained
-from rolora.records.wire import pack_plan, pack_update, unpack_plan, unpack_update
+from rolora.records.wire import named_increments, pack_plan, pack_update, unpack_plan, unpack_update
 from rolora.server.ledger import Ledger
 from rolora.server.round import run_rounds
 
@@ -43,6 +43,9 @@ def assert_same_states(a, b, tolerance=None):
         assert torch.equal(a.parts.flat, b.parts.flat)
         assert a.optimizer.keys() == b.optimizer.keys()
         assert all(torch.equal(a.optimizer[name], t) for name, t in b.optimizer.items())
+        ours, theirs = named_increments(a.increments), named_increments(b.increments)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
     else:
         torch.testing.assert_close(a.parts.flat, b.parts.flat, rtol=0, atol=tolerance)
 
@@ -316,11 +319,15 @@ TRAVEL = {
 }
 # A server optimiser's moments do not follow the gauge.
 GAUGE = {"method": {"gauge": "orthonormal"}, "server": {"optimizer": "fedavg"}}
+TOP = [{"name": "top_k", "share": 0.1}, {"name": "int8"}]
 CASES = [(name, small.TAKES.get(name, {})) for name in METHODS] + [
     ("rolora", GAUGE),
     ("rolora", {"method": {"schedule": "BBA"}}),
     ("rolora", {"method": {"schedule": "adaptive"}}),
     ("rolora", {**GAUGE, "optimizer": {"state": "transport"}}),
+    ("rolora", {"server": {"stages": ["int8"]}}),
+    ("rolora", {"server": {"stages": TOP}}),
+    ("fedit", {"server": {"stages": ["int4"]}}),
     ("flexlora", {"lora": {"client_ranks": (1, 3, 2)}}),
     ("flora", {"lora": {"client_ranks": (1, 3, 2)}}),
 ]
@@ -356,6 +363,9 @@ RESUMED = {name: small.TAKES.get(name, {}) for name in METHODS} | {
     "rolora+gauge+transport": {**GAUGE, "optimizer": {"state": "transport"}},
     "rolora+adaptive": {"method": {"schedule": "adaptive"}},
     "rolora+int8": {"stages": ["int8"]},
+    "rolora+int4 both ways": {"stages": ["int4"], "server": {"stages": ["int4"]}},
+    "rolora+top_k both ways": {"stages": TOP, "server": {"stages": TOP, "optimizer": "fedavgm"}},
+    "fedit+int8 down": {"server": {"stages": ["int8"], "optimizer": "fedadam"}},
     "rolora+median": {"server": {"reducer": "median"}},
     "scaffold+sampled": {"federation": {"clients": 5, "clients_per_round": 3}},
 }

@@ -192,7 +192,8 @@ WANTS = {
 @pytest.mark.parametrize("field", WANTS)
 def test_a_task_without_label_shares_is_refused_by_name(task, field):
     settings = small.config(task=TASKLESS[task], **WANTS[field])
-    loaded = Loaded(make_task(TaskConfig(**TASKLESS[task])), None, small.net_model(), {}, "")
+    made = make_task(TaskConfig(**TASKLESS[task]))
+    loaded = Loaded(made, None, small.net_model(), {}, "", held_out=False)
     with pytest.raises(BadInput, match=rf"^{field} = .*{task} has no label shares"):
         prepare(settings, loaded)
 

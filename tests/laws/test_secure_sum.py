@@ -318,11 +318,22 @@ def test_a_round_s_sum_is_opened_over_the_same_clients_or_not_again():
     """Two sums over different clients would tell the update of the one between."""
     play = Play(terms(4, 3), [update(c) for c in range(4)])
     before = Opened(frozenset({0, 1, 2}), math.inf)
-    play.parties[0] = Party(0, EXAMPLES[0], play.terms, before)
+    for client in before.clients:
+        play.parties[client] = Party(client, EXAMPLES[client], play.terms, before)
     for client, party in play.parties.items():
         play.tally.seated(client, party.answer("keys", b""))
     assert play.tally.close(play.examples) == {3}
     assert play.tally.roster.clients == (0, 1, 2)
+
+
+def test_one_client_that_makes_up_an_earlier_sum_leaves_nobody_out():
+    play = Play(terms(4, 3), [update(c) for c in range(4)])
+    before = Opened(frozenset({2}), math.inf)
+    play.parties[2] = Party(2, EXAMPLES[2], play.terms, before)
+    play.left["opened"] = {2}  # which it refuses
+    mean, _, liars = play.all()
+    assert torch.equal(mean, plainly(play)[0])
+    assert not liars
 
 
 @pytest.mark.parametrize("before", [Opened(frozenset({0, 1, 2}), math.inf), Opened(FOUR, 9.0)])

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rolora.core.rules import ClientRule
-from rolora.core.types import Adapter, Key, Part, Plan, ServerState, is_side
+from rolora.core.types import Adapter, Key, Part, Plan, ServerState, is_side, leading
+from rolora.stages.chain import NO_STAGES, Chain
+from rolora.stages.downlink import advanced
 
 
 class MissingPart(ValueError):  # noqa: N818
@@ -46,9 +48,13 @@ class Replica:
 
     In the simulator all clients of one rank share a replica: whoever holds a version of a part
     holds the same tensors.
+
+    Args:
+        down: the stages of the way down, in which increments are coded.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, down: Chain = NO_STAGES) -> None:
+        self.down = down
         self.held: dict[tuple[Part, int], Adapter] = {}
         self.started: tuple[int, Start] | None = None
 
@@ -83,8 +89,8 @@ class Replica:
         Raises:
             MissingPart: the plan counts on a version that is neither held nor sent.
         """
-        self._forget(plan)
         self._receive(plan)
+        self._forget(plan)
         parts: dict[Key, Tensor] = {}
         for part, version in plan.versions.items():
             if part not in ("U", "V"):
@@ -106,6 +112,8 @@ class Replica:
                 self.held[part, version] = plan.send.select({part})
             elif part == "D" and "U" in plan.send.parts:
                 self.held[part, version] = self._incremented(plan)
+            elif reached := self._advanced(plan, part, version):
+                self.held[part, version] = reached
             else:
                 missing.append(f"part {part} in version {version}")
         if missing:
@@ -113,6 +121,14 @@ class Replica:
                 f"round {plan.round}, client {plan.client}: {missing[0]} was not sent and is not "
                 "held"
             )
+
+    def _advanced(self, plan: Plan, part: Part, version: int) -> Adapter | None:
+        """The part at `version`, from the newest version held to which increments add."""
+        for since in sorted((v for p, v in self.held if p == part), reverse=True):
+            steps = leading(plan.increments, part, since, version)
+            if steps:
+                return advanced(self.held[part, since], steps, self.down)
+        return None
 
     def _incremented(self, plan: Plan) -> Adapter:
         since = plan.versions["U"]
@@ -136,12 +152,14 @@ class Replica:
         }
 
 
-def restored(state: ServerState, ranks: Collection[int], max_rank: int) -> dict[int, Replica]:
+def restored(
+    state: ServerState, ranks: Collection[int], max_rank: int, down: Chain
+) -> dict[int, Replica]:
     """Replicas by rank that hold the global parts of `state`.
 
     The factors are those of the largest rank; clients of another are sent theirs anew.
     """
-    replicas = {rank: Replica() for rank in ranks}
+    replicas = {rank: Replica(down) for rank in ranks}
     for rank, replica in replicas.items():
         for part in state.parts.parts:
             if rank == max_rank or part not in ("A", "B"):

@@ -22,8 +22,8 @@ from rolora.core.types import Adapter, Evaluation, Plan, Update
 from rolora.data import Examples
 from rolora.methods import Method
 from rolora.model.lora import LoraModel
-from rolora.privacy.noising import stages_of
-from rolora.stages import At, Stage, change
+from rolora.privacy.noising import chain_of
+from rolora.stages import At, Chain, change, make_chain
 from rolora.tasks import Task
 
 
@@ -38,21 +38,28 @@ class ClientRuntime:
         config: the run's settings.
         task: what is learned, and how it is scored.
         rules: what clients do beside plain training, in order.
-        stages: what becomes of their updates before they travel, in order.
+        up: what becomes of their updates before they travel.
+        down: what became of the changes that the server sends.
         descend: makes how they come to their gradients.
     """
 
     config: Config
     task: Task
     rules: tuple[ClientRule, ...]
-    stages: tuple[Stage, ...]
+    up: Chain
+    down: Chain
     descend: MakeDescent = Descent
 
     @staticmethod
     def of(config: Config, method: Method, task: Task) -> ClientRuntime:
         """For a run of `method` on `task`."""
         rules = (*method.rules(), *MOMENTS[config.optimizer.state])
-        return ClientRuntime(config, task, rules, stages_of(config), descent_of(config))
+        up, down = chain_of(config), make_chain(config.server.stages)
+        return ClientRuntime(config, task, rules, up, down, descent_of(config))
+
+    def replica(self) -> Replica:
+        """One that holds nothing yet."""
+        return Replica(self.down)
 
     def begin(self, plan: Plan, replica: Replica, kept: Kept, rows: Tensor, own: Adapter) -> Job:
         """A client's work: what it holds and was sent, with what it keeps for itself over it.
@@ -86,20 +93,18 @@ class ClientRuntime:
         trained = local_update(*given, self.descend)
         if config.server.weighting == "information":
             trained = [_weighing(data, *each) for each in zip(jobs, trained, strict=True)]
-        if not self.stages:
+        if not self.up:
             return trained
         return [self._staged(job, item) for job, item in zip(jobs, trained, strict=True)]
 
     def _staged(self, job: Job, trained: Trained) -> Trained:
-        update, kept = trained.update, dict(trained.kept)
-        if not (self.stages[0].takes_any or update.parts.flat.isfinite().all()):
+        update = trained.update
+        if not (self.up.takes_any or update.parts.flat.isfinite().all()):
             return trained  # as it is, for the server to refuse by name
         update = replace(update, parts=change(update.parts, job.start))
         at = At(self.config.seed, job.plan.round, job.plan.client)
-        for stage in self.stages:
-            update, own = stage.encode(update, job.kept, at)
-            kept |= own
-        return replace(trained, update=update, kept=kept)
+        update, own = self.up.encode(update, job.kept, at)
+        return replace(trained, update=update, kept={**trained.kept, **own})
 
     def masked(self, job: Job, trained: Trained, mask: Callable[[Update], Update]) -> Trained:
         """With its update as one of a secure sum.
@@ -110,7 +115,7 @@ class ClientRuntime:
             mask: what hides the update, whose parts are the change.
         """
         update = trained.update
-        if not self.stages:
+        if not self.up:
             update = replace(update, parts=change(update.parts, job.start))
         return replace(trained, update=mask(update))
 

@@ -86,6 +86,14 @@ class Layout:
         """The parts present."""
         return frozenset(part for (_, part), _ in self.entries)
 
+    @cached_property
+    def part_sizes(self) -> Mapping[Part, int]:
+        """Per part, in the order of the flat vector: number of scalars."""
+        sizes: dict[Part, int] = {}
+        for (_, part), shape in self.entries:
+            sizes[part] = sizes.get(part, 0) + prod(shape)
+        return sizes
+
     def extent(self, part: Part) -> tuple[int, int]:
         """Start and end of `part` in the flat vector, in which it is one piece."""
         spans = [self.spans[key] for key, _ in self.entries if key[1] == part]
@@ -214,6 +222,38 @@ class ClientInfo:
 
 
 @dataclass(frozen=True)
+class Increment:
+    """How a part went from one version to the next, as the stages of the way down left it.
+
+    Args:
+        part: which one.
+        since: the version that it adds to; version: the one that it makes.
+        codes: the coded change, one vector.
+        side: tensors by name that a stage sends beside it.
+    """
+
+    part: Part
+    since: int
+    version: int
+    codes: Tensor
+    side: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def leading(
+    increments: Sequence[Increment], part: Part, since: int | None, version: int
+) -> Sequence[Increment]:
+    """The increments of `part` that lead from one version to another; none where one lacks."""
+    before = {step.version: step for step in increments if step.part == part}
+    steps: list[Increment] = []
+    while version != since:
+        if version not in before:
+            return ()
+        steps.insert(0, before[version])
+        version = before[version].since
+    return steps
+
+
+@dataclass(frozen=True)
 class Plan:
     """What one client does in one round; serialisable, and all that the client is told.
 
@@ -229,6 +269,7 @@ class Plan:
         local: parts that each client keeps for itself; they are never sent after the first contact.
         derives: parts of which every client makes the next version by itself, from what it holds,
             before it trains (:class:`rolora.core.rules.ClientRule`).
+        increments: what leads to parts that are not in `send` from versions that the client holds.
     """
 
     round: int
@@ -241,6 +282,7 @@ class Plan:
     scaling: float
     local: frozenset[Part] = frozenset()
     derives: frozenset[Part] = frozenset()
+    increments: Sequence[Increment] = ()
 
 
 @dataclass(frozen=True)
@@ -333,10 +375,15 @@ class ServerState:
         round: the last finished round; 0 before the first.
         parts: the global tensors.
         versions: per part, the round in which it last changed; 0 for the initial one.
-        optimizer: the tensors by name of the server optimiser and of an adaptive schedule.
+        optimizer: the tensors by name of the server optimiser, of an adaptive schedule, and of what
+            the stages of the way down have lost.
+        increments: of the last rounds, with stages on the way down.
+        spoilt: per client whose updates spoiled the last rounds that it took part in: how many.
     """
 
     round: int
     parts: Adapter
     versions: Mapping[Part, int]
     optimizer: Mapping[str, Tensor] = field(default_factory=dict)
+    increments: Sequence[Increment] = ()
+    spoilt: Mapping[int, int] = field(default_factory=dict)

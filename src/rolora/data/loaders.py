@@ -107,7 +107,7 @@ def load_data(
     train, validation = train.select(rest), train.select(held)
     if config.limit is not None and config.limit < len(train):
         train = train.select(draw(train, by, config.limit, seed))
-    return RawSplits(train, validation, test, test_from)
+    return RawSplits(train, validation, test, test_from, held_out=found is None)
 
 
 def tokenize(raw: RawSplit, tokenizer: Any, max_length: int) -> Examples:

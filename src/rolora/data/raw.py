@@ -110,13 +110,14 @@ class RawSplit:
 @dataclass(frozen=True)
 class RawSplits(Generic[Split]):
     """Training, validation and test examples as they were read, :class:`RawSplit` where they are
-    texts; `test_from` says where the last come from.
+    texts; `test_from` says where the last come from, `held_out` whether that is the training data.
     """
 
     train: Split
     validation: Split
     test: Split
     test_from: str
+    held_out: bool
 
     @property
     def by_name(self) -> dict[str, Split]:

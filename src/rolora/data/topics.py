@@ -94,7 +94,7 @@ def by_topic(raw: RawSplits[DialogueSplit], number: int, seed: int) -> RawSplits
         replace(split, strata=topics.of(split), names=topics.names)
         for split in raw.by_name.values()
     )
-    return RawSplits(train, validation, test, raw.test_from)
+    return replace(raw, train=train, validation=validation, test=test)
 
 
 def _prompts(split: DialogueSplit) -> list[str]:

@@ -30,7 +30,7 @@ from rolora.privacy.checks import check_privacy
 from rolora.reducers import make_reducer
 from rolora.server.engine import Engine
 from rolora.server.ledger import Ledger
-from rolora.stages import make_stage, stage_named
+from rolora.stages import make_chain, stage_named
 from rolora.tasks import Task
 
 
@@ -181,7 +181,7 @@ def setting_of(config: Config) -> Setting:
         optimizer_state=config.optimizer.state,
         server_optimizer=config.server.optimizer,
         reducer=config.server.reducer.name,
-        stages=tuple(stage.name for stage in config.stages),
+        stages=tuple(stage.name for stage in (*config.stages, *config.server.stages)),
         quantization=config.model.quantization,
         server_lr=config.server.lr,
     )
@@ -197,6 +197,7 @@ class Loaded:
         model: the same with LoRA layers, and the activations that its frozen layers gave.
         examples: the tokenised splits by name.
         test_from: where the test examples come from.
+        held_out: whether that is the training data.
     """
 
     task: Task
@@ -204,6 +205,7 @@ class Loaded:
     model: LoraModel
     examples: Mapping[str, Examples]
     test_from: str
+    held_out: bool
 
 
 def loaded_from(config: Config) -> dict[str, Any]:
@@ -241,7 +243,8 @@ def load(
         mine = (given.model, given.tokenizer)
         pretrained = adopt_pretrained(*mine, config.model, raw.train.names, task.kind)
     examples = task.encode(raw, pretrained, config.data, notice)
-    return Loaded(task, pretrained, task.adapted(pretrained, config), examples, raw.test_from)
+    model = task.adapted(pretrained, config)
+    return Loaded(task, pretrained, model, examples, raw.test_from, raw.held_out)
 
 
 def prepare(
@@ -288,12 +291,32 @@ def checked_method(config: Config, given: Given = NOTHING) -> Method:
     """
     method = given.make_method(config, setting_of(config))
     make_reducer(config.server.reducer, config.federation.cohort_size)
-    for options in config.stages:
-        make_stage(options).check(method.turns())
+    make_chain(config.stages).check(method.turns())
+    check_down(config, method)
     check_privacy(config, method)
     if config.least_sum is not None:
         check_sum(config, method)
     return method
+
+
+def check_down(config: Config, method: Method) -> None:
+    """See that what the server sends can be coded.
+
+    Raises:
+        BadInput: the factors that clients hold do not change by what comes back alone.
+    """
+    names = [stage.name for stage in config.server.stages]
+    make_chain(config.server.stages).check(turns=False)
+    if names and method.turns():
+        raise BadInput(
+            f"server.stages = {names}: between rounds the method changes the basis of a factor "
+            "(method.gauge, or FedSVD's SVD), so that its change is no small one; use none"
+        )
+    if names and method.setting.mixed_ranks:
+        raise BadInput(
+            f"server.stages = {names}: clients of other ranks (lora.client_ranks) hold other "
+            "factors than the change is of; use none, or one rank"
+        )
 
 
 def check_sum(config: Config, method: Method) -> None:

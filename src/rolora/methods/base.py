@@ -217,6 +217,7 @@ class Method(ABC):
             rank=client.rank,
             scaling=self.scaling(client.rank),
             local=self.local(),
+            increments=state.increments,
         )
 
 

@@ -8,7 +8,7 @@ from math import sqrt
 from rolora.config import Config, OptimizerConfig, PrivacyConfig
 from rolora.core.shares import count_of
 from rolora.privacy.accounting import Accountant, noise_for
-from rolora.stages import Stage, make_stage
+from rolora.stages import Chain, Stage, make_chain
 from rolora.stages.noised import Noised
 
 
@@ -56,11 +56,11 @@ def released(privacy: PrivacyConfig, rate: float, releases: int) -> Release:
     return Release(releases, Accountant(rate, noise, privacy.delta, privacy.accountant))
 
 
-def stages_of(config: Config) -> tuple[Stage, ...]:
+def chain_of(config: Config) -> Chain:
     """What becomes of an update on its way, in order: a client's share of the noise comes before
     all that may be set.
     """
-    return (*_shares(config), *map(make_stage, config.stages))
+    return Chain((*_shares(config), *make_chain(config.stages).stages))
 
 
 def _shares(config: Config) -> tuple[Stage, ...]:

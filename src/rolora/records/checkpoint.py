@@ -25,7 +25,7 @@ from rolora.core.errors import BadInput
 from rolora.core.types import Adapter, ServerState
 from rolora.records.atomic import write_atomic
 from rolora.records.base import SCHEMA
-from rolora.records.wire import parse_name, tensor_name
+from rolora.records.wire import increments_of, named_increments, parse_name, tensor_name
 
 SHARED = "pieces"
 PIECE = 2**15
@@ -65,12 +65,14 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
     state = checkpoint.state
     tensors = {f"parts/{tensor_name(key)}": t for key, t in state.parts.items()}
     tensors |= {f"optimizer/{name}": t for name, t in state.optimizer.items()}
+    tensors |= {f"increments/{n}": t for n, t in named_increments(state.increments).items()}
     payload = _packed(tensors)
     pieces, rest = _in_pieces(checkpoint.metrics or ())
     body = {
         "schema": SCHEMA,
         "round": state.round,
         "versions": dict(state.versions),
+        "spoilt": {str(client): rounds for client, rounds in state.spoilt.items()},
         "ledger": {str(client): dict(held) for client, held in checkpoint.ledger.items()},
         "history": dict(checkpoint.history),
         "run": dict(checkpoint.run),
@@ -192,12 +194,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
         payload = tensor_file.read_bytes()
         if hashlib.sha256(payload).hexdigest() != body["tensors_sha256"]:
             raise DamagedCheckpoint(f"{tensor_file}: its checksum does not match")
-        groups: dict[str, dict[str, Tensor]] = {"parts": {}, "optimizer": {}, "engine": {}}
+        kinds = ("parts", "optimizer", "increments", "engine")
+        groups: dict[str, dict[str, Tensor]] = {kind: {} for kind in kinds}
         for name, tensor in load(payload).items():
             group, _, rest = name.partition("/")
             groups[group][rest] = tensor
         parts = {parse_name(name): tensor for name, tensor in groups["parts"].items()}
-        state = ServerState(body["round"], Adapter.of(parts), body["versions"], groups["optimizer"])
+        state = ServerState(
+            round=body["round"],
+            parts=Adapter.of(parts),
+            versions=body["versions"],
+            optimizer=groups["optimizer"],
+            increments=increments_of(groups["increments"]),
+            spoilt={int(client): rounds for client, rounds in body.get("spoilt", {}).items()},
+        )
         ledger = {int(client): held for client, held in body["ledger"].items()}
         shared, engine = path.parent / SHARED, groups["engine"]  # there, in schema 1
         for name in body.get("engine", ()):

@@ -269,8 +269,8 @@ class Estimate(Record):
     Args:
         seconds: of training a round, on the wall clock; evaluation and the server's work come on
             top.
-        memory: bytes: on a CPU of the process at its peak, elsewhere of weights and what training
-            keeps on the device; None where the model does not tell.
+        memory: bytes at the peak: on a CPU of the process, on a GPU what torch holds there; None
+            on other devices.
     """
 
     seconds: float

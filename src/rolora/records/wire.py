@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -12,13 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from rolora.core.types import PARTS, Adapter, Key, Layout, Plan, Update, base_part
+from rolora.core.types import EMPTY, PARTS, Adapter, Increment, Key, Layout, Plan, Update, base_part
 from rolora.records.bounds import Trained, WireError, told
 
 SEPARATOR = "::"
 SETS = ("train", "upload", "local", "derives")
 """The fields of a plan that are sets."""
-CODED = {torch.float32, torch.int8, torch.int32}
+CODED = {torch.float32, torch.int8, torch.uint8, torch.int32}
 """The kinds of number in which parts travel."""
 
 
@@ -55,16 +55,69 @@ def unpack(payload: bytes) -> tuple[Adapter, dict[str, Any]]:
         WireError: not safetensors, a foreign tensor name or dtype, or no header of ours.
     """
     tensors, text = _opened(payload)
-    for name, tensor in tensors.items():
-        if tensor.dtype != torch.float32:
-            raise WireError(f"tensor {name!r}: is {tensor.dtype}, must be float32")
+    return _plain(tensors), _header(text)
+
+
+def pack_sent(plan: Plan) -> bytes:
+    """The tensors of a plan: parts, and what leads to others."""
+    return pack(plan.send, {}, named_increments(plan.increments))
+
+
+def unpack_sent(payload: bytes) -> tuple[Adapter, tuple[Increment, ...]]:
+    """The inverse of :func:`pack_sent`.
+
+    Raises:
+        WireError: it is not what that makes.
+    """
+    tensors, _ = _opened(payload)
+    named = {name: tensors.pop(name) for name in list(tensors) if SEPARATOR not in name}
+    return _plain(tensors), increments_of(named)
+
+
+def named_increments(increments: Sequence[Increment]) -> dict[str, Tensor]:
+    """Their tensors, as ``PART/SINCE/VERSION/`` and ``codes`` or the name of one beside."""
+    return {
+        f"{step.part}/{step.since}/{step.version}/{name}": tensor
+        for step in increments
+        for name, tensor in {"codes": step.codes, **step.side}.items()
+    }
+
+
+def increments_of(tensors: Mapping[str, Tensor]) -> tuple[Increment, ...]:
+    """The inverse of :func:`named_increments`, in the order of their versions.
+
+    Raises:
+        WireError: a name is not one of theirs.
+    """
+    steps: dict[tuple[int, int, str], dict[str, Tensor]] = {}
+    try:
+        for full, tensor in tensors.items():
+            part, since, version, name = full.split("/")
+            steps.setdefault((int(version), int(since), part), {})[name] = tensor
+        return tuple(
+            Increment(part, since, version, side.pop("codes").flatten(), side)
+            for (version, since, part), side in sorted(steps.items(), key=lambda item: item[0])
+        )
+    except (ValueError, KeyError):
+        raise WireError(f"no increments: {sorted(tensors)[:3]}") from None
+
+
+def _header(text: str) -> dict[str, Any]:
     try:
         header = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise WireError(f"not a rolora payload ({error})") from None
     if not isinstance(header, dict):
         raise WireError("not a rolora payload (its header is no mapping)")
-    return _adapter(tensors), header
+    return header
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> Adapter:
+    """An adapter of tensors that are all float32."""
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32:
+            raise WireError(f"tensor {name!r}: is {tensor.dtype}, must be float32")
+    return _adapter(tensors)
 
 
 def _adapter(tensors: Mapping[str, Tensor]) -> Adapter:
@@ -89,10 +142,12 @@ def _opened(payload: bytes) -> tuple[dict[str, Tensor], str]:
 
 def pack_plan(plan: Plan) -> bytes:
     """A plan on the wire."""
-    fields = {name: value for name, value in asdict_shallow(plan).items() if name != "send"}
+    fields = dict(asdict_shallow(plan))
+    del fields["send"], fields["increments"]
     for name in SETS:
         fields[name] = sorted(fields[name])
-    return pack(plan.send, {**fields, "versions": dict(plan.versions)})
+    header = {**fields, "versions": dict(plan.versions)}
+    return pack(plan.send, header, named_increments(plan.increments))
 
 
 def unpack_plan(payload: bytes) -> Plan:
@@ -101,11 +156,12 @@ def unpack_plan(payload: bytes) -> Plan:
     Raises:
         WireError: not a plan.
     """
-    send, fields = unpack(payload)
+    send, increments = unpack_sent(payload)
+    fields = _header(_opened(payload)[1])
     try:
         for name in SETS:
             fields[name] = frozenset(fields[name])
-        return Plan(send=send, **fields)
+        return Plan(send=send, increments=increments, **fields)
     except (KeyError, TypeError) as error:
         raise WireError(f"not a plan ({error})") from None
 
@@ -162,7 +218,7 @@ def payload_bytes(layout: Layout, dtype: torch.dtype = torch.float32, side: Form
 
     The size of a serialised payload depends on its form alone, so one of each is serialised.
     """
-    if not layout.entries:
+    if not (layout.entries or side):
         return 0
     tensors = {tensor_name(key): torch.zeros(shape, dtype=dtype) for key, shape in layout.entries}
     return len(save(tensors | {name: torch.zeros(shape, dtype=kind) for name, shape, kind in side}))
@@ -170,5 +226,18 @@ def payload_bytes(layout: Layout, dtype: torch.dtype = torch.float32, side: Form
 
 def update_bytes(update: Update) -> int:
     """Bytes of what `update` sends, as it travels."""
-    side = ((name, tuple(t.shape), t.dtype) for name, t in sorted(update.side.items()))
-    return payload_bytes(update.parts.layout, update.parts.flat.dtype, tuple(side))
+    return payload_bytes(update.parts.layout, update.parts.flat.dtype, _form(update.side))
+
+
+def plan_bytes(plan: Plan) -> int:
+    """Bytes of the tensors that `plan` sends, as they travel."""
+    return increment_bytes(plan.increments, plan.send.layout)
+
+
+def increment_bytes(increments: Sequence[Increment], beside: Layout = EMPTY.layout) -> int:
+    """Bytes of increments, and of parts of the layout `beside`, as they travel."""
+    return payload_bytes(beside, torch.float32, _form(named_increments(increments)))
+
+
+def _form(tensors: Mapping[str, Tensor]) -> Form:
+    return tuple((name, tuple(t.shape), t.dtype) for name, t in sorted(tensors.items()))

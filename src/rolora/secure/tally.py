@@ -67,15 +67,18 @@ class Tally:
         self._keys[client] = keys, rest[:SIGNATURE], unpack_clients(rest[SIGNATURE:])
 
     def close(self, examples: Mapping[int, int]) -> frozenset[int]:
-        """Make the roster of those that brought keys; returns who is left out, as the round's sum
-        was opened over others before. Who weighs how much does not depend on who dropped out: two
-        sums over the same clients by other weights would tell them apart.
+        """Make the roster of those that brought keys; returns who is left out, as more than half of
+        them say that the round's sum was opened over others before. Who weighs how much does not
+        depend on who dropped out: two sums over the same clients by other weights would tell them
+        apart.
 
         Args:
             examples: of all that were asked, as far as it is known.
         """
-        earlier = [before for _, _, before in self._keys.values() if before]
-        again = max(earlier, key=earlier.count, default=frozenset(self._keys))
+        said = [before for _, _, before in self._keys.values()]
+        again = max(said, key=said.count, default=frozenset())
+        if not again or 2 * said.count(again) <= len(said):
+            again = frozenset(self._keys)
         weights = [self.terms.weight(count) for count in examples.values() if count]
         limit = cap(weights, self.share)
         seats = (

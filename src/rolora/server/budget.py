@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -10,14 +10,24 @@ import torch
 
 from rolora.config import Config
 from rolora.core.errors import BadInput
-from rolora.core.types import Adapter, ClientInfo, Layout, Plan, ServerState, Update
+from rolora.core.types import (
+    Adapter,
+    ClientInfo,
+    Increment,
+    Layout,
+    Part,
+    Plan,
+    ServerState,
+    Update,
+)
 from rolora.methods import Method
-from rolora.records.wire import payload_bytes, update_bytes
+from rolora.records.wire import payload_bytes, plan_bytes, update_bytes
 from rolora.secure.fixed import MASKED
 from rolora.secure.forms import beside
 from rolora.server.cohort import sample_cohort
 from rolora.server.ledger import Ledger, planned_layout
-from rolora.stages import At, make_stage
+from rolora.stages import At, Chain, make_chain
+from rolora.stages.downlink import remembered
 
 Draw = Callable[[Sequence[ClientInfo], int, int], Sequence[ClientInfo]]
 """Who takes part, of these clients, in a round of this number at this attempt."""
@@ -72,6 +82,7 @@ def whole_run(
     if method.merges or getattr(method.options, "schedule", None) == "adaptive":
         return None
     state, ledger, total = _shapes(state), Ledger(), Bytes()
+    down = make_chain(config.server.stages)
     for _ in range(state.round, config.rounds):
         plans = _plans(config, method, clients, state, ledger)
         total += _bytes(config, state, plans)
@@ -80,6 +91,7 @@ def whole_run(
             state,
             round=state.round + 1,
             versions={**state.versions, **dict.fromkeys(changed, state.round + 1)},
+            increments=_foreseen(down, state, changed),
         )
         for plan in plans:
             ledger.replied(plan)
@@ -121,12 +133,26 @@ def encoded_bytes(config: Config, layout: Layout) -> int:
     """Bytes of an update of this layout after the run's stages."""
     if config.least_sum is not None:
         return payload_bytes(layout, torch.int32, MASKED)
-    if not config.stages:
-        return payload_bytes(layout)
-    update = Update(client=0, num_examples=1, parts=Adapter(layout, torch.zeros(layout.size)))
-    for options in config.stages:
-        update, _ = make_stage(options).encode(update, {}, At(config.seed, round=1, client=0))
-    return update_bytes(update)
+    up = make_chain(config.stages)
+    return update_bytes(_coded(up, layout)) if up else payload_bytes(layout)
+
+
+def _coded(chain: Chain, layout: Layout) -> Update:
+    """A message of the form that every change of this layout has."""
+    nothing = Update(client=0, num_examples=1, parts=Adapter(layout, torch.zeros(layout.size)))
+    return chain.encode(nothing, {}, At(seed=0, round=0, client=0))[0]
+
+
+def _foreseen(down: Chain, state: ServerState, changed: Collection[Part]) -> list[Increment]:
+    """Increments of the form of those after round ``state.round + 1``."""
+    steps = list(state.increments)
+    for part in changed if down else ():
+        layout = state.parts.layout.select({part})
+        sent = _coded(down, layout)
+        new = (state.versions[part], state.round + 1)
+        steps.append(Increment(part, *new, sent.parts.flat, sent.side))
+        steps = remembered(steps, part, layout)
+    return steps
 
 
 def _plans(
@@ -148,7 +174,7 @@ def _bytes(config: Config, state: ServerState, plans: Sequence[Plan]) -> Bytes:
         layout = planned_layout(state.parts, plan)
         up.setdefault(layout, encoded_bytes(config, layout))
     asked = (planned_layout(state.parts, plan) for plan in plans)
-    sums = Bytes(sum(up[x] for x in asked), sum(payload_bytes(plan.send.layout) for plan in plans))
+    sums = Bytes(sum(up[x] for x in asked), sum(map(plan_bytes, plans)))
     if config.least_sum is None:
         return sums
     each_up, each_down = beside(len(plans))

@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from rolora.core.types import RANK_AXIS, Adapter, Layout, Part, Plan, ServerState, base_part
-from rolora.records.wire import payload_bytes
+from rolora.core.types import (
+    RANK_AXIS,
+    Adapter,
+    Increment,
+    Layout,
+    Part,
+    Plan,
+    ServerState,
+    base_part,
+    leading,
+)
+from rolora.records.wire import increment_bytes, payload_bytes
 
 
 class Ledger:
@@ -20,7 +30,8 @@ class Ledger:
         self.held: dict[int, dict[str, int]] = {c: dict(v) for c, v in (held or {}).items()}
 
     def narrow(self, plan: Plan) -> Plan:
-        """The plan with only what its client lacks in `send`.
+        """The plan with only what its client lacks in `send`; in place of a part, the increments
+        that lead to it from what the client holds, if they are fewer bytes.
 
         Parts that stay with the client keep their version, so they are sent at the first contact
         alone. Of the base weight's change the client gets the last increment if it holds what that
@@ -29,7 +40,13 @@ class Ledger:
         held = self.held.get(plan.client, {})
         drop = {part for part in plan.send.parts if held.get(part) == plan.versions[part]}
         drop |= self._base_parts_to_drop(plan, held)
-        return replace(plan, send=plan.send.without(drop))
+        steps: list[Increment] = []
+        for part in sorted(plan.send.parts - drop):
+            found = leading(plan.increments, part, held.get(part), plan.versions[part])
+            if increment_bytes(found) < payload_bytes(plan.send.layout.select({part})):
+                steps += found
+        drop |= {step.part for step in steps}
+        return replace(plan, send=plan.send.without(drop), increments=tuple(steps))
 
     @staticmethod
     def _base_parts_to_drop(plan: Plan, held: Mapping[str, int]) -> set[Part]:

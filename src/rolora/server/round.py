@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, Protocol, TypeVar
 
@@ -22,10 +22,10 @@ from rolora.core.types import (
     Update,
 )
 from rolora.methods import Method
-from rolora.privacy.noising import stages_of
+from rolora.privacy.noising import chain_of
 from rolora.records.schema import FailureRecord, RoundRecord
 from rolora.records.shield import shielded
-from rolora.records.wire import payload_bytes
+from rolora.records.wire import plan_bytes
 from rolora.reducers import Reduced
 from rolora.server.budget import affordable
 from rolora.server.engine import Engine
@@ -36,10 +36,14 @@ from rolora.server.optimizer import server_step
 from rolora.server.pooling import validated
 from rolora.server.protection import Protection, unprotected
 from rolora.server.screen import Screen
+from rolora.stages import make_chain
+from rolora.stages.downlink import coded_down
 from rolora.tasks import Task
 
 Result = TypeVar("Result")
 
+MOST_SPOILT = 3
+"""Rounds in a row that a client may spoil; then it is asked no more."""
 ATTEMPTS = 3
 """How often a round is tried, each time with another cohort, before the run ends."""
 
@@ -188,11 +192,12 @@ def one_round(
     size = len(guard.cohort(engine.clients, state.round + 1, attempt))
     least = config.least_sum or guard.reducer(method, start).least
     enough = max(least, count_of(config.federation.quorum, size))
+    out = left_out(state, len(engine.clients), enough)
     # Where all are asked, or a sum is opened, others would not make another round of it.
     final = size == len(engine.clients) or config.least_sum is not None
     while attempt < ATTEMPTS:
         with clock("plan"):
-            known = [client for client in engine.clients if client.id not in barred]
+            known = [client for client in engine.clients if client.id not in barred | out]
             cohort = guard.cohort(known, state.round + 1, attempt)
             whole = [method.plan(state, one) for one in cohort if one.id not in spent.spoilers]
         given = (config, method, engine, start, whole, enough, answered, guard)
@@ -204,13 +209,20 @@ def one_round(
             with clock("aggregate"):
                 made = aggregated(config, method, start, gathering, error)
         if isinstance(made, ServerState):
+            with clock("aggregate"):
+                made = coded_down(make_chain(config.server.stages), config.seed, state, made)
+            made = replace(
+                made, spoilt=spoilt_after(state, spent.spoilers, gathering.screen.updates)
+            )
             for plan in whole:
                 ledger.finished(plan, made)
+            newly = left_out(made, len(engine.clients), enough) - out
             return made, RoundRecord(
                 round=made.round,
                 phase=phase(method.plan(state, engine.clients[0]).train),
                 cohort=size,
                 attempts=attempt + 1,
+                faults=asked_no_more(newly),
                 **counted(config, gathering, spent),
             )
         if made is not None and made.blamed:
@@ -222,6 +234,39 @@ def one_round(
         else:
             attempt, barred = attempt + 1, set(spent.spoilers)
     raise quorum_lost(config, state.round + 1, enough, spent.failures)
+
+
+def left_out(state: ServerState, clients: int, enough: int) -> set[int]:
+    """The clients that are asked no more, as they spoiled :data:`MOST_SPOILT` rounds in a row;
+    nobody where too few would be left for a round.
+
+    Args:
+        state: before the round.
+        clients: how many there are.
+        enough: so many a round needs.
+    """
+    out = {client for client, rounds in state.spoilt.items() if rounds >= MOST_SPOILT}
+    return out if clients - len(out) >= enough else set()
+
+
+def spoilt_after(
+    state: ServerState, spoilers: Collection[int], sound: Collection[int]
+) -> dict[int, int]:
+    """How many rounds in a row each client has spoiled, after one more.
+
+    Args:
+        state: before the round.
+        spoilers: who spoiled this one.
+        sound: whose updates it was made of.
+    """
+    counts = {client: n for client, n in state.spoilt.items() if client not in sound}
+    return counts | {client: counts.get(client, 0) + 1 for client in spoilers}
+
+
+def asked_no_more(clients: Collection[int]) -> tuple[str, ...]:
+    """What is said of clients that are asked no more."""
+    said = f"its updates spoiled {MOST_SPOILT} rounds in a row; it is asked no more"
+    return tuple(f"client {client}: {said}" for client in sorted(clients))
 
 
 def counted(config: Config, gathering: Gathering, spent: Spent) -> dict[str, Any]:
@@ -269,7 +314,7 @@ class Spent:
 
     def add(self, plans: Sequence[Plan], gathering: Gathering) -> None:
         """One attempt more."""
-        self.down += sum(payload_bytes(plan.send.layout) for plan in plans) + gathering.down
+        self.down += sum(map(plan_bytes, plans)) + gathering.down
         self.up += gathering.screen.bytes_up + gathering.up
         self.failures += gathering.screen.failures
 
@@ -370,7 +415,7 @@ def gathering_of(
 ) -> Gathering:
     """One attempt at a round: its updates one by one, or as a secure sum."""
     weighting = config.server.weighting
-    given = (engine.registered, plans, start, weighting, stages_of(config), answered)
+    given = (engine.registered, plans, start, weighting, chain_of(config), answered)
     if config.least_sum is None:
         return Gathering(engine, Screen(*given), guard.reducer(method, start), enough)
     from rolora.secure.tally import Tally
@@ -392,7 +437,7 @@ def completed(
     return metrics.changed(
         **seen,
         eval_failures=written(notes.eval_failures),
-        faults=tuple(notes.faults),
+        faults=(*metrics.faults, *notes.faults),
         bytes_down=metrics.bytes_down + notes.bytes_down,
         seconds=rounded(clock.seconds),
         epsilon=epsilon,

@@ -18,7 +18,7 @@ from rolora.records.detail import UpdateRecord
 from rolora.records.wire import update_bytes
 from rolora.server.judge import distances
 from rolora.server.ledger import planned_layout
-from rolora.stages import BadMessage, Stage, changed
+from rolora.stages import BadMessage, Chain, changed
 
 
 class Screen:
@@ -38,12 +38,12 @@ class Screen:
         plans: Sequence[Plan],
         start: ServerState,
         weighting: str,
-        stages: Sequence[Stage],
+        up: Chain,
         answered: Callable[[Update | Failure], None],
     ):
         self.plans = {plan.client: plan for plan in plans}
         self.registered = registered  # asked when an answer comes: a client may join meanwhile
-        self.start, self.weighting, self.stages = start, weighting, stages
+        self.start, self.weighting, self.up = start, weighting, up
         self.answered = answered
         self.updates: dict[int, UpdateRecord] = {}
         self.distances: dict[int, dict[Part, float]] = {}
@@ -100,8 +100,9 @@ class Screen:
             detail = f"{update.weight}, must be above 0 and at most the {registered} examples that "
             return Failure(client, "weight", detail + "it registered")
         wanted = planned_layout(self.start.parts, self.plans[client])
-        if update.parts.layout != wanted:
-            return wrong_layout(update, dict(wanted.entries))
+        coded = self.up.layout(wanted)
+        if update.parts.layout != coded:
+            return wrong_layout(update, dict(coded.entries))
         return not_finite(update) or no_loss(update) or self.decoded(update, wanted)
 
     def weighed(self, update: Update) -> Update:
@@ -115,15 +116,15 @@ class Screen:
     def decoded(self, update: Update, wanted: Layout) -> Update | Failure:
         """The update as the client had it, up to what the stages lose."""
         try:
-            for stage in reversed(self.stages):
-                update = stage.decode(update, wanted)
+            if self.up:
+                update = self.up.decode(update, wanted)
         except BadMessage as error:
             return Failure(update.client, "malformed", str(error))
         if update.side or update.parts.flat.dtype != torch.float32:
             return Failure(
                 update.client, "malformed", "it is encoded, and the run has no such stage"
             )
-        if not self.stages:
+        if not self.up:
             return update
         update = replace(update, parts=changed(self.start.parts, update.parts))
         return not_finite(update) or update

@@ -125,7 +125,7 @@ class SummedGathering(Gathering):
     def _answers(self, plans: Sequence[Plan]) -> Iterator[Update | Failure]:
         """Steps 1 to 3; the masked updates."""
         asked, tally = [plan.client for plan in plans], self.tally
-        yield from self._step("keys", dict.fromkeys(asked, b""), tally.seated)
+        yield from self._step("keys", dict.fromkeys(asked, b""), self._seated)
         for client in tally.close({client: self.engine.registered(client) for client in asked}):
             detail = "this round's sum was opened without it before; it is opened as it was, or not"
             yield Failure(client, "left_out", detail)
@@ -137,6 +137,11 @@ class SummedGathering(Gathering):
             dealt = {client: tally.passed_on(client) for client in sorted(tally.dealers)}
             self.down += sum(map(len, dealt.values()))
             yield from self.engine.train([p for p in plans if p.client in dealt], dealt)
+
+    def _seated(self, client: int, answer: bytes) -> None:
+        if not self.engine.registered(client):
+            raise BadForm("of a client without examples, which weighs nothing")
+        self.tally.seated(client, answer)
 
     def _opening(self) -> Iterator[Failure]:
         """Step 4; who failed in it, though its update is in the sum."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from rolora.core.errors import BadInput, nearest
-from rolora.stages.base import At, BadMessage, Stage, StageOptions, change, changed
-from rolora.stages.int8 import Int8
+from collections.abc import Sequence
 
-STAGES: dict[str, type[Stage]] = {"int8": Int8}
+from rolora.core.errors import BadInput, nearest
+from rolora.stages.base import At, BadMessage, Coding, Stage, StageOptions, change, changed
+from rolora.stages.chain import Chain
+from rolora.stages.rounding import Int4, Int8
+from rolora.stages.top_k import TopK
+
+STAGES: dict[str, type[Stage]] = {"int8": Int8, "int4": Int4, "top_k": TopK}
 
 
 def stage_named(name: str) -> type[Stage]:
@@ -20,19 +24,21 @@ def stage_named(name: str) -> type[Stage]:
     return STAGES[name]
 
 
-def make_stage(options: StageOptions) -> Stage:
-    """The stage that `options` names and sets."""
-    return stage_named(options.name)(options)
+def make_chain(options: Sequence[StageOptions]) -> Chain:
+    """The stages that `options` name and set, in order."""
+    return Chain(tuple(stage_named(each.name)(each) for each in options))
 
 
 __all__ = [
     "STAGES",
     "At",
     "BadMessage",
+    "Chain",
+    "Coding",
     "Stage",
     "StageOptions",
     "change",
     "changed",
-    "make_stage",
+    "make_chain",
     "stage_named",
 ]

@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from rolora.core.errors import BadInput
 from rolora.core.section import Section
 from rolora.core.seeds import torch_generator
-from rolora.core.types import Adapter, Layout, Update, is_side, laid_out
+from rolora.core.types import Adapter, Layout, Part, Update, is_side, laid_out
 
 
 class StageOptions(Section):
@@ -21,29 +22,39 @@ class StageOptions(Section):
     name: str
 
 
+class CodingOptions(StageOptions):
+    """`feedback` adds what was lost of a part's last change to its next one."""
+
+    feedback: bool = True
+
+
 class BadMessage(ValueError):  # noqa: N818
     """A message that a stage cannot decode; what is wrong with it."""
 
 
 @dataclass(frozen=True)
 class At:
-    """Where a stage stands: in which round of which run, for which client."""
+    """Where a stage stands: in which round of which run, for which client; on the way down, for
+    which part.
+    """
 
     seed: int
     round: int
     client: int
+    part: Part = ""
 
     def generator(self, *names: str | int) -> torch.Generator:
         """A generator for what `names` say, of this client in this round."""
-        return torch_generator(self.seed, *names, self.round, self.client)
+        of = (*names, self.part) if self.part else names
+        return torch_generator(self.seed, *of, self.round, self.client)
 
 
 class Stage(ABC):
-    """One step between a client's update and the reduction.
+    """One step between what changed and what travels.
 
-    It sees the *change* of the uploaded parts since the round's start, which server and client
-    both know, and not the parts themselves. A client encodes in the order of the config, the server
-    decodes in the opposite one.
+    It sees the *change* of the parts since a start that both sides know, and not the parts
+    themselves. Whoever sends encodes in the order of the config, whoever receives decodes in the
+    opposite one (:class:`rolora.stages.chain.Chain`).
     """
 
     Options: ClassVar[type[StageOptions]]
@@ -68,29 +79,51 @@ class Stage(ABC):
             BadInput: with the field, its value, and what would be right.
         """
 
+    def layout(self, wanted: Layout) -> Layout:
+        """The layout of what :meth:`encode` makes of parts of the layout `wanted`."""
+        return wanted
+
     @abstractmethod
     def encode(
         self, update: Update, kept: Mapping[str, Tensor], at: At
     ) -> tuple[Update, Mapping[str, Tensor]]:
-        """The update as it travels, and what the client keeps for its next round.
+        """The update as it travels, and what the stage itself keeps for its next one.
 
         Args:
             update: its parts are the change.
-            kept: what this stage kept before, by name.
+            kept: what was kept before, by name.
             at: round and client.
         """
 
     @abstractmethod
     def decode(self, update: Update, wanted: Layout) -> Update:
-        """The update as the client had it, up to what the stage loses.
+        """The update as it was, up to what the stage loses.
 
         Args:
-            update: as it came; nothing in it is to be believed.
-            wanted: the layout that its parts must have.
+            update: as it came, its parts in the stage's :meth:`layout`; nothing else in it is to be
+                believed.
+            wanted: the layout that its parts must have then.
 
         Raises:
             BadMessage: it is not what :meth:`encode` makes.
         """
+
+
+class Coding(Stage):
+    """A stage that loses something to take fewer bytes. What it loses is fed back, so that it does
+    not add up over rounds (:class:`rolora.stages.chain.Chain`).
+    """
+
+    Options = CodingOptions
+
+    def check(self, turns: bool) -> None:
+        """The gauge changes the basis in which a kept error lives."""
+        if turns and self.options.feedback:
+            raise BadInput(
+                f"stages: {self.options.name} with feedback: true keeps what coding lost, whose "
+                "basis the method changes between rounds (method.gauge, or FedSVD's SVD); set "
+                "feedback: false"
+            )
 
 
 def change(parts: Adapter, start: Adapter) -> Adapter:

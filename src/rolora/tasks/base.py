@@ -15,13 +15,10 @@ from rolora.core.errors import BadInput
 from rolora.core.section import Section
 from rolora.core.types import Sums
 from rolora.data import (
-    Column,
     Examples,
     RawSplits,
     check_known,
-    labelled,
     load_data,
-    read_labelled,
     tell_cut,
     tell_dropped,
     tell_lacking,
@@ -89,12 +86,11 @@ class Task(ABC):
         Raises:
             BadInput: they cannot be had or do not fit.
         """
-        if config.path is not None and (config.text is None or config.label is None):
-            raise BadInput("data: path needs text and label: the columns to read")
         return load_data(config, seed, self, splits, partition)
 
+    @abstractmethod
     def read(self, table: Table, source: Source, known: tuple[str, ...] | None, train: Any) -> Any:
-        """One table as a split (:func:`rolora.data.read_labelled`).
+        """One table as a split.
 
         Args:
             table: as it was read.
@@ -105,11 +101,10 @@ class Task(ABC):
         Raises:
             BadInput: a column or a text is missing, or a target does not fit.
         """
-        return read_labelled(table, source, self, known, train)
 
+    @abstractmethod
     def answered(self, table: Table, source: Source) -> bool:
         """Whether what is to be learned is in a table."""
-        return labelled(table, source)
 
     def encode(
         self,
@@ -153,23 +148,6 @@ class Task(ABC):
             BadInput: the tokenizer does not take so many, or a text has none.
         """
         return tokenize(raw, tokenizer, max_length)
-
-    def targets(
-        self, column: Column, known: tuple[str, ...] | None
-    ) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Read the column of what is to be learned.
-
-        Args:
-            column: as it lies in the data.
-            known: the names of training, or ``data.labels``; None: take them from the column.
-
-        Returns:
-            the targets ``[n, ...]``, and the names of the model's outputs.
-
-        Raises:
-            BadInput: a value is missing, of the wrong kind, or unknown.
-        """
-        raise NotImplementedError(f"{self.name} reads no column of targets")
 
     @abstractmethod
     def strata(self, targets: np.ndarray, train: np.ndarray) -> np.ndarray:

@@ -21,15 +21,16 @@ from rolora.data.sources import Splits
 from rolora.model.loading import Kind
 from rolora.records.detail import DetailRecord
 from rolora.records.schema import LOSS, Metric
-from rolora.tasks.base import Score, Task, counts, ratio
+from rolora.tasks.base import Score, counts, ratio
 from rolora.tasks.by_label import ByLabel, f1
+from rolora.tasks.column import ColumnTask
 from rolora.tasks.labels import label_name, label_names, named_shares, unknown
 
 MOST_CONFUSED = 100
 """Labels of which it is counted which is taken for which: the counts are as many as the square."""
 
 
-class Classification(Task):
+class Classification(ColumnTask):
     """One label of several for each text, by cross-entropy; scored by the share that is right and
     by the mean of the labels' F1.
 

@@ -18,12 +18,13 @@ from rolora.data.columns import missing
 from rolora.model.loading import Kind
 from rolora.records.detail import DetailRecord
 from rolora.records.schema import LOSS, Metric
-from rolora.tasks.base import Task, counts, ratio
+from rolora.tasks.base import counts, ratio
 from rolora.tasks.by_label import ByLabel, f1
+from rolora.tasks.column import ColumnTask
 from rolora.tasks.labels import label_name, label_names, named_shares, unknown
 
 
-class MultiLabel(Task):
+class MultiLabel(ColumnTask):
     """Any number of labels for each text, each by itself a yes or no; scored by F1 and by the share
     of texts whose labels are all right.
 

@@ -20,7 +20,8 @@ from rolora.data import Column
 from rolora.data.columns import missing
 from rolora.model.loading import Kind, Pretrained
 from rolora.records.schema import LOSS, Metric
-from rolora.tasks.base import Task, counts, ratio
+from rolora.tasks.base import counts, ratio
+from rolora.tasks.column import ColumnTask
 
 GRID = 64
 """Cells a side of the histogram of targets and predictions from which ranks are taken."""
@@ -45,7 +46,7 @@ class RegressionOptions(Section):
         return value
 
 
-class Regression(Task):
+class Regression(ColumnTask):
     """A number for each text; scored by Pearson's and Spearman's correlation and squared error.
 
     ``task.range`` bounds the targets, float32 ``[n]``, and is known to every site before anyone

@@ -28,7 +28,8 @@ from federated import (
 )
 from rolora.config import load_config
 from rolora.core.errors import BadInput, RunFailed
-from rolora.engines.flower import connect, messages, settings
+from rolora.core.types import Adapter
+from rolora.engines.flower import connect, settings
 from rolora.engines.flower.serve import load_site
 from rolora.engines.flower.settings import SiteConfig
 from rolora.engines.flower.told import Declined
@@ -65,6 +66,30 @@ def test_only_what_a_site_lacks_is_sent(sites, run_yaml, tmp_path):
     assert sent[0][2] == usual
 
 
+def test_whoever_lacks_what_an_increment_adds_to_is_sent_the_part_itself(sites, run_yaml, tmp_path):
+    """A site that was started anew before round 3, and one whose copy of round 1 is another."""
+    handlers, answers = sites
+
+    def lose(metrics):
+        if metrics.round == 1:
+            held = handlers[2]._site.replicas[2].held
+            for key, parts in held.items():
+                held[key] = Adapter(parts.layout, parts.flat + 1.0)
+        if metrics.round == 2:
+            handlers[1] = handler(run_yaml, 1, tmp_path)
+            handlers[1](answers["transport"].hello)
+
+    options = ["evaluation.every=9", "stages=[int8]", "server.stages=[int8]"]
+    federate(run_yaml, tmp_path / "federated", *options, finished=lose)
+    simulate(run_yaml, tmp_path / "simulated", *options)
+    assert_same_run(tmp_path / "federated", tmp_path / "simulated")
+    sent = {client: [] for client in range(3)}
+    for client, size in answers["transport"].sent:
+        sent[client].append(size)
+    assert [len(sent[client]) for client in range(3)] == [6, 7, 7]
+    assert sent[1][3] > sent[1][2] == sent[0][2] < sent[0][0]
+
+
 def test_what_a_client_keeps_survives_the_site(sites, run_yaml, tmp_path):
     handlers, answers = sites
 
@@ -81,7 +106,12 @@ def test_what_a_client_keeps_survives_the_site(sites, run_yaml, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["method.name=fedsa_lora", "model.head=local", "optimizer.state=persist"]]
+    "options",
+    [
+        [],
+        ["method.name=fedsa_lora", "model.head=local", "optimizer.state=persist"],
+        ["stages=[int8]", "server.stages=[int8]"],
+    ],
 )
 def test_a_server_killed_between_checkpoints_goes_on_to_the_same(
     sites, run_yaml, tmp_path, options
@@ -209,22 +239,52 @@ def test_a_site_refuses_what_is_not_for_it(sites, run_yaml, tmp_path):
     assert "not those with which it began" in failure["detail"]
 
 
+def greeting(handle, **changes):
+    """The site, which says something else of its data when it joins."""
+
+    def answer(frames):
+        answers = handle(frames)
+        if len(frames) > 1:
+            return answers
+        return [json.dumps({**json.loads(answers[0]), **changes}).encode()]
+
+    return answer
+
+
+@pytest.mark.parametrize("odd", [0, 1])
+def test_a_site_of_other_labels_fails_alone(sites, run_yaml, tmp_path, odd):
+    handlers, _ = sites
+    handlers[odd] = greeting(handlers[odd], names=["a", "b"])
+    federate(run_yaml, tmp_path / "run", "rounds=2")
+    assert reasons(tmp_path / "run") == [[(odd, "other_labels")]] * 2
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["data"]["label_names"] == ["no", "yes"]
+    assert [sum(row) > 0 for row in summary["strata"]["table"]] == [c != odd for c in range(3)]
+
+
 def test_sites_must_agree_on_the_labels(sites, run_yaml, tmp_path):
     handlers, _ = sites
-    other = json.dumps(
-        {
-            "protocol": messages.PROTOCOL,
-            "names": ["a", "b"],
-            "examples": {"train": 6, "validation": 2, "test": 2},
-            "strata": {"train": [3, 3], "validation": [1, 1], "test": [1, 1]},
-            "test_from": "",
-            "fingerprint": "",
-        }
-    )
-    handlers[1] = lambda frames: [other.encode()]
+    handlers[1] = greeting(handlers[1], names=["a", "b"])
     with pytest.raises(BadInput, match=r"client 1: its labels are a, b, .* data\.labels"):
-        federate(run_yaml, tmp_path / "run")
+        federate(run_yaml, tmp_path / "run", "federation.quorum=1.0")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("more", [1, 1000, -1])
+def test_a_site_is_held_after_a_restart_to_the_examples_that_it_declared(
+    sites, run_yaml, tmp_path, more
+):
+    handlers, _ = sites
+    federate(run_yaml, tmp_path / "run", "rounds=2")
+    facts = json.loads(handlers[1](connect.hello(load_config(run_yaml, [])))[0])
+    facts["examples"]["train"] += more
+    facts["strata"]["train"][0] += more
+    honest = handlers[1]
+    handlers[1] = greeting(honest, examples=facts["examples"], strata=facts["strata"])
+    federate(run_yaml, tmp_path / "run", "rounds=3", resume=True)
+    handlers[1] = honest
+    federate(run_yaml, tmp_path / "run", "rounds=4", resume=True)
+    assert reasons(tmp_path / "run") == [[], [], [(1, "other_facts")], []]
 
 
 def test_a_site_with_its_own_data(run_yaml, tmp_path):

@@ -13,6 +13,7 @@ from rolora.presets import preset_text
 from rolora.records.units import THIN, byte_size
 from rolora.server.budget import whole_run
 
+TOP = [{"name": "top_k", "share": 0.1}, {"name": "int8"}]
 RUNS = {
     "rolora": {},
     "sampled": {"federation": {"clients_per_round": 2}},
@@ -24,6 +25,13 @@ RUNS = {
     "schedule": {"method": {"name": "rolora", "schedule": "BBA"}},
     "head": {"model": {"head": "train"}},
     "int8": {"stages": ["int8"]},
+    "top_k both ways": {"stages": TOP, "server": {"stages": TOP}},
+    "int4 both ways, sampled": {
+        "stages": ["int4"],
+        "server": {"stages": ["int4"]},
+        "federation": {"clients_per_round": 2},
+    },
+    "fedit, int8 down": {"method": {"name": "fedit"}, "server": {"stages": ["int8"]}},
     "fedit": {"method": {"name": "fedit"}},
     "ffa_lora": {"method": {"name": "ffa_lora"}},
     "fedsa_lora": {"method": {"name": "fedsa_lora"}, "federation": {"clients_per_round": 1}},

@@ -78,6 +78,14 @@ def test_it_goes_with_what_acts_before_and_after_it(sections):
     same_but_hidden(*ran(settings(**common)), *ran(settings(**common, secure_sum={})), atol=1e-4)
 
 
+def test_it_goes_with_codes_on_the_way_down():
+    common = {"server": {"stages": ["int8"]}, "optimizer": {"eps": 1e-2}}
+    small.checked(settings(**common))
+    (state, record), (plain, seen) = ran(settings(**common)), ran(settings(**common, secure_sum={}))
+    torch.testing.assert_close(state.parts.flat, plain.parts.flat, rtol=0, atol=5e-3)
+    assert len(record.metrics) == len(seen.metrics)
+
+
 NOISE = {"clip": 0.5, "noise_multiplier": 0.5, "seed": 3, "accountant": "rdp"}
 
 

@@ -15,7 +15,8 @@ from rolora.core.types import Adapter, Evaluation, Failure
 from rolora.methods import METHODS
 from rolora.reducers import Limited, Mean
 from rolora.server.judge import JUMP
-from rolora.stages import BadMessage
+from rolora.server.round import MOST_SPOILT, left_out
+from rolora.stages import At, BadMessage, Int8, make_chain
 from rounds import FakeEngine, one_bad, play
 
 # Weights -----------------------------------------------------------------------------------
@@ -253,6 +254,42 @@ def test_a_spoilt_round_goes_on_with_another_cohort_where_too_few_are_left():
     assert any(line.failures for line in record.metrics)
 
 
+def test_who_spoils_three_rounds_in_a_row_is_asked_no_more():
+    engine = FakeEngine(answer=huge(3e38))
+    state, record = play(engine, rounds=5)
+    assert [len(plans) for plans in engine.plans] == [4, 3, 4, 3, 4, 3, 3, 3]
+    assert [len(line.failures) for line in record.metrics] == [1, 1, 1, 0, 0]
+    said = "client 2: its updates spoiled 3 rounds in a row; it is asked no more"
+    assert [line.faults for line in record.metrics] == [(), (), (said,), (), ()]
+    assert [line.clients for line in record.metrics] == [3] * 5
+    assert state.spoilt == {2: 3}
+
+
+def test_one_sound_update_clears_a_client_and_a_round_without_it_does_not():
+    def answer(plan, update):
+        sound = plan.client != 2 or plan.round == 3
+        return [update] if sound else huge(3e38)(plan, update)
+
+    _, record = play(FakeEngine(answer=answer), rounds=7)
+    assert [len(line.failures) for line in record.metrics] == [1, 1, 0, 1, 1, 1, 0]
+
+    engine = FakeEngine(8, answer=lambda plan, update: huge(3e38)(plan, update))
+    state, record = play(engine, rounds=30, federation={"clients_per_round": 4})
+    assert [sum(line.failures != () for line in record.metrics), state.spoilt] == [3, {2: 3}]
+
+
+def test_no_one_is_left_out_where_the_quorum_needs_them():
+    engine = FakeEngine(2, answer=huge(3e38, 1))
+    federation = {"clients": 2, "quorum": 0.5}
+    state, record = play(engine, rounds=5, federation=federation)
+    assert [len(line.failures) for line in record.metrics] == [1, 1, 1, 0, 0]
+    needed = {**federation, "quorum": 1.0}
+    assert left_out(replace(state, spoilt={1: 9}), 2, 1) == {1}
+    assert left_out(replace(state, spoilt={1: 9}), 2, 2) == set()
+    with pytest.raises(RunFailed, match="quorum"):
+        play(engine, rounds=5, federation=needed)
+
+
 def test_where_all_together_are_too_large_nobody_is_blamed():
     answer = FakeEngine(answer=lambda plan, update: huge(3e38, plan.client)(plan, update))
     with pytest.raises(RunFailed, match=r"round 1: .*not finite, and none of them"):
@@ -306,7 +343,8 @@ def test_under_every_method_the_round_is_that_of_the_others(name, state):
     expected, _ = play_with(lambda update: Failure(1, "lost"))
     assert torch.equal(state.parts.flat, expected.parts.flat)
     for line in record.metrics:
-        assert [(f.client, f.reason) for f in line.failures] == [(1, "too_far")]
+        found = [(f.client, f.reason) for f in line.failures]
+        assert found == [(1, "too_far")] * (line.round <= MOST_SPOILT)
 
 
 # What nobody thought of --------------------------------------------------------------------
@@ -339,11 +377,13 @@ def test_a_loss_that_no_batch_has_is_the_client_s_failure(loss):
 
 @pytest.mark.parametrize("error", [BadMessage("no"), ZeroDivisionError(), MemoryError()])
 def test_a_stage_that_cannot_decode_fails_for_that_client_alone(monkeypatch, error):
-    from rolora.stages import Int8
-
+    settings = [{"name": "int8", "feedback": False}]
+    up = make_chain(small.config(stages=settings).stages)
+    coded = FakeEngine(answer=lambda plan, update: [up.encode(update, {}, At(0, 1, 0))[0]])
+    play(coded, rounds=1, stages=settings)
     monkeypatch.setattr(Int8, "decode", lambda self, update, wanted: (_ for _ in ()).throw(error))
     with pytest.raises(RunFailed, match="client 3: malformed"):
-        play(FakeEngine(), rounds=1, stages=["int8"])
+        play(coded, rounds=1, stages=settings)
 
 
 def test_what_a_client_says_is_told_in_one_short_line():

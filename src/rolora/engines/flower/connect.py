@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,12 +154,21 @@ def _gather(
             f"{len(seen)} of {len(clients)} clients have joined at {config.engine.superlink} "
             f"within {config.engine.patience:g} s; federation.quorum needs {wanted}"
         )
-    names = seen[min(seen)].names
-    for client, facts in seen.items():
-        if facts.names != names:
-            raise BadInput(f"client {client}: {wrong_labels(facts, names)}")
-    notice(f"{len(seen)} of {len(clients)} clients have joined")
+    names = labels_of(seen)
+    others = {client: facts for client, facts in seen.items() if facts.names != names}
+    for client, facts in others.items():
+        said = wrong_labels(facts, names)
+        if len(seen) - len(others) < wanted:
+            raise BadInput(f"client {client}: {said}")
+        notice(f"client {client} does not take part: {said}")
+    notice(f"{len(seen) - len(others)} of {len(clients)} clients have joined")
     return names, seen
+
+
+def labels_of(seen: Mapping[int, ClientFacts]) -> tuple[str, ...]:
+    """The labels of most clients; of as many, those of the first."""
+    counts = Counter(seen[client].names for client in sorted(seen))
+    return counts.most_common(1)[0][0]
 
 
 @dataclass(frozen=True)
@@ -181,15 +191,16 @@ class Federation:
         return FlowerEngine(self.transport, self.config, facts, ledger, self.seen)
 
     def facts(self) -> DataFacts:
-        """What the clients that ever joined said of their data, put together; where one of them
-        does not tell its strata, how much each has and no more.
+        """What the clients that ever joined with the run's labels said of their data, put together;
+        where one of them does not tell its strata, how much each has and no more.
         """
-        seen = self.seen.values()
-        told = {c: facts.strata["train"] for c, facts in self.seen.items() if facts.strata}
+        own = {c: facts for c, facts in self.seen.items() if facts.names == self.names}
+        seen = own.values()
+        told = {c: facts.strata["train"] for c, facts in own.items() if facts.strata}
         strata = self.task.strata_names(self.names) if len(told) == len(seen) else ()
-        train = told if strata else {c: [self.seen[c].examples["train"]] for c in self.seen}
+        train = told if strata else {c: [facts.examples["train"]] for c, facts in own.items()}
         none = [0] * max(len(strata), 1)
-        prints = "".join(self.seen[c].fingerprint for c in sorted(self.seen))
+        prints = "".join(own[c].fingerprint for c in sorted(own))
         return DataFacts(
             names=self.names,
             examples={split: sum(facts.examples[split] for facts in seen) for split in SPLITS},

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from rolora.client.replica import Replica, restored
@@ -31,6 +32,7 @@ from rolora.core.types import (
     one_line,
 )
 from rolora.engines.flower.messages import (
+    SPLITS,
     ClientFacts,
     Packer,
     Request,
@@ -46,10 +48,11 @@ from rolora.engines.flower.messages import (
 from rolora.engines.flower.results import NodeError, Reply, Transport
 from rolora.engines.flower.worker import Frames
 from rolora.records.bounds import sound
-from rolora.records.wire import payload_bytes
+from rolora.records.wire import payload_bytes, plan_bytes
 from rolora.secure.forms import beside
 from rolora.server.engine import PLAIN
 from rolora.server.ledger import Ledger
+from rolora.stages import make_chain
 from rolora.tasks import Task
 
 _A_WEEK_S = 7 * 24 * 3600.0
@@ -107,6 +110,8 @@ class FlowerEngine:
         self.seen = seen
         self._heard: dict[int, list[bytes]] = {}  # what each connected client said when it joined
         self._unsound: dict[int, Failure] = {}
+        self._declared: dict[int, tuple[int, ...]] = {}
+        self._down = make_chain(config.server.stages)
         self.mirrors: dict[int, Replica] = {}
         self._apart = Ledger()  # of evaluations at another rank than the client's own
         self._checkpointed: list[int] = []
@@ -232,15 +237,25 @@ class FlowerEngine:
         return {}
 
     def tensors(self, round_number: int) -> dict[str, Tensor]:
-        """Nothing, as sites keep their own; the round is noted as one that a restart finds."""
+        """How many examples every client that ever joined has declared, by split; sites keep their
+        own. The round is noted as one that a restart finds.
+        """
+        self._meet()
         self._checkpointed.append(round_number)
-        return {}
+        return {f"declared/{c}/examples": torch.tensor(n) for c, n in self._declared.items()}
 
     def restore(self, tensors: Mapping[str, Tensor], state: ServerState) -> None:
-        """Take up what clients may hold of the global parts."""
+        """Take up what clients have declared, and what they may hold of the global parts."""
+        found = (name.split("/") for name in tensors)
+        self._declared = {
+            int(client): tuple(tensors[f"declared/{client}/examples"].tolist())
+            for kind, client, _ in found
+            if kind == "declared"
+        }
+        self._heard = {}  # which is held against it
         self._faults.append(f"the run was interrupted, and went on after round {state.round}")
         ranks = {self.config.lora.rank_of(i) for i in range(self.config.federation.clients)}
-        self.mirrors = restored(state, ranks, self.config.lora.max_rank)
+        self.mirrors = restored(state, ranks, self.config.lora.max_rank, self._down)
 
     def _exchange(
         self, plans: Sequence[Plan], do: str, split: str = "", dealt: Mapping[int, bytes] = PLAIN
@@ -298,8 +313,9 @@ class FlowerEngine:
         return Failure(client, "other_labels", wrong_labels(facts, self.facts.names))
 
     def _meet(self) -> None:
-        """Read what newly connected clients say of their data. What a client first said holds for
-        as long as this process: one that joins again with other numbers is not asked any more.
+        """Read what newly connected clients say of their data. What a client first said holds: one
+        that joins again with something else is not asked any more, and its numbers of examples are
+        held to it after a restart of the server, too.
         """
         there = {
             client: frames
@@ -313,11 +329,17 @@ class FlowerEngine:
             facts = read_facts(client, there[client], self.facts.task, self.config)
             if isinstance(facts, Failure):
                 self._unsound[client] = facts
-            elif self.seen.setdefault(client, facts) != facts:
+            elif not self._as_declared(client, facts):
                 detail = "it joined again, and what it says of its data is not what it said before"
                 self._unsound[client] = Failure(client, "other_facts", detail)
             if client in self._unsound:
                 log.warning("client %s: %s", client, self._unsound[client].detail)
+
+    def _as_declared(self, client: int, facts: ClientFacts) -> bool:
+        """Whether a client says what it said first, in this process or before a restart."""
+        numbers = tuple(facts.examples[split] for split in SPLITS)
+        first = self._declared.setdefault(client, numbers)
+        return first == numbers and self.seen.setdefault(client, facts) == facts
 
     def _await_quorum(self, clients: Sequence[int]) -> None:
         wanted = count_of(self.config.federation.quorum, len(clients))
@@ -330,10 +352,10 @@ class FlowerEngine:
 
     def count(self, plan: Plan) -> None:
         """Note what a plan sends beyond those of the round."""
-        self._sent_besides += payload_bytes(plan.send.layout)
+        self._sent_besides += plan_bytes(plan)
 
     def _mirror(self, rank: int) -> Replica:
-        return self.mirrors.setdefault(rank, Replica())
+        return self.mirrors.setdefault(rank, Replica(self._down))
 
     def _ledger(self, client: int, rank: int) -> Ledger:
         return self.ledger if rank == self.config.lora.rank_of(client) else self._apart
@@ -374,7 +396,7 @@ class _Exchange:
         for part, version in plan.versions.items():
             if part not in ("U", "V") and version not in held.get(part, []):
                 tensors.update(mirror.held[part, version])
-        again = replace(plan, send=Adapter.of(tensors))
+        again = replace(plan, send=Adapter.of(tensors), increments=())
         self.engine.count(again)
         return self.frames(again)
 

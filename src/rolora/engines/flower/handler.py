@@ -47,6 +47,7 @@ from rolora.records.rundir import by_name, may_change
 from rolora.records.wire import WireError
 from rolora.secure.fixed import Withheld
 from rolora.secure.forms import STEPS, Opened, Refused
+from rolora.stages import BadMessage
 
 if TYPE_CHECKING:
     from rolora.secure.party import Party
@@ -85,7 +86,7 @@ class SiteModel:
 
     def replica(self, rank: int) -> Replica:
         """The global parts that it holds at a rank."""
-        return self.replicas.setdefault(rank, Replica())
+        return self.replicas.setdefault(rank, self.runtime.replica())
 
     def train(
         self, plan: Plan, kept: Kept, mask: Callable[[Update], Update] | None
@@ -192,13 +193,17 @@ class SiteHandler:
         replica = site.replica(request.plan.rank)
         drop_unlike(replica, request)
         try:
+            advance(replica, request)
             return (
                 self._train(site, request)
                 if request.do == "train"
                 else self._evaluate(site, replica, request)
             )
         except MissingPart:
+            drop_unlike(replica, request)  # what increments made of another part, too
             return pack_stale(replica.versions())
+        except BadMessage as error:
+            raise Declined("no_request", str(error)) from None
 
     def join(self, hello: Mapping[str, Any]) -> Frames:
         """Load what the run needs, unless it is loaded, and tell what data there are."""
@@ -313,12 +318,28 @@ def _hello(frame: bytes) -> Mapping[str, Any]:
     return hello
 
 
-def drop_unlike(replica: Replica, request: Request) -> None:
-    """Drop parts that are held under the right version with another content, as after a server
-    went on from a checkpoint and did some rounds differently.
+def advance(replica: Replica, request: Request) -> None:
+    """Take the increments of a request, where it has some.
+
+    Raises:
+        MissingPart: they do not lead to the parts that it counts on, as they add to others than
+            are held here.
     """
+    if request.plan.increments:
+        replica.take(request.plan)
+        if drop_unlike(replica, request):
+            raise MissingPart("increments of other parts")
+
+
+def drop_unlike(replica: Replica, request: Request) -> bool:
+    """Drop parts that are held under the right version with another content, as after a server
+    went on from a checkpoint and did some rounds differently; whether there were any.
+    """
+    dropped = False
     for part, wanted in request.digests.items():
         version = request.plan.versions[part]
         held = replica.held.get((part, version))
         if held is not None and digest(held) != wanted:
             replica.drop(part, version)
+            dropped = True
+    return dropped

@@ -17,7 +17,7 @@ from rolora.records import bounds, wire
 from rolora.records.bounds import WireError, told
 from rolora.tasks import Task
 
-PROTOCOL = 5
+PROTOCOL = 6
 """Raised whenever a server and a site of different versions could misunderstand each other."""
 
 
@@ -93,9 +93,10 @@ class Packer:
         """The frames of a request."""
         plan = request.plan
         sent = sorted((part, plan.versions[part]) for part in plan.send.parts)
-        key = (plan.rank, *sent)
+        steps = [(step.part, step.since, step.version) for step in plan.increments]
+        key = (plan.rank, *sent, *steps)
         if key not in self.frames:
-            self.frames[key] = wire.pack(plan.send, {})
+            self.frames[key] = wire.pack_sent(plan)
         header = {
             "do": request.do,
             "run": request.run,
@@ -103,7 +104,7 @@ class Packer:
             "split": request.split,
             "settled": request.settled,
         }
-        bare = wire.pack_plan(replace(plan, send=EMPTY))
+        bare = wire.pack_plan(replace(plan, send=EMPTY, increments=()))
         frames = [json.dumps(header).encode(), bare, self.frames[key]]
         return [*frames, request.dealt] if request.dealt else frames
 
@@ -117,7 +118,8 @@ def unpack_request(frames: Frames) -> Request:
     try:
         header, bare, tensors, *dealt = frames
         fields = json.loads(header)
-        plan = replace(wire.unpack_plan(bare), send=wire.unpack(tensors)[0])
+        send, increments = wire.unpack_sent(tensors)
+        plan = replace(wire.unpack_plan(bare), send=send, increments=increments)
         return Request(plan=plan, dealt=b"".join(dealt), **fields)
     except (ValueError, TypeError) as error:
         raise WireError(f"not a request ({error})") from None

@@ -101,8 +101,8 @@ def load_site(site: SiteConfig, run: Config) -> SiteModel:
     splits = {name: Split(own, [torch.arange(len(own))]) for name, own in examples.items()}
     size = len(examples["train"])
     allowed(few(site.allow, run, size))
-    held_out = loaded.test_from == f"{config.data.test:.0%} of {config.data.train_split}"
-    test_from = f"{config.data.test:.0%} of the training data" if held_out else "a split of its own"
+    own = "a split of its own"  # whose name is the site's own, too
+    test_from = f"{config.data.test:.0%} of the training data" if loaded.held_out else own
     return SiteModel(
         config=config,
         pretrained=loaded.pretrained,
