@@ -241,7 +241,7 @@ class PrivacyRecord(Record):
         accountant: ``pld`` or ``rdp``.
         repeatable: the draws come from a seed of the config, so that nothing is hidden from whoever
             knows it.
-        clients: each one's epsilon, where they differ.
+        clients: each one's epsilon by its id, where they differ.
     """
 
     unit: str
@@ -250,7 +250,7 @@ class PrivacyRecord(Record):
     noise_multiplier: float
     accountant: str
     repeatable: bool = False
-    clients: tuple[Score, ...] = ()
+    clients: Scores = Field(default_factory=dict)
 
     @property
     def sentence(self) -> str:
