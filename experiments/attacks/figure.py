@@ -68,13 +68,10 @@ def _panel(
             found = over_seeds(results, attack, fraction, defence)
             if found:
                 points.append((100 * fraction, np.mean([of(r) for r in found.values()])))
-        nobody = [
-            of(result)
-            for case, result in results.items()
-            if case.attack is None and case.defence == defence
-            if case.fraction == min(config.fractions) or not DEFENCES[defence].told
-        ]
-        points = [(0.0, np.mean(nobody)), *points] if nobody else points
+        without = (over_seeds(results, None, f, defence) for f in config.fractions)
+        nobody = next(filter(None, without), {})  # told of the smallest share
+        if nobody:
+            points = [(0.0, np.mean([of(r) for r in nobody.values()])), *points]
         if points:
             axes.plot(
                 *zip(*points, strict=True),
