@@ -10,13 +10,15 @@ from typing import TypedDict
 
 from rolora.config import Config
 from rolora.core.errors import RunFailed
+from rolora.core.noise import seeded
 from rolora.core.types import Evaluation, ServerState
 from rolora.engines.preparation import Prepared, build_engine
 from rolora.records.schema import RoundRecord
 from rolora.server.engine import Engine
 from rolora.server.ledger import Ledger
 from rolora.server.pooling import scored
-from rolora.server.round import run_rounds
+from rolora.server.protection import protection_of
+from rolora.server.round import finished, rounds
 from rolora.tasks import added
 
 ACCURACY = "accuracy"
@@ -94,7 +96,10 @@ def run_short(prepared: Prepared, state: ServerState, test: bool) -> TrialResult
     engine = build_engine(prepared)
     curve, judged, begin = Curve(), None, time.perf_counter()
     with suppress(RunFailed):
-        state = run_rounds(config, method, task, engine, state, Ledger(), curve)
+        guard = protection_of(config, lambda: seeded(config.seed), engine.registered)
+        state = finished(
+            rounds(config, method, task, engine, state, Ledger(), curve, protection=guard)
+        )
         if test:
             judged = engine.evaluate(method.evaluation_plan(state), "test")
 

@@ -220,6 +220,12 @@ RUNS = {
         "privacy.noise=clients",
         "stages=[int8]",
     ],
+    "rolora, shares of the noise in a secure sum": [
+        *PRIVATE,
+        "privacy.clip=0.1",
+        "privacy.noise=clients",
+        "secure_sum.threshold=0.6",
+    ],
     "rolora, private examples, sampled": [
         *PRIVATE,
         "privacy.unit=example",

@@ -59,6 +59,7 @@ class InProcess:
         model: the shared frozen model with its LoRA layers.
         splits: ``train``, ``validation`` and ``test``.
         threads: that each worker's tensor operations are split between, on a CPU.
+        workers: over this model, where there are some.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class InProcess:
         model: LoraModel,
         splits: Mapping[str, Split],
         threads: int = 1,
+        workers: Workers | None = None,
     ):
         self.config, self.method, self.model, self.splits = config, method, model, splits
         self.runtime = ClientRuntime.of(config, method, task)
@@ -81,8 +83,17 @@ class InProcess:
         self._before, self._round = self.own, 0
         self.first_head = first_head(model)
         count = config.engine.workers or default_workers(model.device)
-        self.workers = Workers(model, count, threads)
+        self.workers = workers or Workers(model, count, threads)
         self.stack = config.engine.stack or self._choose_stack(splits["train"].examples)
+
+    def like(self, config: Config, shares: Sequence[Tensor] | None = None) -> InProcess:
+        """Another with other settings, or other examples for its clients, in the same workers; it
+        holds nothing of what these clients keep.
+        """
+        train = self.splits["train"]
+        splits = {**self.splits, "train": Split(train.examples, shares or train.shares)}
+        task = self.runtime.task
+        return InProcess(config, self.method, task, self.model, splits, workers=self.workers)
 
     @property
     def names(self) -> tuple[str, ...]:

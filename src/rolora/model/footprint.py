@@ -22,7 +22,7 @@ ROOM = 0.8
 """Of the free memory, what all workers may keep before their layers are recomputed instead."""
 
 
-def token_bytes(module: nn.Module, recomputed: bool = False) -> int | None:
+def token_bytes(module: nn.Module) -> int | None:
     """What a transformer keeps of each token for its backward pass; None where its config does not
     tell.
 
@@ -32,7 +32,6 @@ def token_bytes(module: nn.Module, recomputed: bool = False) -> int | None:
 
     Args:
         module: of Transformers.
-        recomputed: whether each layer keeps its input alone, and one at a time the rest.
     """
     config: Any = getattr(module, "config", None)
     width = getattr(config, "hidden_size", None)
@@ -42,8 +41,7 @@ def token_bytes(module: nn.Module, recomputed: bool = False) -> int | None:
     inner = getattr(config, "intermediate_size", None)
     inner = inner if isinstance(inner, int) else 4 * width
     size = module.get_input_embeddings().weight.dtype.itemsize  # type: ignore[operator]
-    layer = 6 * width + 3 * inner
-    return int((layers * width + layer if recomputed else layers * layer) * size)
+    return int(layers * (6 * width + 3 * inner) * size)
 
 
 def tokens_at_once(module: nn.Module, device: torch.device) -> int | None:

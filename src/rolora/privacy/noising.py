@@ -68,7 +68,7 @@ def _shares(config: Config) -> tuple[Stage, ...]:
     if privacy is None or privacy.unit != "client" or privacy.noised_by != "clients":
         return ()
     federation = config.federation
-    # One may not answer of those who need not, and one knows its own share.
-    enough = count_of(federation.quorum, federation.clients) - 1
+    # The fewest of whom a round is made, less the one that knows its own share.
+    enough = max(count_of(federation.quorum, federation.clients), config.least_sum or 0) - 1
     noise = by_client(config, privacy).accountant.noise
     return (Noised(privacy.clip, noise / sqrt(enough), privacy.seed),)

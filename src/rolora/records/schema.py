@@ -241,7 +241,7 @@ class PrivacyRecord(Record):
         accountant: ``pld`` or ``rdp``.
         repeatable: the draws come from a seed of the config, so that nothing is hidden from whoever
             knows it.
-        clients: each one's epsilon, where they differ.
+        clients: each one's epsilon by its id, where they differ.
     """
 
     unit: str
@@ -250,7 +250,7 @@ class PrivacyRecord(Record):
     noise_multiplier: float
     accountant: str
     repeatable: bool = False
-    clients: tuple[Score, ...] = ()
+    clients: Scores = Field(default_factory=dict)
 
     @property
     def sentence(self) -> str:
@@ -269,8 +269,8 @@ class Estimate(Record):
     Args:
         seconds: of training a round, on the wall clock; evaluation and the server's work come on
             top.
-        memory: bytes: on a CPU of the process at its peak, elsewhere of weights and what training
-            keeps on the device; None where the model does not tell.
+        memory: bytes at the peak: on a CPU of the process, on a GPU what torch holds there; None
+            on other devices.
     """
 
     seconds: float

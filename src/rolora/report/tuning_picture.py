@@ -7,7 +7,7 @@ import io
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from rolora.records.tuning import TunedMethod, Tuning
 from rolora.report.compare_picture import COLOURS, STYLE
@@ -39,6 +39,8 @@ def _draw(axes: Axes, method: TunedMethod) -> None:
     if best is not None and score is not None:
         axes.plot([best.rate], [score], "o", ms=12, mfc="none", mec="#1b2025", mew=1.5)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: f"{at:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("learning rate")
     axes.set_title(method.title, loc="left", fontsize=10)
     if axes.get_legend_handles_labels()[1]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -169,20 +169,43 @@ class ExampleLevel(Protection):
         release = by_example(self.privacy, settings, examples, self.config.rounds)
         return release.accountant, settings.steps(examples)
 
-    def epsilons(self, more: int = 0) -> dict[int, float]:
-        """By client, after so many rounds more in which all take part."""
-        found = {}
-        for client in range(self.config.federation.clients):
-            accountant, steps = self.accountant(client)
-            found[client] = accountant.epsilon(steps * (self.asked[client] + more))
-        return found
+    def releases(self, more: int = 0) -> dict[int, tuple[Accountant, int]]:
+        """What each known client's releases spend, and how many they are after so many rounds more
+        in which all take part.
+        """
+        clients = range(self.config.federation.clients)
+        found = {client: self.accountant(client) for client in clients if self.registered(client)}
+        return {k: (each, steps * (self.asked[k] + more)) for k, (each, steps) in found.items()}
+
+    def epsilons(self) -> dict[int, float]:
+        """By client."""
+        return {client: each.epsilon(n) for client, (each, n) in self.releases().items()}
+
+    def largest(self, more: int = 0) -> float:
+        """The epsilon of whoever has spent most after so many rounds more. Who has no less noise,
+        no larger samples and no more releases than another has not, and is not looked at.
+        """
+        most: dict[tuple[float, float], int] = {}
+        for each, n in self.releases(more).values():
+            most[each.noise, each.rate] = max(n, most.get((each.noise, each.rate), 0))
+        worst = [
+            (noise, rate, n)
+            for (noise, rate), n in most.items()
+            if not any(
+                other <= noise and often >= rate and m >= n and (other, often) != (noise, rate)
+                for (other, often), m in most.items()
+            )
+        ]
+        given = (self.privacy.delta, self.privacy.accountant)
+        spent = (Accountant(rate, noise, *given).epsilon(n) for noise, rate, n in worst)
+        return max(spent, default=0.0)
 
     def allows(self, number: int) -> bool:
         """Whether every client would keep to `target_epsilon`, if it took part."""
         target = self.privacy.target_epsilon
         if target is None or self.privacy.noise_multiplier is None:
             return True  # solved for all rounds
-        return max(self.epsilons(more=1).values()) <= target
+        return self.largest(more=1) <= target
 
     def note(self, record: RoundRecord) -> None:
         """Who was asked in it."""
@@ -192,17 +215,17 @@ class ExampleLevel(Protection):
     @property
     def epsilon(self) -> float:
         """The largest of any client."""
-        return max(self.epsilons().values())
+        return self.largest()
 
     def told(self) -> PrivacyRecord:
         """Every client's."""
         found = self.epsilons()
-        noise = min(self.accountant(client)[0].noise for client in found)
-        return recorded(self.privacy, max(found.values()), noise, tuple(found.values()))
+        noise = min((each.noise for each, _ in self.releases().values()), default=0.0)
+        return recorded(self.privacy, self.largest(), noise, found)
 
 
 def recorded(
-    privacy: PrivacyConfig, epsilon: float, noise: float, clients: tuple[float, ...] = ()
+    privacy: PrivacyConfig, epsilon: float, noise: float, clients: Mapping[int, float] = {}
 ) -> PrivacyRecord:
     """As it is written down."""
     return PrivacyRecord(
@@ -212,7 +235,7 @@ def recorded(
         noise_multiplier=noise,
         accountant=privacy.accountant,
         repeatable=privacy.seed is not None,
-        clients=clients,
+        clients={str(client): spent for client, spent in clients.items()},
     )
 
 

@@ -30,6 +30,7 @@ from rolora.config import load_config
 from rolora.core.errors import BadInput, RunFailed
 from rolora.core.types import Adapter
 from rolora.engines.flower import connect, settings
+from rolora.engines.flower.certificates import make_node_key
 from rolora.engines.flower.serve import load_site
 from rolora.engines.flower.settings import SiteConfig
 from rolora.engines.flower.told import Declined
@@ -299,6 +300,7 @@ def test_a_site_with_its_own_data(run_yaml, tmp_path):
         "allow": {"models": [yaml.safe_load(run_yaml.read_text())["model"]["name"]], **ANYTHING},
     }
     (tmp_path / "site.yaml").write_text(yaml.safe_dump(raw))
+    make_node_key(tmp_path / "key")
     site = settings.load_settings(SiteConfig, tmp_path / "site.yaml")
     assert site.data.path == file
     assert site.tls.node_key == tmp_path / "key"

@@ -38,16 +38,16 @@ def asked(engine):
 
 def test_each_client_takes_part_by_a_coin_of_its_own():
     engine = FakeEngine(count=10)
-    settings = {"federation": {"clients_per_round": 3}, "rounds": 400}
+    settings = {"federation": {"clients_per_round": 3}, "rounds": 200}
     _, record, _ = play(engine, **settings)
     sizes = torch.tensor([metrics.cohort for metrics in record.metrics]).double()
-    assert abs(float(sizes.mean()) - 3) < 4.5 * (10 * 0.3 * 0.7 / 400) ** 0.5
-    assert abs(float(sizes.var()) / 2.1 - 1) < 4.5 * (2 / 400) ** 0.5
+    assert abs(float(sizes.mean()) - 3) < 4.5 * (10 * 0.3 * 0.7 / 200) ** 0.5
+    assert abs(float(sizes.var()) / 2.1 - 1) < 4.5 * (2 / 200) ** 0.5
     together = torch.zeros(10, 10)
     for cohort in asked(engine):
         together[torch.tensor(cohort)[:, None], torch.tensor(cohort)] += 1
-    pairs = together[~torch.eye(10, dtype=torch.bool)] / 400  # whoever else takes part
-    assert (pairs - 0.09).abs().max() < 5 * (0.09 * 0.91 / 400) ** 0.5
+    pairs = together[~torch.eye(10, dtype=torch.bool)] / 200  # whoever else takes part
+    assert (pairs - 0.09).abs().max() < 5 * (0.09 * 0.91 / 200) ** 0.5
     other = FakeEngine(count=10)
     play(other, seed=2, **settings)
     assert asked(other) != asked(engine)
@@ -173,10 +173,20 @@ def test_each_client_has_spent_the_rounds_in_which_it_was_asked():
     failed = finished(3, 0).changed(failures=(FailureRecord(client=2, reason="absent"),))
     guard.note(failed)
     assert guard.epsilons()[2] > 0.0  # its update may have left
+    for more in (0, 1, 5):
+        every = [each.epsilon(n) for each, n in guard.releases(more).values()]
+        assert guard.largest(more) == max(every)
+
+
+def test_a_client_that_never_joined_has_spent_nothing_and_ends_nothing():
+    guard = by_example([40, 0, 40], target_epsilon=12.0)
+    assert guard.allows(1)
+    assert guard.epsilon == 0.0
+    assert set(guard.epsilons()) == {0, 2}
 
 
 def test_every_client_solves_its_own_noise():
-    guard = by_example([40, 8, 40], noise_multiplier=None, target_epsilon=4.0)
+    guard = by_example([40, 4, 40], noise_multiplier=None, target_epsilon=4.0)
     (large, steps), (few, _) = guard.accountant(0), guard.accountant(1)
     assert few.noise > large.noise
     assert large.epsilon(10 * steps) <= 4.0
@@ -195,7 +205,7 @@ def test_a_run_of_examples_ends_before_anyone_would_pass():
         guard.note(finished(number, 0, 1, 2))
         number += 1
     assert 1 < number <= 10
-    assert guard.epsilon <= 12.0 < max(guard.epsilons(more=1).values())
+    assert guard.epsilon <= 12.0 < guard.largest(more=1)
 
 
 def test_without_privacy_nothing_is_counted():

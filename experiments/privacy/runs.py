@@ -1,0 +1,70 @@
+"""The runs under differential privacy: every line tuned, then judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from experiments.privacy.config import PrivacyStudy, run_of
+from experiments.short_runs import TrialResult
+from experiments.trials import Trial, run_trials
+from experiments.tuning import WHOLE, judged, searched
+from experiments.workspace import Workspace
+from rolora.core.search import Grid
+
+Key = tuple[str, float]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method at an epsilon.
+
+    Args:
+        rate: its learning rate.
+        final: the runs at it, one a seed.
+    """
+
+    method: str
+    epsilon: float
+    rate: float
+    final: Sequence[TrialResult]
+
+    @property
+    def test(self) -> list[float]:
+        """Test accuracy, one a seed."""
+        return [end["test_accuracy"] or 0.0 for end in self.final]
+
+
+Lines = Mapping[Key, Line]
+
+
+def run_all(study: PrivacyStudy, workspace: Workspace) -> dict[Key, Line]:
+    """Make the runs that are not finished: an epsilon after the other.
+
+    Raises:
+        BadInput: data or model cannot be had.
+        RunFailed: a worker process died.
+    """
+
+    def run(
+        what: str, wanted: Sequence[tuple[Key, float, int]], test: bool
+    ) -> Sequence[TrialResult]:
+        trials = [trial(study, *each, test) for each in wanted]
+        return run_trials(what, trials, workspace, study.workers)
+
+    grid = Grid(study.rates, (WHOLE,), study.widen_by, study.bounds)
+    found: dict[Key, Line] = {}
+    for epsilon in study.epsilons:
+        keys = [(method, epsilon) for method in study.methods]
+        runs, best = searched(grid, study.tuning_seeds, keys, run)
+        tuned = judged(study.seeds, runs, {key: best[key].rate for key in keys}, run)
+        found |= {key: Line(*key, tuned.chosen[key], tuned.final[key]) for key in keys}
+    return found
+
+
+def trial(study: PrivacyStudy, key: Key, rate: float, seed: int, test: bool) -> Trial:
+    """One run; with `test` judged on the test examples."""
+    method, epsilon = key
+    kind = "test" if test else "validation"
+    name = f"{study.unit} {method} epsilon={epsilon:g} lr={rate:g} seed={seed} {kind}"
+    return Trial(name, run_of(study, method, epsilon, rate, seed), test)
