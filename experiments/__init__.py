@@ -80,11 +80,29 @@ EXPERIMENTS: dict[str, Listed] = {
             gpu="no",
         ),
         Listed(
+            name="attacks",
+            title="Hostile clients: accuracy, and a backdoor's success, by attack, share and "
+            "defence",
+            data="Rotten Tomatoes, of the extra demo",
+            weights="MiniLM",
+            minutes="about 25 on one core; the most telling first",
+            gpu="no",
+        ),
+        Listed(
+            name="reconstruction",
+            title="What share of a batch's tokens is read off a site's update, with and without "
+            "each defence",
+            data="Rotten Tomatoes, of the extra demo",
+            weights="MiniLM",
+            minutes="about 15 on one core",
+            gpu="no",
+        ),
+        Listed(
             name="privacy",
             title="Accuracy over epsilon: RoLoRA, the recommended preset, FFA-LoRA, FedIT, FedSVD",
             data="Rotten Tomatoes, of the extra demo",
             weights="MiniLM",
-            minutes="about 2 a run and core; 120 runs with --small, else 220 of twice the length",
+            minutes="about 5 a run and core; 90 runs with --small, else 220",
             gpu="no",
         ),
         Listed(

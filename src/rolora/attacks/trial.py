@@ -17,7 +17,7 @@ from rolora.core.errors import BadInput, RunFailed
 from rolora.core.seeds import torch_generator
 from rolora.core.types import Adapter, Failure, Plan, ServerState, Update
 from rolora.engines.in_process import InProcess
-from rolora.engines.preparation import Prepared, load, prepare
+from rolora.engines.preparation import Prepared, build_engine, load, prepare
 from rolora.records.schema import RoundRecord
 from rolora.server.engine import PLAIN, Engine
 from rolora.server.ledger import Ledger
@@ -119,10 +119,12 @@ class Unwritten:
 
     Attributes:
         named: rounds in which each client was refused.
+        state: after the last round.
     """
 
     def __init__(self) -> None:
         self.named: dict[int, int] = {}
+        self.state: ServerState | None = None
 
     def round_finished(self, metrics: RoundRecord) -> None:
         """Note who was refused."""
@@ -130,7 +132,22 @@ class Unwritten:
             self.named[failure.client] = self.named.get(failure.client, 0) + 1
 
     def checkpoint(self, state: ServerState, ledger: Ledger, engine: Engine) -> None:
-        """Nothing."""
+        """Keep the state."""
+        self.state = state
+
+
+def state_after(prepared: Prepared, number: int) -> ServerState:
+    """What a run has come to after so many rounds, none of which is evaluated."""
+    whole, record = prepared.config, Unwritten()
+    evaluation = whole.evaluation.model_copy(update={"every": number + 1})
+    config = whole.model_copy(update={"rounds": number + 1, "evaluation": evaluation})
+    given = (config, prepared.method, prepared.task, build_engine(prepared), prepared.initial())
+    steps = rounds(*given, Ledger(), record)
+    for _ in range(number):
+        next(steps)
+    steps.close()
+    assert record.state is not None
+    return record.state
 
 
 def tried(

@@ -131,6 +131,26 @@ class Examples:
             fields={name: [column[i] for i in chosen] for name, column in self.fields.items()},
         )
 
+    def keys(self, rows: Tensor) -> list[bytes]:
+        """A digest of each row's inputs, int64 ``[b]``: of the same inputs the same, wherever they
+        lie and whatever is to be learned of them.
+        """
+        columns = {name: self.tokens[name].numpy() for name in sorted(self.tokens)}
+        dense = {name: self.dense[name].contiguous().numpy() for name in sorted(self.dense)}
+        digests = []
+        for row in rows.tolist():
+            digest = hashlib.blake2b(digest_size=16)
+            if self.offsets is not None:
+                start, end = self.offsets[row : row + 2].tolist()
+                for name, column in columns.items():
+                    digest.update(f"{name} {end - start};".encode())
+                    digest.update(column[start:end].data)
+            for name, column in dense.items():
+                digest.update(f"{name} {column.dtype} {column.shape[1:]};".encode())
+                digest.update(column[row].data)
+            digests.append(digest.digest())
+        return digests
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the contents in hex; a run refuses to resume on other data."""

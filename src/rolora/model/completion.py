@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from rolora.core.errors import BadInput
 from rolora.model.frozen_linear import frozen_product
 from rolora.model.lora import LoraModel
-from rolora.model.prefix import Rows
+from rolora.model.prefix import RowKeys
 
 PIECE_BYTES = {"cpu": 24 * 2**20, "cuda": 512 * 2**20, "mps": 128 * 2**20}
 """Float32 logits that are held at once, by kind of device."""
@@ -79,7 +79,7 @@ def completion_loss(
     batch: Mapping[str, Tensor],
     learned: Tensor,
     streams: Tensor | None = None,
-    rows: Rows | None = None,
+    rows: RowKeys | None = None,
 ) -> Tensor:
     """Each row's summed negative log-likelihood of its learned tokens: float32 ``[b]``.
 
@@ -89,7 +89,7 @@ def completion_loss(
         learned: ``[b, T]``, not 0 where the token is to be foretold from those before it; a row's
             first token has none before it and never counts.
         streams: int64 ``[b]``, each row's random numbers for LoRA dropout; None drops nothing.
-        rows: which examples these are, so that frozen activations can be found again.
+        rows: a key for each row, by which frozen activations are found again.
     """
     hidden = model.hidden_states(batch, rows, streams)
     wanted = learned[:, 1:] != 0

@@ -21,7 +21,7 @@ from rolora.model.dropout import dropped, layer_stream
 from rolora.model.footprint import tokens_at_once
 from rolora.model.frozen_linear import frozen_product, speed_up_frozen_linears
 from rolora.model.low_rank import low_rank_update
-from rolora.model.prefix import FrozenPrefix, Rows
+from rolora.model.prefix import FrozenPrefix, RowKeys
 
 
 class StackedLoRA(nn.Module):
@@ -230,15 +230,15 @@ class LoraModel:
     def logits(
         self,
         batch: Mapping[str, Tensor],
-        rows: Rows | None = None,
+        rows: RowKeys | None = None,
         streams: Tensor | None = None,
     ) -> Tensor:
         """``[rows, labels]`` in float32.
 
         Args:
             batch: the model's inputs, on any device.
-            rows: which examples these are, so that frozen activations can be found again; None
-                computes everything.
+            rows: a key for each row, by which frozen activations are found again; None computes
+                everything.
             streams: int64 ``[rows]``, each row's random numbers for LoRA dropout; None drops
                 nothing.
         """
@@ -251,7 +251,7 @@ class LoraModel:
     def hidden_states(
         self,
         batch: Mapping[str, Tensor],
-        rows: Rows | None = None,
+        rows: RowKeys | None = None,
         streams: Tensor | None = None,
     ) -> Tensor:
         """What the body of a model of Transformers hands to its head, ``[rows, T, d]``.
@@ -266,7 +266,7 @@ class LoraModel:
         return states
 
     @contextmanager
-    def _passing(self, rows: Rows | None, streams: Tensor | None) -> Iterator[None]:
+    def _passing(self, rows: RowKeys | None, streams: Tensor | None) -> Iterator[None]:
         """Let the layers know which rows pass, which a model's own forward cannot tell them."""
         layers = [] if streams is None else list(self.layers.values())
         try:

@@ -10,32 +10,15 @@ from __future__ import annotations
 import inspect
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
 from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class Rows:
-    """Which examples a batch holds.
-
-    Args:
-        data: the fingerprint of the data that they are from.
-        numbers: int64 ``[n]``, their numbers there.
-    """
-
-    data: str
-    numbers: Tensor
-
-    def keys(self) -> list[tuple[str, int]]:
-        """A key for each example, the same wherever it comes from."""
-        return [(self.data, number) for number in self.numbers.tolist()]
-
-
+RowKeys = Sequence[Hashable]
+"""A key for each example of a batch: the same for the same inputs, wherever they come from."""
 DECODERS = ("gemma", "llama", "mistral", "phi3", "qwen2", "qwen3")
 """By Transformers' model type: rotary decoders, whose layers need a position's angles and a causal
 mask beside the hidden states.
@@ -43,15 +26,15 @@ mask beside the hidden states.
 
 
 class ActivationCache:
-    """Activations by data and row, the longest unused dropped beyond `capacity` bytes."""
+    """Activations by example, the longest unused dropped beyond `capacity` bytes."""
 
     def __init__(self, capacity: int):
         self.capacity = capacity
-        self.held: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
+        self.held: OrderedDict[Hashable, Tensor] = OrderedDict()
         self.size = 0
         self.lock = Lock()
 
-    def get(self, row: tuple[str, int]) -> Tensor | None:
+    def get(self, row: Hashable) -> Tensor | None:
         """The activations ``[length, d]`` of one example, if they are held."""
         with self.lock:
             item = self.held.get(row)
@@ -59,7 +42,7 @@ class ActivationCache:
                 self.held.move_to_end(row)
             return item
 
-    def put(self, row: tuple[str, int], item: Tensor) -> None:
+    def put(self, row: Hashable, item: Tensor) -> None:
         """Hold the activations of one example."""
         with self.lock:
             if row in self.held:
@@ -74,7 +57,7 @@ class FrozenPrefix(nn.Module):
     """Takes the place of the first transformer layer and stands for all frozen ones.
 
     Attributes:
-        rows: the examples of the batch that passes; None computes without the cache.
+        rows: the keys of the batch that passes; None computes without the cache.
         cache: shared by all workers.
         above: how many layers come after the frozen ones.
 
@@ -92,7 +75,7 @@ class FrozenPrefix(nn.Module):
         self.above = above
         self.explicit = explicit
         self.layers = nn.ModuleList(layers)
-        self.rows: Rows | None = None
+        self.rows: RowKeys | None = None
         self.cache = ActivationCache(capacity)
 
     @staticmethod
@@ -135,7 +118,7 @@ class FrozenPrefix(nn.Module):
             return hidden
         causal = kwargs.get("position_embeddings") is not None
         lengths, items = _lengths(attention_mask, hidden), []
-        for i, (row, length) in enumerate(zip(self.rows.keys(), lengths, strict=True)):
+        for i, (row, length) in enumerate(zip(self.rows, lengths, strict=True)):
             mask = None
             if causal and attention_mask is not None and self.explicit:
                 mask = attention_mask[i : i + 1, :, :length, :length]
@@ -144,7 +127,7 @@ class FrozenPrefix(nn.Module):
         return torch.nn.utils.rnn.pad_sequence(items, batch_first=True)
 
     def _item(
-        self, row: tuple[str, int], hidden: Tensor, mask: Tensor | None, args: Any, kwargs: Any
+        self, row: Hashable, hidden: Tensor, mask: Tensor | None, args: Any, kwargs: Any
     ) -> Tensor:
         item = self.cache.get(row)
         if item is None:

@@ -29,7 +29,6 @@ from rolora.data.sources import Source, Splits
 from rolora.model.checks import check_positions
 from rolora.model.loading import Kind, Pretrained, build_lora_model, load_pretrained
 from rolora.model.lora import LoraModel
-from rolora.model.prefix import Rows
 from rolora.records.bounds import MOST_LOSS
 from rolora.records.detail import DetailRecord, alone
 from rolora.records.schema import Metric
@@ -213,7 +212,7 @@ class Task(ABC):
                 frozen layers make of them is worth keeping.
             streams: int64 ``[b]``, what each row's dropout is drawn from; None drops nothing.
         """
-        kept = Rows(data.fingerprint, rows) if again else None
+        kept = data.keys(rows) if again and model.prefix is not None else None
         output = model.logits(data.batch(rows), kept, streams)
         return output, data.targets[rows].to(output.device)
 

@@ -28,7 +28,6 @@ from rolora.data.topics import by_topic
 from rolora.model.completion import completion_loss
 from rolora.model.loading import Kind, Pretrained
 from rolora.model.lora import LoraModel
-from rolora.model.prefix import Rows
 from rolora.records.schema import LOSS, Metric
 from rolora.tasks.base import Task, counts, ratio
 
@@ -233,7 +232,7 @@ class CausalLM(Task):
         """Each row's summed negative log-likelihood of its learned tokens, and their number."""
         batch = data.batch(rows)
         learned = batch.pop("learned")
-        kept = Rows(data.fingerprint, rows) if again else None
+        kept = data.keys(rows) if again and model.prefix is not None else None
         losses = completion_loss(model, batch, learned, streams, kept)
         return losses, data.targets[rows].to(losses.device)
 

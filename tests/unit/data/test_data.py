@@ -3,6 +3,7 @@
 import json
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -167,6 +168,22 @@ def test_the_fingerprint_knows_every_change():
     }
     assert len(prints) == 7
     assert token_examples(rows).fingerprint in prints
+
+
+def test_a_row_s_key_is_that_of_its_inputs_alone():
+    rows = [[1, 2], [3], [1, 2], [], [1], [1, 2, 3]]
+    examples, all_of_them = token_examples(rows), torch.arange(len(rows))
+    keys = examples.keys(all_of_them)
+    assert keys[0] == keys[2]
+    assert len(set(keys)) == len(rows) - 1
+    others = replace(examples, targets=1 - examples.targets)
+    assert others.keys(all_of_them) == keys
+    assert token_examples([[9], *rows]).keys(all_of_them + 1) == keys
+    assert token_examples(rows, pad=7).keys(torch.tensor([5, 0])) == [keys[5], keys[0]]
+    pixels = torch.tensor([[1.0, 2.0], [1.0, 2.5], [1.0, 2.0]])
+    dense = Examples(*[torch.tensor([0, 1, 1])] * 2, ("0", "1"), dense={"x": pixels})
+    first, second, third = dense.keys(torch.arange(3))
+    assert first == third != second
 
 
 def test_drawing_a_batch_is_cheap(tokenizer, rotten_tomatoes):

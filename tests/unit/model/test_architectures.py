@@ -166,8 +166,6 @@ def test_all_linear_keeps_to_the_layers_that_are_named(model_dir):
 )
 def test_the_cache_of_frozen_layers_changes_nothing(model_dir, architecture, targets):
     """It is put in place where that is sound, or not at all."""
-    from rolora.model.prefix import Rows
-
     config = config_of(model_dir(architecture), targets)
     found = []
     for cache_mb in (0, 16):
@@ -176,7 +174,7 @@ def test_the_cache_of_frozen_layers_changes_nothing(model_dir, architecture, tar
         engine = config.engine.model_copy(update={"cache_mb": cache_mb})
         model = build_lora_model(loaded, config.model_copy(update={"engine": engine}))
         mounted(model, [lively(model)])
-        rows = Rows("data", torch.arange(3))
+        rows = range(3)
         found += [model.logits(batch, rows).detach(), model.logits(batch, rows).detach()]
     for logits in found[1:]:
         torch.testing.assert_close(logits, found[0], rtol=1e-5, atol=1e-5)

@@ -20,7 +20,6 @@ from rolora.model.adopted import adopt_pretrained
 from rolora.model.completion import completion_loss
 from rolora.model.loading import Kind, build_lora_model, load_pretrained
 from rolora.model.peft_format import check_adapter, save_adapter
-from rolora.model.prefix import Rows
 
 KIND = Kind(None, "AutoModelForCausalLM", "CAUSAL_LM")
 FAMILIES = ["llama", "qwen2", "mistral", "gemma", "gemma2", "gemma3_text", "phi3", "gpt2", "opt"]
@@ -133,17 +132,17 @@ def test_a_decoder_s_frozen_lower_layers_are_computed_once(saved, architecture, 
         model = build_lora_model(loaded, config.model_copy(update={"engine": engine}))
         assert (model.prefix is None) == (cache_mb == 0)
         tensors = mounted(model, [lively(model, 0)])
-        losses = completion_loss(model, inputs, learned, rows=Rows("data", rows))
+        losses = completion_loss(model, inputs, learned, rows=rows.tolist())
         losses.sum().backward()
         found[cache_mb] = [losses.detach(), *(tensor.grad for tensor in tensors.values())]
     torch.testing.assert_close(found[16], found[0], rtol=1e-5, atol=1e-5)
-    before = [model.prefix.cache.get(("data", row)).clone() for row in range(4)]
+    before = [model.prefix.cache.get(row).clone() for row in range(4)]
     model.prefix.cache.held.clear()
     for row in (2, 0):
         length = int(inputs["attention_mask"][row].sum())
         one = {name: column[row : row + 1, :length] for name, column in inputs.items()}
-        model.hidden_states(one, Rows("data", rows[row : row + 1]))
-        assert torch.equal(model.prefix.cache.get(("data", row)), before[row])
+        model.hidden_states(one, [row])
+        assert torch.equal(model.prefix.cache.get(row), before[row])
 
 
 # Precision -----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import small
 from rolora.model.loading import load_pretrained
 from rolora.model.lora import LoraModel
-from rolora.model.prefix import ActivationCache, FrozenPrefix, Rows
+from rolora.model.prefix import ActivationCache, FrozenPrefix
 
 UPPER = {
     "bert": ["bert.encoder.layer.2.attention.self.query", "bert.encoder.layer.1.output.dense"],
@@ -35,7 +35,7 @@ def model_of(model_dir, architecture, cache_bytes, targets=None, dropout_p=0.0):
 def logits(model, rows, cached=True, data=DATA):
     rows = torch.as_tensor(rows)
     with torch.no_grad():
-        return model.logits(data.batch(rows), Rows(data.fingerprint, rows) if cached else None)
+        return model.logits(data.batch(rows), data.keys(rows) if cached else None)
 
 
 @pytest.mark.parametrize("architecture", UPPER)
@@ -84,11 +84,11 @@ def test_what_is_cached_is_not_computed_again(model_dir):
     logits(model, [1, 2, 3])
     logits(model, [3, 2, 4])
     assert len(calls) == 4
-    first = DATA.fingerprint
-    assert set(model.prefix.cache.held) == {(first, 1), (first, 2), (first, 3), (first, 4)}
+    keys = DATA.keys(torch.tensor([1, 2, 3, 4]))
+    assert set(model.prefix.cache.held) == set(keys)
     held = sum(t.nbytes for t in model.prefix.cache.held.values())
     assert model.prefix.cache.size == held
-    assert model.prefix.cache.held[first, 1].shape == (DATA.lengths[1], 32)
+    assert model.prefix.cache.held[keys[0]].shape == (DATA.lengths[1], 32)
 
 
 def test_rows_of_other_data_are_not_taken_for_those_that_are_held(model_dir):
@@ -111,7 +111,7 @@ def test_the_same_data_loaded_again_find_what_is_held(model_dir):
 def test_the_rows_of_one_call_are_not_those_of_the_next(model_dir):
     model = model_of(model_dir, "bert", 2**20)
     with pytest.raises(IndexError):
-        model.logits({"input_ids": torch.full((1, 3), 10**6)}, Rows("x", torch.tensor([0])))
+        model.logits({"input_ids": torch.full((1, 3), 10**6)}, ["x"])
     assert model.prefix.rows is None
     logits(model, [1])
     model.module(**DATA.batch(torch.tensor([2, 3, 4])))
@@ -188,7 +188,7 @@ def test_dropout_does_not_reach_what_is_cached(model_dir):
     for seed in (1, 1, 2):
         streams = torch.arange(6) + 1000 * seed
         expected = plain.logits(DATA.batch(rows), None, streams)
-        found = cached.logits(DATA.batch(rows), Rows(DATA.fingerprint, rows), streams)
+        found = cached.logits(DATA.batch(rows), DATA.keys(rows), streams)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert len(cached.prefix.cache.held) == 6
     assert (expected - plain.logits(DATA.batch(rows))).abs().max() > 1e-3

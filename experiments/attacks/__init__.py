@@ -1,0 +1,1 @@
+"""Hostile clients, by attack, share and defence."""

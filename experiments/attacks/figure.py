@@ -1,0 +1,87 @@
+"""The picture of the attacks: accuracy over the hostile share, a panel an attack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.attacks.config import DEFENCES, AttacksConfig
+from experiments.attacks.report import accuracy, obeyed, over_seeds
+from experiments.attacks.runs import Result, Results
+from experiments.drawing import finish, in_percent, legend, palette
+from experiments.report import Figures
+from rolora.attacks import ATTACKS
+
+COLUMNS = 4
+
+
+def figures(config: AttacksConfig, results: Results) -> Figures:
+    """Name -> figure and caption, as the report takes them; none of nothing."""
+    if not results:
+        return {}
+    caption = (
+        "Test accuracy over the share of hostile clients, the mean over seeds; at 0 % nobody is "
+        "hostile. Last, how often the phrase of the backdoor gives its label."
+    )
+    return {"attacks": (over_fractions(config, results), caption)}
+
+
+def over_fractions(config: AttacksConfig, results: Results) -> Figure:
+    """A panel an attack, a line a defence."""
+    panels: list[tuple[str, str, Callable[[Result], float]]] = [
+        (name, name.replace("_", " "), accuracy) for name in config.attacks
+    ]
+    panels += [
+        (name, f"{name}: phrase obeyed", obeyed)
+        for name in config.attacks
+        if ATTACKS[name].triggered
+    ]
+    rows = -(-len(panels) // COLUMNS)
+    figure = Figure(figsize=(13, 0.8 + 3.1 * rows), layout="constrained", facecolor="white")
+    grid = figure.subplots(rows, COLUMNS, squeeze=False, sharex=True).ravel()
+    for axes, (attack, title, of) in zip(grid, panels, strict=False):
+        _panel(axes, config, results, attack, of)
+        finish(axes, title, "clients hostile, %")
+        in_percent(axes, "")
+        axes.set_ylim(0.35 if of is accuracy else 0.0, 0.82 if of is accuracy else 1.0)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    legend(figure, grid[0], 5)
+    return figure
+
+
+def _panel(
+    axes: Axes,
+    config: AttacksConfig,
+    results: Results,
+    attack: str,
+    of: Callable[[Result], float],
+) -> None:
+    for defence, stroke in palette(DEFENCES).items():
+        if defence not in config.defences:
+            continue
+        points = []
+        for fraction in config.fractions:
+            found = over_seeds(results, attack, fraction, defence)
+            if found:
+                points.append((100 * fraction, np.mean([of(r) for r in found.values()])))
+        nobody = [
+            of(result)
+            for case, result in results.items()
+            if case.attack is None and case.defence == defence
+            if case.fraction == min(config.fractions) or not DEFENCES[defence].told
+        ]
+        points = [(0.0, np.mean(nobody)), *points] if nobody else points
+        if points:
+            axes.plot(
+                *zip(*points, strict=True),
+                color=stroke.hue,
+                ls=stroke.dashes,
+                lw=1.8,
+                marker="o",
+                ms=3.5,
+                label=DEFENCES[defence].label,
+            )
