@@ -102,7 +102,7 @@ EXPERIMENTS: dict[str, Listed] = {
             title="Accuracy over epsilon: RoLoRA, the recommended preset, FFA-LoRA, FedIT, FedSVD",
             data="Rotten Tomatoes, of the extra demo",
             weights="MiniLM",
-            minutes="about 2 a run and core; 120 runs with --small, else 220 of twice the length",
+            minutes="about 5 a run and core; 90 runs with --small, else 220",
             gpu="no",
         ),
         Listed(

@@ -31,8 +31,7 @@ Epsilon = Annotated[float, Field(gt=0.0)]
 
 class PrivacyStudy(Section):
     """The experiment: `methods` at each of `epsilons` (``.inf``: without clip and noise), in the
-    quickstart's shape with larger batches and adapters in the last layer alone: noise grows with
-    the root of what trains, and the mean gradient does not.
+    quickstart's shape with batches of twice the size.
 
     `unit`, `clip` and `delta` are those of the config's section ``privacy``; with ``client`` each
     of `clients` takes part in a share of the rounds, `clients_per_round` of them in the mean. Each
@@ -48,13 +47,13 @@ class PrivacyStudy(Section):
     delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-4
     accountant: Literal["pld", "rdp"] = "rdp"
     model: str = "minilm"
-    layers: str = "5"
+    layers: str = "3-5"
     data: DataConfig = DataConfig(name="rotten_tomatoes")
     clients: Positive = 10
     clients_per_round: Positive | None = None
     rounds: Annotated[int, Field(ge=2, multiple_of=2)] = 16
-    local_steps: Positive = 4
-    batch_size: Positive = 64
+    local_steps: Positive = 10
+    batch_size: Positive = 16
     rates: Annotated[tuple[Rate, ...], Field(min_length=1)] = (2.5e-3, 5e-3, 1e-2)
     widen_by: Annotated[float, Field(gt=1.0)] = 2.0
     bounds: tuple[Rate, Rate] = (6e-4, 4e-2)
@@ -66,7 +65,7 @@ class PrivacyStudy(Section):
     @model_validator(mode="before")
     @classmethod
     def _at_a_laptops_size(cls, given: object) -> object:
-        """With ``small`` fewer rounds and seeds, where they are not set."""
+        """With ``small`` fewer epsilons and seeds, where they are not set."""
         if isinstance(given, dict) and given.get("small"):
             return {**SMALL, **given}
         return given
@@ -88,7 +87,7 @@ class PrivacyStudy(Section):
         return [(method, epsilon) for epsilon in self.epsilons for method in self.methods]
 
 
-SMALL = {"rounds": 8, "seeds": (0, 1, 2), "tuning_seeds": (100,)}
+SMALL = {"epsilons": (1.0, 8.0, float("inf")), "seeds": (0, 1, 2), "tuning_seeds": (100,)}
 
 
 def title_of(method: str) -> str:
