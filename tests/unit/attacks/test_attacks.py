@@ -71,8 +71,8 @@ def test_an_attack_hurts_the_mean_and_a_defence_holds(name, prepared, honest):
 
 def test_the_page_names_the_defences_that_are_held_here():
     page = (Path(__file__).parents[3] / "docs" / "security.md").read_text()
-    rows = [line.split("|")[1:4] for line in page.splitlines() if line.startswith("| `")]
-    said = {name.strip(" `"): held for name, _, held in filter(lambda row: len(row) == 3, rows)}
+    rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| `")]
+    said = {row[0].strip(" `"): row[2] for row in rows if len(row) == 3}
     for name, defence in HELD_BY.items():
         assert f"`{defence}`" in said[name]
 
