@@ -112,7 +112,7 @@ def load_site(site: SiteConfig, run: Config) -> SiteModel:
         facts=client_facts(loaded.task, splits, test_from, site.allow.label_counts),
         agreed=agreed(run, run.client(site.client, size), loaded.model),
         scores=site.allow.scores,
-        vouching=vouching_of(site),
+        vouching=None if run.least_sum is None else vouching_of(site),
     )
 
 
