@@ -13,7 +13,7 @@ from rolora.callbacks.base import Begun, Callback
 from rolora.core.types import Failure, Update
 from rolora.records.schema import CLASSIFICATION, LOSS, RoundRecord, TaskRecord
 from rolora.records.spread import spread
-from rolora.records.units import byte_size, duration, show
+from rolora.records.units import NONE, byte_size, duration, show
 
 
 class Terminal(Callback):
@@ -108,7 +108,7 @@ LEAST = ("clients", "bytes", "time", "reason")
 def round_line(metrics: RoundRecord, task: TaskRecord, without: Collection[str] = ()) -> str:
     """One round in one line: what trained, the training loss, bytes, time, the first score."""
     score, failed = task.first_of(metrics.validation), metrics.failures
-    loss = "-" if metrics.train_loss is None else f"{metrics.train_loss:.4f}"
+    loss = NONE if metrics.train_loss is None else f"{metrics.train_loss:.4f}"
     parts = [f"round {metrics.round:>3}", f"{metrics.phase:<2}", f"loss {loss:>6}"]
     if "bytes" not in without:
         up, down = byte_size(metrics.bytes_up), byte_size(metrics.bytes_down)

@@ -91,7 +91,7 @@ def test_failures_and_a_score_that_is_not_defined_are_named(tmp_path):
         failures=(FailureRecord(client=1, reason="[bold]nan"),),
     )
     line = words(round_line(record, run.task), width=120)
-    assert "loss    nan" in line
+    assert "loss      –" in line
     assert "Pearson correlation –" in line
     assert "1 failed ([bold]nan)" in line
 
