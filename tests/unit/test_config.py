@@ -55,6 +55,7 @@ def test_the_issue_s_shape_is_accepted(tmp_path):
     ("raw", "words"),
     [
         ({"roundz": 3}, ["roundz: unknown key", "did you mean rounds?", "known:", "seed"]),
+        ({"privacy": {"noise_multiplier": 1}}, ["privacy.clip: must be given"]),
         ({"lora": {"rank": 3}}, ["lora.rank: unknown key", "lora_alpha"]),
         ({"optimizer": {"learning_rate": 1}}, ["optimizer.learning_rate: unknown key", "lr"]),
         (

@@ -131,6 +131,8 @@ def _explain(item: Any, root: type[Section], within: tuple[Any, ...]) -> str:
     if item["type"] == "extra_forbidden":
         *parents, last = item["loc"]
         return f"{where}: unknown key{nearest(str(last), _keys_at(root, parents))}"
+    if item["type"] == "missing":  # its input is the whole section
+        return f"{where}: must be given"
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"{where}.{message}" if message.startswith("name = ") else f"{where}: {message}"
