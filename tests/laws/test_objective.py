@@ -227,6 +227,7 @@ def test_a_weight_that_nobody_asked_for_counts_for_nothing(weighting):
 def answers(weighting, weight):
     """A round's failures and accepted updates, where client 0 says that it weighs `weight`."""
     from rolora.server.screen import Screen
+    from rolora.stages import make_chain
 
     settings = small.config(federation={"clients": len(HELD)}, server={"weighting": weighting})
     data, rows = data_of()
@@ -235,7 +236,7 @@ def answers(weighting, weight):
     plans = [engine.method.plan(state, client) for client in engine.clients]
     first, *others = engine.train(plans)
     seen: list[object] = []
-    screen = Screen(engine.registered, plans, state, weighting, [], seen.append)
+    screen = Screen(engine.registered, plans, state, weighting, make_chain([]), seen.append)
     kept = list(screen.sound([replace(first, weight=weight), *others]))
     assert [item for item in seen if isinstance(item, Failure)] == screen.failures
     return screen.failures, kept

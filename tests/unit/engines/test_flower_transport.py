@@ -22,7 +22,7 @@ from rolora.engines.flower import certificates, launch, payload
 from rolora.engines.flower.results import Reply
 from rolora.engines.flower.site import serve_site
 from rolora.engines.flower.superlink import Gate
-from rolora.engines.flower.worker import Worker, WorkerError, ask
+from rolora.engines.flower.worker import Worker, WorkerError, _send, ask
 
 
 @pytest.fixture
@@ -423,3 +423,18 @@ def uninvited(cluster, worker, tls):
     """Start a node that is not let in."""
     command = launch.node_command(cluster.address, 9, worker, tls, cluster.directory / "no.id")
     return launch.Service(command, cluster.directory / "node9.log", cluster.directory / "node9")
+
+
+def test_who_has_read_all_that_has_content_may_hang_up():
+    """A request may end in an empty frame, of which the worker reads nothing: it may have answered
+    and closed before the frame's turn comes.
+    """
+    ours, theirs = socket.socketpair()
+
+    class HangsUp:
+        def sendall(self, data):
+            ours.sendall(data)
+            theirs.close()
+
+    with ours:
+        _send(HangsUp(), 0, [b""])

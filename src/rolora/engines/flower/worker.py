@@ -122,7 +122,8 @@ def _send(connection: socket.socket, status: int, frames: Frames) -> None:
     lengths = [len(frame) for frame in frames]
     connection.sendall(struct.pack(f"!BI{len(frames)}Q", status, len(frames), *lengths))
     for frame in frames:
-        connection.sendall(frame)
+        if frame:  # of an empty one nobody reads: who has all the others may have hung up
+            connection.sendall(frame)
 
 
 def _receive(connection: socket.socket) -> tuple[int, list[bytes]]:
