@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
-from typing import Generic, Protocol, TypeVar
+from typing import Annotated, Generic, Protocol, TypeVar
+
+from pydantic import Field, model_validator
 
 from experiments.short_runs import Ending
 from rolora.core.search import Found, Grid, search
+from rolora.core.section import Rate, Section, Seed
 
 K = TypeVar("K")
 R = TypeVar("R", bound=Ending)
@@ -38,6 +41,32 @@ class Budget(Protocol):
         """At which the rate is chosen."""
 
 
+class SearchedRates(Section):
+    """The settings of rates that are searched: the one with the best mean validation accuracy at
+    `tuning_seeds`, none of which is judged; of `rates`, and beyond an end of them by `widen_by` as
+    long as the best lies there, within `bounds`.
+    """
+
+    rates: Annotated[tuple[Rate, ...], Field(min_length=1)] = (2.5e-3, 5e-3, 1e-2)
+    widen_by: Annotated[float, Field(gt=1.0)] = 2.0
+    bounds: tuple[Rate, Rate] = (6e-4, 4e-2)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
+    tuning_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (100, 101)
+
+    @model_validator(mode="after")
+    def _fair(self) -> SearchedRates:
+        check_different(self, "rates", "seeds", "tuning_seeds")
+        if set(self.tuning_seeds) & set(self.seeds):
+            raise ValueError("tuning_seeds: must not be among seeds, which are judged")
+        check_ascending(self.rates)
+        return self
+
+    @property
+    def grid(self) -> Grid:
+        """What is searched, by whole runs."""
+        return Grid(self.rates, (WHOLE,), self.widen_by, self.bounds)
+
+
 @dataclass(frozen=True)
 class Tuned(Generic[K, R]):
     """Finished runs.
@@ -55,8 +84,20 @@ class Tuned(Generic[K, R]):
 
 def tune_and_judge(budget: Budget, keys: Sequence[K], run: Run[K, R]) -> Tuned[K, R]:
     """Run every key with every rate at the tuning seed, then at its best one with every seed."""
-    grid, found = searched(Grid(tuple(budget.rates), (WHOLE,)), [budget.tuning_seed], keys, run)
-    return judged(budget.seeds, grid, {key: found[key].rate for key in keys}, run)
+    grid = Grid(tuple(budget.rates), (WHOLE,))
+    return search_and_judge(grid, [budget.tuning_seed], budget.seeds, keys, run)
+
+
+def search_and_judge(
+    grid: Grid,
+    tuning_seeds: Sequence[int],
+    seeds: Sequence[int],
+    keys: Sequence[K],
+    run: Run[K, R],
+) -> Tuned[K, R]:
+    """Search a rate for every key at the tuning seeds, then run it with every seed."""
+    runs, found = searched(grid, tuning_seeds, keys, run)
+    return judged(seeds, runs, {key: found[key].rate for key in keys}, run)
 
 
 def judged(
@@ -106,14 +147,19 @@ def check_budget(budget: Budget) -> None:
     Raises:
         ValueError: rates that do not ascend; seeds that are the same, or a tuning seed among them.
     """
-    if any(after <= before for before, after in pairwise(budget.rates)):
-        raise ValueError(f"rates = {list(budget.rates)}: must ascend")
+    check_ascending(budget.rates)
     check_different(budget, "seeds")
     if budget.tuning_seed in budget.seeds:
         raise ValueError(
             f"tuning_seed = {budget.tuning_seed}: must not be one of seeds, on which the chosen "
             "rate is judged"
         )
+
+
+def check_ascending(rates: Sequence[float]) -> None:
+    """Refuse rates that do not ascend, with ValueError."""
+    if any(after <= before for before, after in pairwise(rates)):
+        raise ValueError(f"rates = {list(rates)}: must ascend")
 
 
 def check_different(settings: object, *names: str) -> None:

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from experiments.bytes.config import PLAIN, BytesConfig, Coding
-from experiments.claims import Claim, mean_std, not_below, p_text
+from experiments.claims import Claim, in_points, not_below, p_text, percent
 from experiments.report import Table
 from experiments.short_runs import TrialResult
 from rolora.records.units import byte_size
@@ -97,25 +97,14 @@ def _row(line: Line, plain: Line) -> tuple[str, ...]:
     test = difference(line, plain)
     return (
         line.coding.label,
-        _percent([end["accuracy"][-1] for end in line.final]),
-        _percent(line.test),
+        percent([end["accuracy"][-1] for end in line.final]),
+        percent(line.test),
         "-" if line is plain else in_points(test),
         "-" if line is plain else p_text(test.p_value),
         byte_size(line.up),
         byte_size(line.down),
         f"{100 * line.share(plain):.1f} %",
     )
-
-
-def _percent(values: Sequence[float]) -> str:
-    return mean_std([100 * value for value in values])
-
-
-def in_points(test: PairedDifference) -> str:
-    """A difference of accuracies with its interval."""
-    if test.low is None or test.high is None:
-        return f"{100 * test.mean:+.2f}"
-    return f"{100 * test.mean:+.2f} ({100 * test.low:+.2f} to {100 * test.high:+.2f})"
 
 
 def summary(config: BytesConfig, lines: Lines) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from experiments.tuning import check_different
+from experiments.tuning import SearchedRates, check_different
 from rolora.config import (
     Config,
     DataConfig,
@@ -23,7 +23,7 @@ from rolora.config import (
     PartitionConfig,
     ServerConfig,
 )
-from rolora.core.section import Positive, Rate, Section, Seed
+from rolora.core.section import Positive
 from rolora.methods.rolora import RoLoRAOptions
 
 Piece = Literal["gauge", "carried", "calibrated", "information"]
@@ -66,14 +66,12 @@ def recipes() -> list[Recipe]:
     return list(dict.fromkeys([PLAIN, FULL, RECOMMENDED, *every]))
 
 
-class PresetConfig(Section):
+class PresetConfig(SearchedRates):
     """The experiment: the quickstart's shape, `splits` of its labels, and every `recipe` in each.
 
-    A rate is the one with the best mean validation accuracy at `tuning_seeds`, none of which is
-    judged; of `rates`, and beyond an end of them by `widen_by` as long as the best lies there,
-    within `bounds`. `recipes` (None: all) and `splits` are those that are run and told of. With
-    `finished` nothing is run: the report tells of what is there. `workers` runs are made at a time,
-    each on one thread.
+    Each has its own rate (:class:`SearchedRates`). `recipes` (None: all) and `splits` are those
+    that are run and told of. With `finished` nothing is run: the report tells of what is there.
+    `workers` runs are made at a time, each on one thread.
     """
 
     recipes: tuple[str, ...] | None = None
@@ -85,21 +83,12 @@ class PresetConfig(Section):
     rounds: Annotated[int, Field(ge=2, multiple_of=2)] = 16
     local_steps: Positive = 10
     batch_size: Positive = 8
-    rates: Annotated[tuple[Rate, ...], Field(min_length=1)] = (2.5e-3, 5e-3, 1e-2)
-    widen_by: Annotated[float, Field(gt=1.0)] = 2.0
-    bounds: tuple[Rate, Rate] = (6e-4, 4e-2)
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
-    tuning_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (100, 101)
     finished: bool = False
     workers: Positive = 1
 
     @model_validator(mode="after")
     def _consistent(self) -> PresetConfig:
-        check_different(self, "splits", "rates", "seeds", "tuning_seeds")
-        if set(self.tuning_seeds) & set(self.seeds):
-            raise ValueError("tuning_seeds: must not be among seeds, which are judged")
-        if list(self.rates) != sorted(self.rates):
-            raise ValueError(f"rates = {list(self.rates)}: must ascend")
+        check_different(self, "splits")
         known = [recipe.key for recipe in recipes()]
         unknown = [key for key in self.recipes or () if key not in known]
         if unknown:

@@ -9,9 +9,8 @@ from experiments.cells import Cells
 from experiments.preset.config import PresetConfig, Recipe, Split, run_of
 from experiments.short_runs import TrialResult
 from experiments.trials import Trial, run_trials
-from experiments.tuning import WHOLE, Run, judged, searched
+from experiments.tuning import Run, search_and_judge
 from experiments.workspace import Workspace
-from rolora.core.search import Grid
 
 Key = tuple[Recipe, Split]
 
@@ -74,11 +73,10 @@ def line_up(
     config: PresetConfig, keys: Sequence[Key], run: Run[Key, TrialResult]
 ) -> dict[Key, Line]:
     """Choose each one's rate at the tuning seeds, then run it with every seed."""
-    grid = Grid(config.rates, (WHOLE,), config.widen_by, config.bounds)
-    runs, found = searched(grid, config.tuning_seeds, keys, run)
-    tuned = judged(config.seeds, runs, {key: found[key].rate for key in keys}, run)
+    tuned = search_and_judge(config.grid, config.tuning_seeds, config.seeds, keys, run)
     tried = {
-        key: {(rate, n): end for (of, rate, n), end in runs.items() if of == key} for key in keys
+        key: {(rate, n): end for (of, rate, n), end in tuned.grid.items() if of == key}
+        for key in keys
     }
     return {key: Line(*key, tuned.chosen[key], tried[key], tuned.final[key]) for key in keys}
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from experiments.tuning import check_different
+from experiments.tuning import SearchedRates, check_different
 from rolora.config import (
     Config,
     DataConfig,
@@ -20,7 +20,7 @@ from rolora.config import (
     PrivacyConfig,
     ServerConfig,
 )
-from rolora.core.section import Positive, Rate, Section, Seed
+from rolora.core.section import Positive, Rate
 from rolora.methods import method_named, options_of
 
 ROLORA, RECOMMENDED = "rolora", "recommended"
@@ -29,15 +29,13 @@ LINES = (ROLORA, RECOMMENDED, "ffa_lora", "fedit", "fedsvd")
 Epsilon = Annotated[float, Field(gt=0.0)]
 
 
-class PrivacyStudy(Section):
+class PrivacyStudy(SearchedRates):
     """The experiment: `methods` at each of `epsilons` (``.inf``: without clip and noise), in the
     quickstart's shape with batches of twice the size.
 
     `unit`, `clip` and `delta` are those of the config's section ``privacy``; with ``client`` each
     of `clients` takes part in a share of the rounds, `clients_per_round` of them in the mean. Each
-    line has its own rate: the one with the best mean validation accuracy at `tuning_seeds`, none
-    of which is judged; of `rates`, and beyond an end of them by `widen_by` as long as the best lies
-    there, within `bounds`. What the search for it spends is not counted.
+    line has its own rate (:class:`SearchedRates`). What the search for it spends is not counted.
     """
 
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = LINES
@@ -54,11 +52,6 @@ class PrivacyStudy(Section):
     rounds: Annotated[int, Field(ge=2, multiple_of=2)] = 16
     local_steps: Positive = 10
     batch_size: Positive = 16
-    rates: Annotated[tuple[Rate, ...], Field(min_length=1)] = (2.5e-3, 5e-3, 1e-2)
-    widen_by: Annotated[float, Field(gt=1.0)] = 2.0
-    bounds: tuple[Rate, Rate] = (6e-4, 4e-2)
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
-    tuning_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (100, 101)
     small: bool = False
     workers: Positive = 1
 
@@ -72,11 +65,7 @@ class PrivacyStudy(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> PrivacyStudy:
-        check_different(self, "methods", "epsilons", "rates", "seeds", "tuning_seeds")
-        if set(self.tuning_seeds) & set(self.seeds):
-            raise ValueError("tuning_seeds: must not be among seeds, which are judged")
-        if list(self.rates) != sorted(self.rates):
-            raise ValueError(f"rates = {list(self.rates)}: must ascend")
+        check_different(self, "methods", "epsilons")
         unknown = [method for method in self.methods if method not in LINES]
         if unknown:
             raise ValueError(f"methods = {unknown}: known are {', '.join(LINES)}")

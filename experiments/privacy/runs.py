@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from experiments.privacy.config import PrivacyStudy, run_of
 from experiments.short_runs import TrialResult
 from experiments.trials import Trial, run_trials
-from experiments.tuning import WHOLE, judged, searched
+from experiments.tuning import search_and_judge
 from experiments.workspace import Workspace
-from rolora.core.search import Grid
 
 Key = tuple[str, float]
 
@@ -52,12 +51,11 @@ def run_all(study: PrivacyStudy, workspace: Workspace) -> dict[Key, Line]:
         trials = [trial(study, *each, test) for each in wanted]
         return run_trials(what, trials, workspace, study.workers)
 
-    grid = Grid(study.rates, (WHOLE,), study.widen_by, study.bounds)
+    budget = (study.grid, study.tuning_seeds, study.seeds)
     found: dict[Key, Line] = {}
     for epsilon in study.epsilons:
         keys = [(method, epsilon) for method in study.methods]
-        runs, best = searched(grid, study.tuning_seeds, keys, run)
-        tuned = judged(study.seeds, runs, {key: best[key].rate for key in keys}, run)
+        tuned = search_and_judge(*budget, keys, run)
         found |= {key: Line(*key, tuned.chosen[key], tuned.final[key]) for key in keys}
     return found
 
