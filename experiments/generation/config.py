@@ -8,7 +8,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from experiments.methods import FFA, FLEXLORA, LORA, ROLORA, title_of
+from experiments.methods import (
+    FFA,
+    FLEXLORA,
+    LORA,
+    RECOMMENDED,
+    ROLORA,
+    options_of_line,
+    state_of_line,
+    title_of,
+)
 from experiments.tuning import check_budget, check_different
 from rolora.config import (
     Config,
@@ -24,7 +33,6 @@ from rolora.config import (
 )
 from rolora.core.section import Positive, Rate, Section, Seed
 
-RECOMMENDED = "recommended"
 LINES = (ROLORA, RECOMMENDED, FFA, LORA, FLEXLORA)
 """What is compared; ``recommended`` is RoLoRA as the preset of that name has it."""
 
@@ -179,7 +187,6 @@ def run_of(
 ) -> Config:
     """A line on a model, as a run; without `test` it is one that chooses the rate."""
     rounds = config.rounds if test else config.tuning_rounds
-    ours = line == RECOMMENDED
     return Config(
         seed=seed,
         rounds=rounds,
@@ -195,10 +202,10 @@ def run_of(
         task=config.task,
         partition=PartitionConfig(name=config.partition, dirichlet_alpha=config.dirichlet_alpha),
         federation=FederationConfig(clients=config.clients, quorum=1.0),
-        method=_method(line),
+        method=options_of_line(line),
         optimizer=OptimizerConfig(
             lr=rate,
-            state="transport" if ours else "reset",
+            state=state_of_line(line),
             local_steps=config.local_steps,
             batch_size=config.batch_size,
         ),
@@ -207,7 +214,3 @@ def run_of(
         ),
         engine=EngineConfig(workers=1),
     )
-
-
-def _method(line: str) -> Any:
-    return {"name": ROLORA, "gauge": "orthonormal"} if line == RECOMMENDED else {"name": line}

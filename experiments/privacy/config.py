@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from experiments.methods import FFA, LORA, RECOMMENDED, ROLORA, options_of_line, state_of_line
 from experiments.tuning import SearchedRates, check_different
 from rolora.config import (
     Config,
@@ -21,11 +22,10 @@ from rolora.config import (
     ServerConfig,
 )
 from rolora.core.section import Positive, Rate
-from rolora.methods import method_named, options_of
+from rolora.methods import method_named
 
-ROLORA, RECOMMENDED = "rolora", "recommended"
-LINES = (ROLORA, RECOMMENDED, "ffa_lora", "fedit", "fedsvd")
-"""Methods, and the recommended preset: RoLoRA with the gauge and carried moments."""
+LINES = (ROLORA, RECOMMENDED, FFA, LORA, "fedsvd")
+"""Methods, and the recommended preset."""
 Epsilon = Annotated[float, Field(gt=0.0)]
 
 
@@ -88,8 +88,6 @@ def title_of(method: str) -> str:
 
 def run_of(study: PrivacyStudy, method: str, epsilon: float, rate: float, seed: int) -> Config:
     """A method at an epsilon, as a run."""
-    recommended = method == RECOMMENDED
-    options = {"gauge": "orthonormal"} if recommended else {}
     return Config(
         seed=seed,
         rounds=study.rounds,
@@ -102,10 +100,10 @@ def run_of(study: PrivacyStudy, method: str, epsilon: float, rate: float, seed: 
         federation=FederationConfig(
             clients=study.clients, clients_per_round=study.clients_per_round
         ),
-        method=options_of(ROLORA if recommended else method, **options),
+        method=options_of_line(method),
         optimizer=OptimizerConfig(
             lr=rate,
-            state="transport" if recommended else "reset",
+            state=state_of_line(method),
             local_steps=study.local_steps,
             batch_size=study.batch_size,
         ),
