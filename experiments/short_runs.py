@@ -14,6 +14,7 @@ from rolora.core.noise import seeded
 from rolora.core.types import Evaluation, ServerState
 from rolora.engines.preparation import Prepared, build_engine
 from rolora.records.schema import RoundRecord
+from rolora.report.collapse import COLLAPSED_SHARE, MARGIN
 from rolora.server.engine import Engine
 from rolora.server.ledger import Ledger
 from rolora.server.pooling import scored
@@ -23,6 +24,11 @@ from rolora.tasks import added
 
 ACCURACY = "accuracy"
 """The score of the experiments that classify."""
+COLLAPSED = (
+    "A run is collapsed where it diverged, scores at most a point more than the best constant "
+    f"guess, or gives one label to more than {COLLAPSED_SHARE:.0%} of the examples; it stays in."
+)
+"""What :func:`collapsed` says, for reports."""
 
 
 class Ending(TypedDict):
@@ -125,6 +131,14 @@ def run_short(prepared: Prepared, state: ServerState, test: bool) -> TrialResult
         bytes_down=curve.sent_down(),
         seconds=round(time.perf_counter() - begin, 2),
     )
+
+
+def collapsed(end: TrialResult) -> bool:
+    """Whether a final model is no better than a constant guess, as reports of runs have it."""
+    if end["test_accuracy"] is None or end["constant"] is None or end["top_share"] is None:
+        return True  # it diverged
+    no_better = end["test_accuracy"] - end["constant"] <= MARGIN
+    return no_better or end["top_share"] > COLLAPSED_SHARE
 
 
 def ending(result: TrialResult) -> Ending:

@@ -11,6 +11,7 @@ from experiments.pool import Worker, run_jobs
 from experiments.short_runs import TrialResult, run_short
 from experiments.workspace import Workspace
 from rolora.config import Config
+from rolora.engines.given import NOTHING, Given
 from rolora.engines.preparation import Loaded, Prepared, load, loaded_from, prepare
 from rolora.model.loading import resolve_device
 
@@ -88,9 +89,14 @@ def _on_a_gpu(config: Config) -> bool:
 
 
 class Loader:
-    """Loads trials; keeps the data, the model and its frozen layers' activations of the last."""
+    """Loads trials; keeps the data, the model and its frozen layers' activations of the last.
 
-    def __init__(self) -> None:
+    Args:
+        given: objects in place of what the configs name.
+    """
+
+    def __init__(self, given: Given = NOTHING) -> None:
+        self.given = given
         self.key: Mapping[str, Any] | None = None
         self.loaded: Loaded | None = None
 
@@ -108,7 +114,7 @@ class Loader:
         if self.loaded is None or key != self.key:
             self.key = self.loaded = None  # before the next is loaded: one model in memory
             gc.collect()  # a model and its replaced layers know each other
-            self.loaded, self.key = load(trial.config), key
+            self.loaded, self.key = load(trial.config, given=self.given), key
         return prepare(trial.config, self.loaded)
 
 

@@ -21,23 +21,14 @@ from experiments.claims import corrected as after_holm
 from experiments.preset.config import FULL, PLAIN, SPLITS, PresetConfig, Split, split_in_words
 from experiments.preset.runs import Line, Lines
 from experiments.report import Table
-from experiments.short_runs import TrialResult
+from experiments.short_runs import COLLAPSED, collapsed
 from experiments.tuning import rate_in_words
 from rolora.records.units import byte_size
-from rolora.report.collapse import COLLAPSED_SHARE, MARGIN
 from rolora.report.statistics import FEWEST_SEEDS, PairedDifference
 
 SOURCE = "beyond the paper"
 NOT_WORSE = 0.01
 """By how much a recipe may end below RoLoRA and count as not worse."""
-
-
-def collapsed(end: TrialResult) -> bool:
-    """Whether a final model is no better than a constant guess, as reports of runs have it."""
-    if end["test_accuracy"] is None or end["constant"] is None or end["top_share"] is None:
-        return True  # it diverged
-    no_better = end["test_accuracy"] - end["constant"] <= MARGIN
-    return no_better or end["top_share"] > COLLAPSED_SHARE
 
 
 def splits_of(lines: Lines) -> list[Split]:
@@ -178,10 +169,8 @@ def summary(config: PresetConfig, lines: Lines) -> str:
         f"at seeds {' and '.join(map(str, config.tuning_seeds))}, which are not judged; of "
         f"{', '.join(f'{rate:g}' for rate in config.rates)}, and further by factors of "
         f"{config.widen_by:g} as long as the best lay at an end, within {config.bounds[0]:g} and "
-        f"{config.bounds[1]:g}. The test examples are looked at once, after the last round. A run "
-        f"is collapsed where it diverged, scores at most a point more than the best constant "
-        f"guess, or gives one label to more than {COLLAPSED_SHARE:.0%} of the examples; it stays "
-        f"in.\n\n"
+        f"{config.bounds[1]:g}. The test examples are looked at once, after the last round. "
+        f"{COLLAPSED}\n\n"
         f"Paired t-tests over {len(config.seeds)} seeds against RoLoRA, corrected by Holm's method "
         f"within each table. Every run is on one thread. "
         + (
