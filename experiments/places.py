@@ -31,7 +31,7 @@ WIDTH = 784
 """Hidden units of the net for MNIST: as many as pixels, so that A and B are of one size, and
 every method that sends one of them sends as many bytes whichever it is.
 """
-LOOKS = 12
+LOOKS = 8
 """How often a judged run looks at the validation examples."""
 
 

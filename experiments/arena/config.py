@@ -94,7 +94,7 @@ class ArenaConfig(Section):
     )
     digits: str = "auto"
     digits_limit: Positive | None = None
-    rounds: Annotated[int, Field(ge=2, multiple_of=2)] = 24
+    rounds: Annotated[int, Field(ge=2, multiple_of=2)] = 16
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
     tuning_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (100, 101)
     finished: bool = False
