@@ -127,6 +127,12 @@ def run_all(contest: Contest, workspace: Workspace) -> dict[tuple[str, str], Lin
     return found
 
 
+def unfinished(contest: Contest, lines: Lines) -> list[str]:
+    """What was asked for and is not there, in words."""
+    pairs = [pair for wave in contest.waves() for pair in wave]
+    return [f"{one.key} on {at.key}" for one, at in pairs if (one.key, at.key) not in lines]
+
+
 def line_up(
     contest: Contest, pairs: Sequence[Pair], run: Run[Pair, TrialResult]
 ) -> dict[tuple[str, str], Line]:

@@ -14,9 +14,12 @@ from experiments.tuning import rate_in_words
 from rolora.records.units import byte_size
 from rolora.report.statistics import PairedDifference
 
+NEAR = 0.03
+"""What a rate may lose of the best one's accuracy and count as good."""
 ENDS = (
     "",
     "rate",
+    "rates within three points of it",
     "validation, half of the rounds",
     "validation, last round",
     "test",
@@ -58,6 +61,7 @@ def ends(line: Line, rolora: Line, p_values: Mapping[str, float | None]) -> tupl
     return (
         line.entrant.label,
         rate_in_words(sorted({rate for rate, _ in line.grid}), line.rate),
+        good_rates(line),
         percent(line.validation(0.5)),
         percent(line.validation()),
         percent(line.test),
@@ -67,6 +71,24 @@ def ends(line: Line, rolora: Line, p_values: Mapping[str, float | None]) -> tupl
         p_text(p_values.get(line.entrant.key)),
         sent(line, rolora),
     )
+
+
+def good_rates(line: Line) -> str:
+    """The rates around the chosen one at which mean validation accuracy at the tuning seeds stays
+    within :data:`NEAR` of its; of those that were tried.
+    """
+    rates = sorted({rate for rate, _ in line.grid})
+    scores = {
+        rate: fmean(end["accuracy"][-1] for (of, _), end in line.grid.items() if of == rate)
+        for rate in rates
+    }
+    at = rates.index(line.rate)
+    low = high = at
+    while low > 0 and scores[rates[low - 1]] >= scores[line.rate] - NEAR:
+        low -= 1
+    while high + 1 < len(rates) and scores[rates[high + 1]] >= scores[line.rate] - NEAR:
+        high += 1
+    return f"{rates[low]:g} to {rates[high]:g}" if low < high else f"{line.rate:g} alone"
 
 
 def sent(line: Line, rolora: Line) -> str:

@@ -9,7 +9,7 @@ from experiments import over_bytes
 from experiments.arena.config import FIRST, PLAIN, PRESETS, ArenaConfig, Competitor
 from experiments.claims import Claim, above, in_points, p_text, paired, percent
 from experiments.claims import corrected as after_holm
-from experiments.contest import Line, Lines
+from experiments.contest import Line, Lines, unfinished
 from experiments.places import Place
 from experiments.report import Table
 from experiments.standings import ENDS, as_numbers, corrected, ends, in_place, places_of
@@ -138,12 +138,7 @@ def _equal_bytes(
 
 def summary(config: ArenaConfig, lines: Lines) -> str:
     """What was run, as a paragraph or two."""
-    waiting = [
-        f"{entrant.key} on {place.key}"
-        for wave in config.waves()
-        for entrant, place in wave
-        if (entrant.key, place.key) not in lines
-    ]
+    waiting = unfinished(config, lines)
     return (
         f"All methods, tuned alike, {config.rounds} rounds each with the same seeds, shares and "
         f"local steps. Each has its own rate in each place: that with the best mean validation "

@@ -25,7 +25,7 @@ DEPTHS: Mapping[Depth, str] = {
 Split = Literal["iid", "dirichlet0.5", "dirichlet0.1"]
 METHODS = (LORA, ROLORA)
 """Those that are compared: the mean of both factors, and RoLoRA."""
-AXES = ("clients", "local_steps", "r", "split", "depth")
+Axis = Literal["clients", "local_steps", "r", "split"]
 
 
 @dataclass(frozen=True)
@@ -52,28 +52,38 @@ class Point:
 
 CENTRE = Point()
 WORST = Point(clients=50, local_steps=20, split="dirichlet0.1")
-VALUES: Mapping[str, tuple[Any, ...]] = {
+AXES: Mapping[Axis, tuple[Any, ...]] = {
     "clients": (3, 10, 50),
     "local_steps": (1, 5, 20),
     "r": (2, 8, 32),
     "split": ("iid", "dirichlet0.5", "dirichlet0.1"),
-    "depth": tuple(DEPTHS),
 }
-"""By axis, from mild to hard."""
+"""What is gone along through the centre, and the values from mild to hard."""
+CORNERS: tuple[Mapping[str, Any], ...] = (
+    {"split": "iid"},
+    {"clients": 10},
+    {"local_steps": 1},
+    {"r": 2},
+)
+"""In what a corner is other than the worst."""
+CHEAP = ("pooler", "net")
+"""Depths whose runs take seconds."""
 
 
 class BreakdownConfig(Section):
     """The experiment: FedAvg of LoRA and RoLoRA at every point with every rate.
 
-    A point lies on one of the axes through :data:`CENTRE`, or at a corner: with many clients, many
-    local steps and skewed labels at once. All runs of a depth have the same number of local steps
-    in all (`steps`, of `deep_steps` in more than the pooler), so that few of them a round mean many
-    rounds. Of a depth's rates each method's is, for the comparison at the best ones, that with the
-    best validation accuracy at `tuning_seed`; at one rate they are compared at all. `digits` is
+    A point lies on one of `axes` through :data:`CENTRE`, or at a corner: with many clients, many
+    local steps and skewed labels at once, or all but one of them (`corners`). All runs of a depth
+    have the same number of local steps in all (`steps`, of `deep_steps` in more than the pooler),
+    so that few of them a round mean many rounds. Of a depth's rates each method's own is that with
+    the best validation accuracy at `tuning_seed`; both are also compared at every rate. `digits` is
     where MNIST comes from. With `finished` nothing is run: the report tells of what is there.
     `workers` runs are made at a time, each on one thread.
     """
 
+    axes: tuple[Axis, ...] = tuple(AXES)
+    corners: bool = True
     depths: Annotated[tuple[Depth, ...], Field(min_length=1)] = ("pooler", "net")
     rates: Annotated[tuple[Rate, ...], Field(min_length=1)] = (5e-3, 2e-2, 8e-2)
     deep_rates: Annotated[tuple[Rate, ...], Field(min_length=1)] = (2e-3, 5e-3, 2e-2)
@@ -88,7 +98,7 @@ class BreakdownConfig(Section):
 
     @model_validator(mode="after")
     def _fair(self) -> BreakdownConfig:
-        check_different(self, "depths", "seeds", "rates", "deep_rates", "net_rates")
+        check_different(self, "axes", "depths", "seeds", "rates", "deep_rates", "net_rates")
         for rates in (self.rates, self.deep_rates, self.net_rates):
             check_ascending(rates)
         if self.tuning_seed in self.seeds:
@@ -102,22 +112,18 @@ class BreakdownConfig(Section):
         return self.rates if point.depth == "pooler" else self.deep_rates
 
     def points(self) -> list[Point]:
-        """All, the most telling first: the worst corner, the centre, its axes, other corners; a
-        depth's worst corner and centre before its axes, the cheap depths first.
+        """All, the most telling first: each depth's worst corner and centre; then, of the depths
+        whose runs take seconds, the axes and the other corners.
         """
         found = [replace(point, depth=depth) for depth in self.depths for point in (WORST, CENTRE)]
-        cheap = [depth for depth in self.depths if depth in ("pooler", "net")]
-        for depth in cheap:
+        for depth in (depth for depth in self.depths if depth in CHEAP):
             found += [
                 replace(CENTRE, depth=depth, **{axis: value})
-                for axis in AXES
-                if axis != "depth"
-                for value in VALUES[axis]
+                for axis in self.axes
+                for value in AXES[axis]
             ]
-            found += [
-                replace(WORST, depth=depth, **mild)
-                for mild in ({"split": "iid"}, {"clients": 10}, {"local_steps": 1}, {"r": 2})
-            ]
+            corners = CORNERS if self.corners else ()
+            found += [replace(WORST, depth=depth, **mild) for mild in corners]
         return list(dict.fromkeys(found))
 
     def place_of(self, point: Point) -> Place:

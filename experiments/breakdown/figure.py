@@ -9,7 +9,7 @@ from statistics import fmean
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.breakdown.config import AXES, CENTRE, DEPTHS, VALUES, BreakdownConfig, Depth
+from experiments.breakdown.config import AXES, CENTRE, DEPTHS, Axis, BreakdownConfig, Depth
 from experiments.breakdown.report import Pair, at_best_rates, at_each_rate, tests
 from experiments.breakdown.runs import Results
 from experiments.drawing import BLUE, MUTED, ORANGE, Stroke, finish, in_percent, legend, palette
@@ -35,10 +35,7 @@ def figures(config: BreakdownConfig, results: Results) -> Figures:
 def picture(each: Sequence[Pair], best: Sequence[Pair]) -> Figure:
     """The gap's panel, and one for each axis of each depth that has been gone along."""
     panels = [
-        (depth, axis)
-        for depth in DEPTHS
-        for axis in AXES[:-1]
-        if len(_along(best, depth, axis)) > 1
+        (depth, axis) for depth in DEPTHS for axis in AXES if len(_along(best, depth, axis)) > 1
     ]
     wide = min(3, 1 + len(panels))
     deep = -(-(1 + len(panels)) // wide)
@@ -76,15 +73,15 @@ def _scatter(axes: Axes, each: Sequence[Pair]) -> None:
     axes.legend(frameon=False, fontsize=8.5)
 
 
-def _along(best: Sequence[Pair], depth: Depth, axis: str) -> list[Pair]:
+def _along(best: Sequence[Pair], depth: Depth, axis: Axis) -> list[Pair]:
     """The pairs on one axis through the centre, from mild to hard."""
     by_point = {pair.point: pair for pair in best}
     centre = replace(CENTRE, depth=depth)
-    wanted = [replace(centre, **{axis: value}) for value in VALUES[axis]]
+    wanted = [replace(centre, **{axis: value}) for value in AXES[axis]]
     return [by_point[point] for point in wanted if point in by_point]
 
 
-def _panel(axes: Axes, pairs: Sequence[Pair], axis: str) -> None:
+def _panel(axes: Axes, pairs: Sequence[Pair], axis: Axis) -> None:
     places = range(len(pairs))
     for label, hue in LINES.items():
         lines = [tests(pair.rolora if label == "RoLoRA" else pair.lora) for pair in pairs]
