@@ -134,7 +134,7 @@ class BreakdownConfig(Section):
             place = digits(self.digits, 2, point.clients, rounds, None)
         else:
             place = reviews(point.clients, rounds, EQUAL)
-        lora = {"r": point.r}
+        lora: dict[str, Any] = {"r": point.r}
         if deep:
             layers = "0-5" if point.depth == "all" else "3-5"
             lora |= {"target_modules": ("query", "value"), "layers": layers}
