@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -72,6 +72,11 @@ class PooledTexts(Classification):
     def __init__(self) -> None:
         super().__init__(Section())
         self.states: dict[bytes, Tensor] = {}
+
+    @classmethod
+    def facts(cls) -> Mapping[str, Any]:
+        """What a run's result depends on beside its config."""
+        return {"task": cls.__name__, "adapters": "pooler, over means of the states below"}
 
     def encode(
         self,

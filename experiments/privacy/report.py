@@ -8,10 +8,10 @@ from statistics import fmean
 from typing import Any
 
 from experiments.claims import Claim, above, corrected, in_points, p_text, paired, percent
+from experiments.contest import COLLAPSED, collapsed
 from experiments.privacy.config import ROLORA, PrivacyStudy, title_of
 from experiments.privacy.runs import Line, Lines
 from experiments.report import Table
-from experiments.short_runs import COLLAPSED, collapsed
 from experiments.tuning import rate_in_words
 
 

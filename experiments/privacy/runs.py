@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from experiments.pooled import PooledTexts
 from experiments.privacy.config import PrivacyStudy, run_of
 from experiments.short_runs import TrialResult
-from experiments.trials import Trial, TrialWorker, in_groups
+from experiments.trials import OwnTask, Trial, TrialWorker, in_groups
 from experiments.tuning import search_and_judge
 from experiments.workspace import Workspace
-from rolora.engines.given import Given
 
 Key = tuple[str, float]
+POOLED = OwnTask(PooledTexts, PooledTexts.facts)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def run_all(study: PrivacyStudy, workspace: Workspace) -> dict[Key, Line]:
         RunFailed: a worker process died.
     """
 
-    worker = TrialWorker(Given(task=PooledTexts()))
+    worker = TrialWorker()
 
     def run(
         what: str, wanted: Sequence[tuple[Key, float, int]], test: bool
@@ -68,4 +68,4 @@ def trial(study: PrivacyStudy, key: Key, rate: float, seed: int, test: bool) -> 
     method, epsilon = key
     kind = "test" if test else "validation"
     name = f"{study.unit} {method} epsilon={epsilon:g} lr={rate:g} seed={seed} {kind}"
-    return Trial(name, run_of(study, method, epsilon, rate, seed), test)
+    return Trial(name, run_of(study, method, epsilon, rate, seed), test, task=POOLED)
