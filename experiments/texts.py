@@ -2,19 +2,57 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.attacks.runs import Pooled
+from torch import Tensor
+
 from experiments.mmlu import LETTERS, mmlu_rows
+from experiments.pooled import pooled
 from rolora.config import DataConfig, PartitionConfig
 from rolora.core.section import Section
-from rolora.data import RawSplits
+from rolora.data import Examples, RawSplits
 from rolora.data.sources import Splits, table_of
+from rolora.model.lora import LoraModel
+from rolora.tasks.classification import Classification
 
 LEAST = 200
 """Questions of a topic that is one of the labels."""
+
+
+class Pooled(Classification):
+    """Classification by adapters in BERT's pooler, which is given what the frozen layers below make
+    of a text (:func:`experiments.pooled.pooled`), asked once for each. The texts keep their tokens,
+    so that they can be changed; where they need not, :class:`experiments.pooled.PooledTexts` takes
+    larger batches.
+
+    Args:
+        options: of the task.
+        states: by the text's key that mean, ``[d]``; filled here.
+    """
+
+    def __init__(self, options: Section, states: dict[bytes, Tensor]):
+        super().__init__(options)
+        self.states = states
+        self.filled = weakref.WeakKeyDictionary[Examples, Tensor]()
+
+    def outputs(
+        self,
+        model: LoraModel,
+        data: Examples,
+        rows: Tensor,
+        again: bool,
+        streams: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What the pooler and the classifier make of the means."""
+        body: Any = model.module
+        if data not in self.filled:
+            self.filled[data] = pooled(data, body, self.states)
+        means = self.filled[data][rows, None]
+        logits: Tensor = body.classifier(body.bert.pooler(means))
+        return logits, data.targets[rows]
 
 
 class Texts(Pooled):
