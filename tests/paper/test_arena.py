@@ -91,7 +91,7 @@ def test_claims_are_of_the_end_and_of_equal_bytes():
     personal = next(row for row in table.rows if row[0] == "FedSA-LoRA")
     assert personal[7:10] == ("-", "-", "-")
     assert "own share" in " ".join(" ".join(row) for row in overview(lines).rows)
-    assert "la_lora on digits2-10" in summary(CONFIG, lines)
+    assert "reviews-10 (calibrated, ffa_lora, flexlora, flora" in summary(CONFIG, lines)
     assert list(figures(lines)) == ["arena"]
     assert figures({}) == {}
 
