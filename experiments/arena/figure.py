@@ -45,7 +45,7 @@ def over_bytes(lines: Lines, places: list[Place]) -> Figure:
         in_percent(axes, "validation accuracy")
     for axes in panels[len(places) :]:
         axes.set_axis_off()
-    legend(figure, panels[0], min(4, 1 + wide))
+    legend(figure, max(panels, key=lambda axes: len(axes.lines)), min(4, 1 + wide))
     return figure
 
 
