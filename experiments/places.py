@@ -122,12 +122,12 @@ def digits(source: str, each: int, clients: int, rounds: int, limit: int | None)
         evaluation=EvaluationConfig(every=max(1, rounds // LOOKS), batch_size=2000),
         engine=EngineConfig(workers=1, stack=min(clients, 25)),
     )
-    number = {1: "one", 2: "two"}[each]
-    what = "digit" if exact else "shard of the sorted digits"
+    shards = {1: "one shard", 2: "two shards"}[each]
+    held = "one digit" if exact else f"{shards} of the sorted digits"
     task = OwnTask(partial(_which_digit, source), partial(_digit_facts, source))
     return Place(
         f"digits{each}-{clients}",
-        f"MNIST, {clients} clients, {number} {what}{'s' if each > 1 else ''} each",
+        f"MNIST, {clients} clients, {held} each",
         base,
         Grid((2.5e-2, 5e-2, 1e-1), (WHOLE,), bounds=(1.5e-3, 0.8)),
         task,
@@ -164,6 +164,26 @@ def topics(clients: int, rounds: int, split: PartitionConfig) -> Place:
     )
     words = f"MMLU's 26 topics, {clients} clients, {partition_in_words(split)}"
     return _pooled("topics", words, data, clients, rounds, split, Topics)
+
+
+def quickstart(clients: int, rounds: int, split: PartitionConfig) -> Place:
+    """The shipped quickstart, with its labels dealt so: adapters in MiniLM's upper three layers,
+    two minutes of one core a run.
+    """
+    base = Config(
+        rounds=rounds,
+        model=ModelConfig(name="minilm"),
+        lora=LoraSettings(target_modules=("query", "value"), layers="3-5"),
+        data=DataConfig(name="rotten_tomatoes"),
+        partition=split,
+        federation=FederationConfig(clients=clients, clients_per_round=clients),
+        optimizer=OptimizerConfig(local_steps=10, batch_size=8),
+        evaluation=EvaluationConfig(every=4),
+        engine=EngineConfig(workers=1),
+    )
+    grid = Grid((2.5e-3, 5e-3, 1e-2), (WHOLE,), bounds=(6e-4, 4e-2))
+    words = f"the quickstart, {clients} clients, {partition_in_words(split)}"
+    return Place(f"quickstart-{clients}-{partition_key(split)}", words, base, grid)
 
 
 def _pooled(

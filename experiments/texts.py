@@ -2,19 +2,76 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.attacks.runs import Pooled
+import torch
+from torch import Tensor
+
 from experiments.mmlu import LETTERS, mmlu_rows
 from rolora.config import DataConfig, PartitionConfig
 from rolora.core.section import Section
-from rolora.data import RawSplits
+from rolora.data import Examples, RawSplits
 from rolora.data.sources import Splits, table_of
+from rolora.model.lora import LoraModel
+from rolora.tasks.classification import Classification
 
 LEAST = 200
 """Questions of a topic that is one of the labels."""
+
+
+class Pooled(Classification):
+    """Classification by adapters in BERT's pooler, which is given the mean of a text's token states
+    below the last layer: in a small encoder that tells more than the first token's alone. What lies
+    below is frozen and sees each text by itself, so that it is asked once for each, whatever run or
+    split the text comes from.
+
+    Args:
+        options: of the task.
+        states: by the text's key that mean, ``[d]``; filled here.
+    """
+
+    def __init__(self, options: Section, states: dict[bytes, Tensor]):
+        super().__init__(options)
+        self.states = states
+        self.filled = weakref.WeakKeyDictionary[Examples, list[bytes]]()
+
+    def outputs(
+        self,
+        model: LoraModel,
+        data: Examples,
+        rows: Tensor,
+        again: bool,
+        streams: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What the pooler and the classifier make of the means."""
+        body: Any = model.module
+        if data not in self.filled:
+            self.filled[data] = self._fill(body, data)
+        keys = self.filled[data]
+        means = torch.stack([self.states[keys[row]] for row in rows.tolist()])
+        logits: Tensor = body.classifier(body.bert.pooler(means[:, None]))
+        return logits, data.targets[rows]
+
+    def _fill(self, body: Any, data: Examples) -> list[bytes]:
+        """Compute what is missing, texts of one length at a time; the key of every row."""
+        keys = data.keys(torch.arange(len(data)))
+        new = {key: row for row, key in enumerate(keys) if key not in self.states}
+        missing = torch.tensor(list(new.values()), dtype=torch.int64)
+        for length in data.lengths[missing].unique().tolist():
+            rows = missing[data.lengths[missing] == length]
+            given = {k: v for k, v in data.batch(rows).items() if k != "attention_mask"}
+            with torch.no_grad():
+                hidden = body.bert.embeddings(**given)
+                for layer in body.bert.encoder.layer[:-1]:
+                    hidden = layer(hidden)
+            means = hidden.mean(1)
+            self.states.update(
+                (keys[row], mean) for row, mean in zip(rows.tolist(), means, strict=True)
+            )
+        return keys
 
 
 class Texts(Pooled):

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from experiments.contest import Pair
 from experiments.methods import ROLORA, title_of
-from experiments.places import EQUAL, SKEWED, Place, changed, digits, reviews, topics
+from experiments.places import EQUAL, SKEWED, Place, changed, digits, quickstart, reviews, topics
 from experiments.tuning import check_different
 from rolora.config import Config
 from rolora.core.errors import nearest
@@ -80,11 +80,13 @@ class ArenaConfig(Section):
     """The experiment.
 
     `methods` (None: all) beside RoLoRA, which is always among them; `places` are told of in their
-    order. `digits` is where MNIST comes from, and `digits_limit` how many of its training digits
-    are taken (None: all). Every method has its own rate in every place: that with the best mean
-    validation accuracy at `tuning_seeds`, of a grid that widens while the best lies at its end.
-    With `finished` nothing is run: the report tells of what is there. `workers` runs are made at a
-    time, each on one thread.
+    order, and more are known than those: ``reviews-10-iid`` and ``topics-10-iid``, of equal shares,
+    and ``quickstart-10-dirichlet0.5``, whose runs take minutes; each with 50 clients as well.
+    `digits` is where MNIST comes from, and `digits_limit` how many of its training digits are taken
+    (None: all). Every method has its own rate in every place: that with the best mean validation
+    accuracy at `tuning_seeds`, of a grid that widens while the best lies at its end. With
+    `finished` nothing is run: the report tells of what is there. `workers` runs are made at a time,
+    each on one thread.
     """
 
     methods: tuple[str, ...] | None = None
@@ -123,6 +125,7 @@ class ArenaConfig(Section):
                 topics(clients, self.rounds, SKEWED),
                 reviews(clients, self.rounds, EQUAL),
                 topics(clients, self.rounds, EQUAL),
+                quickstart(clients, self.rounds, SKEWED),
             )
         ]
         return {place.key: place for place in found}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Annotated, Literal
@@ -10,36 +10,31 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from experiments.contest import Pair
+from experiments.methods import ROLORA
 from experiments.places import (
     SKEWED,
     Place,
     changed,
     digits,
     partition_in_words,
-    partition_key,
+    quickstart,
     topics,
 )
 from experiments.tuning import SearchedRates, check_different
 from rolora.config import (
     Config,
     DataConfig,
-    EngineConfig,
-    EvaluationConfig,
-    FederationConfig,
-    LoraSettings,
-    ModelConfig,
-    OptimizerConfig,
     PartitionConfig,
 )
 from rolora.core.errors import nearest
 from rolora.core.section import Positive
 from rolora.methods.rolora import RoLoRAOptions
 
-Piece = Literal["gauge", "carried", "calibrated", "information", "bba"]
-PIECES: tuple[Piece, ...] = ("gauge", "carried", "calibrated", "information")
+Piece = Literal["gauge", "carried", "loss", "information", "bba"]
+PIECES: tuple[Piece, ...] = ("gauge", "carried", "loss", "information")
 """Those that are combined; the schedule is looked at by itself."""
 WORDS = {
-    "calibrated": "calibrated loss",
+    "loss": "calibrated loss",
     "information": "information weights",
     "bba": "schedule BBA",
 }
@@ -47,6 +42,13 @@ QUICKSTART = ("dirichlet0.5", "dirichlet0.1", "iid", "dirichlet1")
 """The quickstart's labels, as they may lie with its clients."""
 SHORT = ("digits2-10", "digits1-10", "topics-10")
 """Places of the arena, where a run takes seconds; labels are skewed in all."""
+
+
+SHIPPED: Mapping[frozenset[Piece], str] = {
+    frozenset(): ROLORA,
+    frozenset({"gauge", "carried"}): "recommended",
+    frozenset(PIECES): "calibrated",
+}
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,10 @@ class Recipe:
 
     @property
     def key(self) -> str:
-        """What names it in files."""
-        return "+".join(piece for piece in (*PIECES, "bba") if piece in self.pieces) or "rolora"
+        """What names it in files and settings: the shipped preset's name where it is one, so that
+        its runs are the arena's too.
+        """
+        return SHIPPED.get(self.pieces) or "+".join(p for p in (*PIECES, "bba") if p in self.pieces)
 
     @property
     def label(self) -> str:
@@ -76,7 +80,7 @@ class Recipe:
                 gauge="orthonormal" if "gauge" in has else "none",
                 schedule="BBA" if "bba" in has else "BA",
             ),
-            objective={"logit_adjustment": 1.0 if "calibrated" in has else 0.0},
+            objective={"logit_adjustment": 1.0 if "loss" in has else 0.0},
             optimizer={"state": "transport" if "carried" in has else "reset"},
             server={"weighting": "information" if "information" in has else "examples"},
         )
@@ -145,26 +149,21 @@ class PresetConfig(SearchedRates):
             digits(self.digits, 1, 10, self.rounds, None),
             topics(10, self.rounds, SKEWED),
         )
-        found = (*short, *(self.quickstart(partition_of(key)) for key in QUICKSTART))
+        found = (*short, *(self.quickstart(key) for key in QUICKSTART))
         return {place.key: place for place in found}
 
-    def quickstart(self, split: PartitionConfig) -> Place:
-        """The quickstart, its labels dealt so."""
-        base = Config(
-            rounds=self.rounds,
-            model=ModelConfig(name=self.model),
-            lora=LoraSettings(
-                r=4, lora_alpha=16, target_modules=("query", "value"), layers=self.layers
-            ),
+    def quickstart(self, key: str) -> Place:
+        """The quickstart with its labels dealt so, and what else is set."""
+        split = partition_of(key)
+        shipped = quickstart(self.clients, self.rounds, split)
+        base = changed(
+            shipped.base,
+            model={"name": self.model},
+            lora={"layers": self.layers},
             data=self.data,
-            partition=split,
-            federation=FederationConfig(clients=self.clients, clients_per_round=self.clients),
-            optimizer=OptimizerConfig(local_steps=self.local_steps, batch_size=self.batch_size),
-            evaluation=EvaluationConfig(every=4),
-            engine=EngineConfig(workers=1),
+            optimizer={"local_steps": self.local_steps, "batch_size": self.batch_size},
         )
-        words = partition_in_words(split)
-        return Place(partition_key(split), f"the quickstart, {words}", base, self.grid)
+        return Place(key, f"the quickstart, {partition_in_words(split)}", base, self.grid)
 
     def waves(self) -> Iterator[list[Pair]]:
         """What is run together, the most telling first: both ends where labels are skewed, then

@@ -9,6 +9,7 @@ from itertools import product
 import pytest
 from invented import SPREAD, run, says_all, settings
 
+from experiments.arena.config import ArenaConfig, competitors
 from experiments.cells import Cells
 from experiments.claims import mean_std
 from experiments.contest import Line, NotFinished, collapsed, line_up, reading
@@ -58,6 +59,16 @@ def test_every_recipe_is_run_once_in_every_place_and_the_most_telling_first():
     skewed = [wave for wave in waves if wave[0][1] == "dirichlet0.5"]
     assert skewed[0] == [(r, place) for place in QUICKSTART[:2] for r in (PLAIN, FULL)]
     assert (RECOMMENDED, "dirichlet0.5") in skewed[1]
+
+
+@pytest.mark.parametrize("recipe", [PLAIN, RECOMMENDED, FULL])
+@pytest.mark.parametrize("place", SHORT)
+def test_a_shipped_presets_run_is_the_arenas(recipe, place):
+    theirs = competitors()[recipe.key], ArenaConfig().known_places()[place]
+    ours = PLACES[place].trial(recipe.key, recipe.of, 0.05, 3, True)
+    other = theirs[1].trial(theirs[0].key, theirs[0].of, 0.05, 3, True)
+    assert ours.name == other.name
+    assert ours.config == other.config
 
 
 def test_the_schedule_is_the_default_start_with_two_rounds_of_b():
