@@ -98,6 +98,13 @@ class NotFinished(Exception):  # noqa: N818
     """A run that is asked for has not been made yet."""
 
 
+COLLAPSED = (
+    "A run is collapsed where it diverged, scores at most a point more than the best constant "
+    f"guess, or gives one label to more than {COLLAPSED_SHARE:.0%} of the examples; it stays in."
+)
+"""What :func:`collapsed` finds, for reports."""
+
+
 def collapsed(end: TrialResult) -> bool:
     """Whether a final model is no better than a constant guess, as reports of runs have it."""
     if end["test_accuracy"] is None or end["constant"] is None or end["top_share"] is None:

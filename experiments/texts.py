@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from experiments.mmlu import LETTERS, mmlu_rows
+from experiments.pooled import pooled
 from rolora.config import DataConfig, PartitionConfig
 from rolora.core.section import Section
 from rolora.data import Examples, RawSplits
@@ -23,10 +23,10 @@ LEAST = 200
 
 
 class Pooled(Classification):
-    """Classification by adapters in BERT's pooler, which is given the mean of a text's token states
-    below the last layer: in a small encoder that tells more than the first token's alone. What lies
-    below is frozen and sees each text by itself, so that it is asked once for each, whatever run or
-    split the text comes from.
+    """Classification by adapters in BERT's pooler, which is given what the frozen layers below make
+    of a text (:func:`experiments.pooled.pooled`), asked once for each. The texts keep their tokens,
+    so that they can be changed; where they need not, :class:`experiments.pooled.PooledTexts` takes
+    larger batches.
 
     Args:
         options: of the task.
@@ -36,7 +36,7 @@ class Pooled(Classification):
     def __init__(self, options: Section, states: dict[bytes, Tensor]):
         super().__init__(options)
         self.states = states
-        self.filled = weakref.WeakKeyDictionary[Examples, list[bytes]]()
+        self.filled = weakref.WeakKeyDictionary[Examples, Tensor]()
 
     def outputs(
         self,
@@ -49,29 +49,10 @@ class Pooled(Classification):
         """What the pooler and the classifier make of the means."""
         body: Any = model.module
         if data not in self.filled:
-            self.filled[data] = self._fill(body, data)
-        keys = self.filled[data]
-        means = torch.stack([self.states[keys[row]] for row in rows.tolist()])
-        logits: Tensor = body.classifier(body.bert.pooler(means[:, None]))
+            self.filled[data] = pooled(data, body, self.states)
+        means = self.filled[data][rows, None]
+        logits: Tensor = body.classifier(body.bert.pooler(means))
         return logits, data.targets[rows]
-
-    def _fill(self, body: Any, data: Examples) -> list[bytes]:
-        """Compute what is missing, texts of one length at a time; the key of every row."""
-        keys = data.keys(torch.arange(len(data)))
-        new = {key: row for row, key in enumerate(keys) if key not in self.states}
-        missing = torch.tensor(list(new.values()), dtype=torch.int64)
-        for length in data.lengths[missing].unique().tolist():
-            rows = missing[data.lengths[missing] == length]
-            given = {k: v for k, v in data.batch(rows).items() if k != "attention_mask"}
-            with torch.no_grad():
-                hidden = body.bert.embeddings(**given)
-                for layer in body.bert.encoder.layer[:-1]:
-                    hidden = layer(hidden)
-            means = hidden.mean(1)
-            self.states.update(
-                (keys[row], mean) for row, mean in zip(rows.tolist(), means, strict=True)
-            )
-        return keys
 
 
 class Texts(Pooled):

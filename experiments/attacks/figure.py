@@ -42,9 +42,11 @@ def over_fractions(config: AttacksConfig, results: Results) -> Figure:
     rows = -(-len(panels) // COLUMNS)
     figure = Figure(figsize=(13, 0.8 + 3.1 * rows), layout="constrained", facecolor="white")
     grid = figure.subplots(rows, COLUMNS, squeeze=False, sharex=True).ravel()
-    for axes, (attack, title, of) in zip(grid, panels, strict=False):
+    for place, (axes, (attack, title, of)) in enumerate(zip(grid, panels, strict=False)):
         _panel(axes, config, results, attack, of)
-        finish(axes, title, "clients hostile, %")
+        lowest = place + COLUMNS >= len(panels)
+        finish(axes, title, "clients hostile, %" if lowest else "")
+        axes.tick_params(labelbottom=lowest)
         in_percent(axes, "")
         axes.set_ylim(0.35 if of is accuracy else 0.0, 0.82 if of is accuracy else 1.0)
     for axes in grid[len(panels) :]:

@@ -7,12 +7,11 @@ from typing import Any, cast
 
 from experiments import over_bytes
 from experiments.claims import Claim, Standing, above, not_below
-from experiments.contest import Line, Lines, unfinished
+from experiments.contest import COLLAPSED, Line, Lines, unfinished
 from experiments.places import Place
 from experiments.preset.config import FULL, PLAIN, PresetConfig, Recipe
 from experiments.report import Table
 from experiments.standings import ENDS, as_numbers, corrected, ends, in_place, places_of
-from rolora.report.collapse import COLLAPSED_SHARE
 from rolora.report.statistics import FEWEST_SEEDS
 
 SOURCE = "beyond the paper"
@@ -106,9 +105,7 @@ def summary(config: PresetConfig, lines: Lines) -> str:
         f"with the best mean validation accuracy at seeds "
         f"{' and '.join(map(str, config.tuning_seeds))}, which are not judged; three rates to "
         f"begin with, and further by factors of two as long as the best lay at an end. The test "
-        f"examples are looked at once, after the last round. A run is collapsed where it diverged, "
-        f"scores at most a point more than the best constant guess, or gives one label to more "
-        f"than {COLLAPSED_SHARE:.0%} of the examples; it stays in.\n\n"
+        f"examples are looked at once, after the last round. {COLLAPSED}\n\n"
         f"Paired t-tests over {len(config.seeds)} seeds against RoLoRA, corrected by Holm's method "
         f"within each table. Every run is on one thread. "
         + (

@@ -40,8 +40,10 @@ def test_the_most_telling_comes_first_and_nothing_twice():
     assert {case.attack for case in waves[0]} == {None, *ATTACKS}
     assert {case.fraction for case in waves[1]} == {0.2}
     assert [{case.seed for case in wave} for wave in waves] == [
-        {seed} for seed in (0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 0, 1, 2, 3, 4)
+        {seed} for seed in (0, 0, 1, 1, 2, 2, 3, 3, 4, 4, *range(5), *range(5), *range(5))
     ]
+    others = [{case.fraction for case in wave} for wave in waves[10:]]
+    assert others == [*[{0.4}] * 5, *[{0.3}] * 5, *[{0.1}] * 5]
     places = {(case.defence, case.fraction) for case in every}
     # Of ten clients four are too many for Krum.
     assert {(d, 0.4) for d in DEFENCES} - places == {("krum", 0.4), ("multi_krum", 0.4)}
