@@ -14,7 +14,7 @@ from experiments.arena.figure import figures
 from experiments.arena.report import at_bytes, claims, overview, summary, tables
 from experiments.contest import Line
 from experiments.places import changed, reviews
-from experiments.texts import LEAST, Topics
+from experiments.topics import LEAST, Topics
 from experiments.trials import TrialWorker
 from rolora.config import PartitionConfig
 from rolora.core.errors import BadInput
@@ -137,7 +137,7 @@ def test_texts_train_the_pooler_over_states_that_are_kept(model_dir, tmp_path):
     assert len(task.states) > 100
     again = worker.work(place.trial(PLAIN.key, PLAIN.of, 1e-2, 0, True))
     assert again["accuracy"] == found["accuracy"]
-    assert place.trial("x", PLAIN.of, 1e-2, 0, True).settings()["own_task"]["task"] == "Texts"
+    assert place.trial("x", PLAIN.of, 1e-2, 0, True).settings()["own_task"]["task"] == "PooledTexts"
 
 
 def test_a_small_arena_is_run_and_told_of_again(tmp_path):

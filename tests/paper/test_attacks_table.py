@@ -12,8 +12,7 @@ import small
 from experiments.attacks.config import DEFENCES, NONE, AttacksConfig, Case
 from experiments.attacks.figure import figures
 from experiments.attacks.report import HELD_BY, claims, summary, tables
-from experiments.attacks.runs import Result, trial_of
-from experiments.texts import Pooled
+from experiments.attacks.runs import Pooled, Result, trial_of
 from federated import write_run
 from rolora.attacks import ATTACKS
 from rolora.core.errors import BadInput
