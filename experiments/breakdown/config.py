@@ -52,7 +52,8 @@ class Point:
     def words(self) -> str:
         """For people."""
         steps = f"{self.local_steps} step" + ("s" if self.local_steps > 1 else "")
-        return f"{DEPTHS[self.depth]}, {self.clients} clients, {steps}, r {self.r}, {SPLITS[self.split]}"
+        what = f"{DEPTHS[self.depth]}, {self.clients} clients, {steps}, r {self.r}"
+        return f"{what}, {SPLITS[self.split]}"
 
 
 CENTRE = Point()
