@@ -104,7 +104,7 @@ EXPERIMENTS: dict[str, Listed] = {
             "defence",
             data="Rotten Tomatoes, of the extra demo",
             weights="MiniLM",
-            minutes="about 25 on one core; the most telling first",
+            minutes="about 15 on one core that does nothing else; the most telling first",
             gpu="no",
         ),
         Listed(
