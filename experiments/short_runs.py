@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -11,7 +12,7 @@ from typing import TypedDict
 from rolora.config import Config
 from rolora.core.errors import RunFailed
 from rolora.core.noise import seeded
-from rolora.core.types import Evaluation, ServerState
+from rolora.core.types import Evaluation, Failure, ServerState, Update
 from rolora.engines.preparation import Prepared, build_engine
 from rolora.records.schema import RoundRecord
 from rolora.server.engine import Engine
@@ -64,7 +65,13 @@ class Curve:
         """Keep the line."""
         self.lines.append(metrics)
 
-    def checkpoint(self, state: ServerState, ledger: Ledger, engine: Engine) -> None:
+    def checkpoint(
+        self,
+        state: ServerState,
+        ledger: Ledger,
+        engine: Engine,
+        unseen: RoundRecord | None = None,
+    ) -> None:
         """Nothing to do."""
 
     def evaluated(self, name: str = ACCURACY) -> dict[int, float]:
@@ -81,7 +88,12 @@ class Curve:
         return sum(line.bytes_down for line in self.lines)
 
 
-def run_short(prepared: Prepared, state: ServerState, test: bool) -> TrialResult:
+def run_short(
+    prepared: Prepared,
+    state: ServerState,
+    test: bool,
+    answered: Callable[[Update | Failure], None] = lambda answer: None,
+) -> TrialResult:
     """Run all rounds.
 
     A run in which no client's factors stay finite, or in which they grow until an SVD fails,
@@ -91,6 +103,7 @@ def run_short(prepared: Prepared, state: ServerState, test: bool) -> TrialResult
         prepared: the run.
         state: before round 1.
         test: whether the final model is judged on the test examples.
+        answered: told of every client's answer.
     """
     config, method, task = prepared.config, prepared.method, prepared.task
     engine = build_engine(prepared)
@@ -98,7 +111,7 @@ def run_short(prepared: Prepared, state: ServerState, test: bool) -> TrialResult
     with suppress(RunFailed):
         guard = protection_of(config, lambda: seeded(config.seed), engine.registered)
         state = finished(
-            rounds(config, method, task, engine, state, Ledger(), curve, protection=guard)
+            rounds(config, method, task, engine, state, Ledger(), curve, answered, protection=guard)
         )
         if test:
             judged = engine.evaluate(method.evaluation_plan(state), "test")
@@ -124,18 +137,6 @@ def run_short(prepared: Prepared, state: ServerState, test: bool) -> TrialResult
         bytes_up=sent[-1],
         bytes_down=curve.sent_down(),
         seconds=round(time.perf_counter() - begin, 2),
-    )
-
-
-def ending(result: TrialResult) -> Ending:
-    """The part of it that every experiment keeps."""
-    return Ending(
-        accuracy=result["accuracy"],
-        test_accuracy=result["test_accuracy"],
-        diverged=result["diverged"],
-        bytes_up=result["bytes_up"],
-        bytes_down=result["bytes_down"],
-        seconds=result["seconds"],
     )
 
 

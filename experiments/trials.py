@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from experiments.pool import Worker, run_jobs
 from experiments.short_runs import TrialResult, run_short
 from experiments.workspace import Workspace
 from rolora.config import Config
+from rolora.engines.given import Given
 from rolora.engines.preparation import Loaded, Prepared, load, loaded_from, prepare
 from rolora.model.loading import resolve_device
+from rolora.tasks import Task
 
 R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class OwnTask:
+    """A task of an experiment's own, in place of the config's.
+
+    Args:
+        make: makes it, once in a process.
+        facts: gives what a trial's result depends on beside its config, JSON-able.
+    """
+
+    make: Callable[[], Task]
+    facts: Callable[[], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -25,11 +40,13 @@ class Trial:
         name: for people.
         config: of the run.
         test: whether the final model is judged on the test examples.
+        task: what is learned, where it is not as the config says.
     """
 
     name: str
     config: Config
     test: bool
+    task: OwnTask | None = field(default=None, kw_only=True, compare=False)
 
     def settings(self) -> dict[str, Any]:
         """All that the result depends on and that is not as by default, JSON-able: a key that a
@@ -37,7 +54,13 @@ class Trial:
         """
         without = {"checkpoint", "engine", "tracking"}
         config = self.config.model_dump(mode="json", exclude=without, exclude_defaults=True)
-        return {**config, "test": self.test}
+        own = {} if self.task is None else {"own_task": self.task.facts()}
+        return {**config, **own, "test": self.test}
+
+    def loads(self) -> dict[str, Any]:
+        """What must be the same for two trials to share what takes long to load, JSON-able."""
+        own = None if self.task is None else self.task.facts()
+        return {**loaded_from(self.config), "own_task": own}
 
 
 def run_trials(
@@ -73,7 +96,7 @@ def in_groups(
     """
     groups: dict[str, list[int]] = {}
     for number, trial in enumerate(trials):
-        groups.setdefault(repr(loaded_from(trial.config)), []).append(number)
+        groups.setdefault(repr(trial.loads()), []).append(number)
     order = [number for group in groups.values() for number in group]
     if workers is None and any(_on_a_gpu(trial.config) for trial in trials):
         workers = 1
@@ -93,6 +116,7 @@ class Loader:
     def __init__(self) -> None:
         self.key: Mapping[str, Any] | None = None
         self.loaded: Loaded | None = None
+        self.tasks: dict[str, Task] = {}
 
     def settings(self, trial: Trial) -> dict[str, Any]:
         """All that the result depends on, JSON-able."""
@@ -104,12 +128,21 @@ class Loader:
         Raises:
             BadInput: something in its config cannot be had or does not fit.
         """
-        key = loaded_from(trial.config)
+        key = trial.loads()
         if self.loaded is None or key != self.key:
             self.key = self.loaded = None  # before the next is loaded: one model in memory
             gc.collect()  # a model and its replaced layers know each other
-            self.loaded, self.key = load(trial.config), key
+            self.loaded, self.key = load(trial.config, given=Given(task=self._own(trial))), key
         return prepare(trial.config, self.loaded)
+
+    def _own(self, trial: Trial) -> Task | None:
+        """The trial's own task; one for all trials of its facts, so that it may keep things."""
+        if trial.task is None:
+            return None
+        facts = repr(trial.task.facts())
+        if facts not in self.tasks:
+            self.tasks[facts] = trial.task.make()
+        return self.tasks[facts]
 
 
 class TrialWorker(Loader):

@@ -201,6 +201,12 @@ RUNS = {
     "fedsa_lora": ["method.name=fedsa_lora", "model.head=local", SAMPLED],
     "scaffold": ["method.name=scaffold", SAMPLED],
     "fedsvd": ["method.name=fedsvd", SAMPLED],
+    "fedrot_lora, carried optimiser, sampled": [
+        "method.name=fedrot_lora",
+        "optimizer.state=transport",
+        SAMPLED,
+    ],
+    "la_lora, sampled": ["method.name=la_lora", "method.smoothing=0.5", SAMPLED],
     "rolora, int8": ["stages=[int8]", SAMPLED],
     "rolora, int4 both ways": ["stages=[int4]", "server.stages=[int4]", SAMPLED],
     # AdamW's first steps are of one length, so that a last bit decides which are the largest.

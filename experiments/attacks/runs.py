@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
-import torch
 from torch import Tensor
 
 from experiments.attacks.config import DEFENCES, AttacksConfig, Case
 from experiments.cells import Cells
+from experiments.pooled import pooled
 from experiments.trials import Loader, Trial, in_groups
 from experiments.workspace import Workspace
 from rolora.attacks import ATTACKS
@@ -74,7 +74,7 @@ class Pooled(Classification):
     def __init__(self, options: Section, states: dict[bytes, Tensor]):
         super().__init__(options)
         self.states = states
-        self.filled = weakref.WeakKeyDictionary[Examples, list[bytes]]()
+        self.filled = weakref.WeakKeyDictionary[Examples, Tensor]()
 
     def outputs(
         self,
@@ -87,29 +87,10 @@ class Pooled(Classification):
         """What the pooler and the classifier make of the means."""
         body: Any = model.module
         if data not in self.filled:
-            self.filled[data] = self._fill(body, data)
-        keys = self.filled[data]
-        means = torch.stack([self.states[keys[row]] for row in rows.tolist()])
-        logits: Tensor = body.classifier(body.bert.pooler(means[:, None]))
+            self.filled[data] = pooled(data, body, self.states)
+        means = self.filled[data][rows, None]
+        logits: Tensor = body.classifier(body.bert.pooler(means))
         return logits, data.targets[rows]
-
-    def _fill(self, body: Any, data: Examples) -> list[bytes]:
-        """Compute what is missing, texts of one length at a time; the key of every row."""
-        keys = data.keys(torch.arange(len(data)))
-        new = {key: row for row, key in enumerate(keys) if key not in self.states}
-        missing = torch.tensor(list(new.values()), dtype=torch.int64)
-        for length in data.lengths[missing].unique().tolist():
-            rows = missing[data.lengths[missing] == length]
-            given = {k: v for k, v in data.batch(rows).items() if k != "attention_mask"}
-            with torch.no_grad():
-                hidden = body.bert.embeddings(**given)
-                for layer in body.bert.encoder.layer[:-1]:
-                    hidden = layer(hidden)
-            means = hidden.mean(1)
-            self.states.update(
-                (keys[row], mean) for row, mean in zip(rows.tolist(), means, strict=True)
-            )
-        return keys
 
 
 class Attacker(Loader):

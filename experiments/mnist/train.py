@@ -11,7 +11,7 @@ import torch
 
 from experiments.mnist.data import Mnist
 from experiments.mnist.task import Init, WhichDigit
-from experiments.short_runs import Ending, ending, run_short
+from experiments.short_runs import TrialResult, run_short
 from rolora.config import Config
 from rolora.core.seeds import torch_generator
 from rolora.core.types import Adapter, Key
@@ -55,16 +55,16 @@ class Worker:
         """All that the result depends on, JSON-able."""
         return job.settings(self.mnist)
 
-    def work(self, job: Job) -> Ending:
+    def work(self, job: Job) -> TrialResult:
         """Run all rounds of `job`."""
         return train(job, self.mnist)
 
 
-def train(job: Job, mnist: Mnist) -> Ending:
+def train(job: Job, mnist: Mnist) -> TrialResult:
     """Run all rounds of `job` (:func:`experiments.short_runs.run_short`)."""
     ready = prepared(job, mnist)
     state = ready.method.init(initial_adapter(ready.model, job.config, job.init))
-    return ending(run_short(ready, state, job.test))
+    return run_short(ready, state, job.test)
 
 
 def prepared(job: Job, mnist: Mnist) -> Prepared:

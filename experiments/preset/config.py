@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from experiments.contest import Pair
+from experiments.methods import ROLORA
+from experiments.places import (
+    SKEWED,
+    Place,
+    changed,
+    digits,
+    partition_in_words,
+    quickstart,
+    topics,
+)
 from experiments.tuning import SearchedRates, check_different
 from rolora.config import (
     Config,
     DataConfig,
-    EngineConfig,
-    EvaluationConfig,
-    FederationConfig,
-    LoraSettings,
-    ModelConfig,
-    ObjectiveConfig,
-    OptimizerConfig,
     PartitionConfig,
-    ServerConfig,
 )
+from rolora.core.errors import nearest
 from rolora.core.section import Positive
 from rolora.methods.rolora import RoLoRAOptions
 
-Piece = Literal["gauge", "carried", "calibrated", "information"]
-PIECES: tuple[Piece, ...] = ("gauge", "carried", "calibrated", "information")
-WORDS = {"calibrated": "calibrated loss", "information": "information weights"}
-Split = Literal["iid", "dirichlet1", "dirichlet0.5", "dirichlet0.1"]
-SPLITS: tuple[Split, ...] = ("dirichlet0.5", "dirichlet0.1", "iid", "dirichlet1")
-SKEWED: tuple[Split, ...] = ("dirichlet0.5", "dirichlet0.1")
+Piece = Literal["gauge", "carried", "loss", "information", "bba"]
+PIECES: tuple[Piece, ...] = ("gauge", "carried", "loss", "information")
+"""Those that are combined; the schedule is looked at by itself."""
+WORDS = {
+    "loss": "calibrated loss",
+    "information": "information weights",
+    "bba": "schedule BBA",
+}
+QUICKSTART = ("dirichlet0.5", "dirichlet0.1", "iid", "dirichlet1")
+"""The quickstart's labels, as they may lie with its clients."""
+SHORT = ("digits2-10", "digits1-10", "topics-10")
+"""Places of the arena, where a run takes seconds; labels are skewed in all."""
+
+
+SHIPPED: Mapping[frozenset[Piece], str] = {
+    frozenset(): ROLORA,
+    frozenset({"gauge", "carried"}): "recommended",
+    frozenset(PIECES): "calibrated",
+}
 
 
 @dataclass(frozen=True)
@@ -42,40 +59,64 @@ class Recipe:
 
     @property
     def key(self) -> str:
-        """What names it in files."""
-        return "+".join(piece for piece in PIECES if piece in self.pieces) or "rolora"
+        """What names it in files and settings: the shipped preset's name where it is one, so that
+        its runs are the arena's too.
+        """
+        return SHIPPED.get(self.pieces) or "+".join(p for p in (*PIECES, "bba") if p in self.pieces)
 
     @property
     def label(self) -> str:
         """For people."""
-        named = [WORDS.get(piece, piece) for piece in PIECES if piece in self.pieces]
-        return ", ".join(named).capitalize() if named else "RoLoRA"
+        named = [WORDS.get(piece, piece) for piece in (*PIECES, "bba") if piece in self.pieces]
+        words = ", ".join(named)
+        return words[0].upper() + words[1:] if named else "RoLoRA"
+
+    def of(self, run: Config) -> Config:
+        """Its run, made of a base run."""
+        has = self.pieces
+        return changed(
+            run,
+            method=RoLoRAOptions(
+                gauge="orthonormal" if "gauge" in has else "none",
+                schedule="BBA" if "bba" in has else "BA",
+            ),
+            objective={"logit_adjustment": 1.0 if "loss" in has else 0.0},
+            optimizer={"state": "transport" if "carried" in has else "reset"},
+            server={"weighting": "information" if "information" in has else "examples"},
+        )
 
 
 PLAIN, FULL = Recipe(frozenset()), Recipe(frozenset(PIECES))
 RECOMMENDED = Recipe(frozenset({"gauge", "carried"}))
 """What was recommended before."""
+BBA = Recipe(frozenset({"bba"}))
+"""The default start with two rounds of B to one of A."""
 
 
 def recipes() -> list[Recipe]:
-    """All sixteen, the most telling first: both ends, what was recommended, all pieces but one,
-    one piece alone, the other pairs.
+    """All sixteen and the schedule, the most telling first: both ends, what was recommended, all
+    pieces but one, one piece alone, the schedule, the other pairs.
     """
     sizes = (0, 4, 3, 1, 2)
     every = [Recipe(frozenset(some)) for n in sizes for some in combinations(PIECES, n)]
-    return list(dict.fromkeys([PLAIN, FULL, RECOMMENDED, *every]))
+    return list(dict.fromkeys([PLAIN, FULL, RECOMMENDED, *every, BBA]))
 
 
 class PresetConfig(SearchedRates):
-    """The experiment: the quickstart's shape, `splits` of its labels, and every `recipe` in each.
+    """The experiment: every recipe in every place.
 
-    Each has its own rate (:class:`SearchedRates`). `recipes` (None: all) and `splits` are those
-    that are run and told of. With `finished` nothing is run: the report tells of what is there.
-    `workers` runs are made at a time, each on one thread.
+    The places are the quickstart's shape with its labels in four splits, and three of the arena's:
+    MNIST's two splits, and topics, of many labels. Each recipe has its own rate in each place
+    (:class:`SearchedRates`; the arena's places have grids of their own). `recipes` (None: all) and
+    `places` are those that are run and told of. `model`, `layers`, `data`, `clients`, `rounds`,
+    `local_steps` and `batch_size` are the quickstart's; `digits` is where MNIST comes from. With
+    `finished` nothing is run: the report tells of what is there. `workers` runs are made at a time,
+    each on one thread.
     """
 
     recipes: tuple[str, ...] | None = None
-    splits: Annotated[tuple[Split, ...], Field(min_length=1)] = SPLITS
+    places: Annotated[tuple[str, ...], Field(min_length=1)] = (*SHORT, *QUICKSTART)
+    digits: str = "auto"
     model: str = "minilm"
     layers: str = "3-5"
     data: DataConfig = DataConfig(name="rotten_tomatoes")
@@ -88,11 +129,12 @@ class PresetConfig(SearchedRates):
 
     @model_validator(mode="after")
     def _consistent(self) -> PresetConfig:
-        check_different(self, "splits")
-        known = [recipe.key for recipe in recipes()]
-        unknown = [key for key in self.recipes or () if key not in known]
-        if unknown:
-            raise ValueError(f"recipes = {unknown}: known are {', '.join(known)}")
+        check_different(self, "places")
+        known = {"recipes": [r.key for r in recipes()], "places": [*SHORT, *QUICKSTART]}
+        for name, keys in known.items():
+            for key in getattr(self, name) or ():
+                if key not in keys:
+                    raise ValueError(f"{name} = {key!r}: unknown{nearest(key, keys)}")
         return self
 
     def compared(self) -> list[Recipe]:
@@ -100,71 +142,62 @@ class PresetConfig(SearchedRates):
         asked = self.recipes
         return [r for r in recipes() if asked is None or r is PLAIN or r.key in asked]
 
-    def waves(self) -> Iterator[list[tuple[Recipe, Split]]]:
+    def known_places(self) -> dict[str, Place]:
+        """By key."""
+        short = (
+            digits(self.digits, 2, 10, self.rounds, None),
+            digits(self.digits, 1, 10, self.rounds, None),
+            topics(10, self.rounds, SKEWED),
+        )
+        found = (*short, *(self.quickstart(key) for key in QUICKSTART))
+        return {place.key: place for place in found}
+
+    def quickstart(self, key: str) -> Place:
+        """The quickstart with its labels dealt so, and what else is set."""
+        split = partition_of(key)
+        shipped = quickstart(self.clients, self.rounds, split)
+        base = changed(
+            shipped.base,
+            model={"name": self.model},
+            lora={"layers": self.layers},
+            data=self.data,
+            optimizer={"local_steps": self.local_steps, "batch_size": self.batch_size},
+        )
+        return Place(key, f"the quickstart, {partition_in_words(split)}", base, self.grid)
+
+    def waves(self) -> Iterator[list[Pair]]:
         """What is run together, the most telling first: both ends where labels are skewed, then
-        where they are not, then step by step what lies between them.
+        where they are not, then step by step what lies between them; at each step the places first
+        whose runs take seconds.
         """
         ends = [recipe for recipe in self.compared() if recipe in (PLAIN, FULL)]
-        near = [r for r in self.compared() if r == RECOMMENDED or len(r.pieces) in (1, 3)]
-        rest = [r for r in self.compared() if r not in ends and r not in near]
-        others: tuple[tuple[Split, ...], ...] = (("iid",), ("dirichlet1",))
-        yield from self._wave(ends, SKEWED)
-        yield from self._wave(ends, ("iid",))
-        yield from self._wave([r for r in near if len(r.pieces) > 1], SKEWED)
-        yield from self._wave(ends, ("dirichlet1",))
-        yield from self._wave([r for r in near if len(r.pieces) == 1], SKEWED)
-        for splits in others:
-            yield from self._wave(near, splits)
-        for splits in (SKEWED, *others):
-            yield from self._wave(rest, splits)
+        near = [r for r in self.compared() if r == RECOMMENDED or len(r.pieces) == 3]
+        ones = [r for r in self.compared() if len(r.pieces) == 1]
+        rest = [r for r in self.compared() if r not in (*ends, *near, *ones)]
+        skewed, others = QUICKSTART[:2], QUICKSTART[2:]
+        for some in (ends, near, ones, rest):
+            yield from self._wave(some, SHORT)
+        for some, places in (
+            (ends, skewed),
+            (ends, others[:1]),
+            (near, skewed),
+            (ends, others[1:]),
+            (ones, skewed),
+            ([*near, *ones], others),
+            (rest, (*skewed, *others)),
+        ):
+            yield from self._wave(some, places)
 
-    def _wave(
-        self, some: Iterable[Recipe], splits: Iterable[str]
-    ) -> Iterator[list[tuple[Recipe, Split]]]:
-        asked = [split for split in self.splits if split in splits]
-        found = [(recipe, split) for split in asked for recipe in some]
+    def _wave(self, some: Iterable[Recipe], places: Iterable[str]) -> Iterator[list[Pair]]:
+        known = self.known_places()
+        asked = [known[key] for key in self.places if key in places]
+        found: list[Pair] = [(recipe, place) for place in asked for recipe in some]
         if found:
             yield found
 
 
-def run_of(
-    config: PresetConfig, recipe: Recipe, split: Split, rate: float, seed: int, test: bool
-) -> Config:
-    """A recipe on a split, as a run: the quickstart with the recipe's changes. Without `test` only
-    its end is looked at.
-    """
-    has = recipe.pieces
-    return Config(
-        seed=seed,
-        rounds=config.rounds,
-        model=ModelConfig(name=config.model),
-        lora=LoraSettings(
-            r=4, lora_alpha=16, target_modules=("query", "value"), layers=config.layers
-        ),
-        data=config.data,
-        partition=partition_of(split),
-        federation=FederationConfig(clients=config.clients, clients_per_round=config.clients),
-        method=RoLoRAOptions(gauge="orthonormal" if "gauge" in has else "none"),
-        objective=ObjectiveConfig(logit_adjustment=1.0 if "calibrated" in has else 0.0),
-        optimizer=OptimizerConfig(
-            lr=rate,
-            state="transport" if "carried" in has else "reset",
-            local_steps=config.local_steps,
-            batch_size=config.batch_size,
-        ),
-        server=ServerConfig(weighting="information" if "information" in has else "examples"),
-        evaluation=EvaluationConfig(every=4 if test else config.rounds),
-        engine=EngineConfig(workers=1),
-    )
-
-
-def partition_of(split: Split) -> PartitionConfig:
+def partition_of(split: str) -> PartitionConfig:
     """How the labels lie with the clients."""
     if split == "iid":
         return PartitionConfig(name="iid")
     return PartitionConfig(name="dirichlet", dirichlet_alpha=float(split.removeprefix("dirichlet")))
-
-
-def split_in_words(split: Split) -> str:
-    """For people."""
-    return "equal shares" if split == "iid" else f"Dirichlet {split.removeprefix('dirichlet')}"

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import torch
 
+from experiments.contest import Lines, run_all
 from experiments.experiment import Experiment
 from experiments.preset.config import PresetConfig
 from experiments.preset.figure import figures
 from experiments.preset.report import claims, results, summary, tables
-from experiments.preset.runs import Lines, run_all
 from experiments.report import Findings
 from experiments.workspace import Workspace
 
 
 def run(config: PresetConfig, workspace: Workspace) -> Lines:
-    """Run every recipe in every split, or what `config` asks for of them, on one thread a run.
+    """Run every recipe in every place, or what `config` asks for of them, on one thread a run.
 
     Raises:
         BadInput: data or model cannot be had.

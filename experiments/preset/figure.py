@@ -1,44 +1,53 @@
-"""The picture of the search for a preset: differences in test accuracy, a panel a split."""
+"""The picture of the search for a preset: differences in test accuracy, a panel a place."""
 
 from __future__ import annotations
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.contest import Lines
 from experiments.drawing import BLUE, INK, MUTED, RED, finish
-from experiments.preset.config import PLAIN, Split, split_in_words
-from experiments.preset.report import difference, in_split, splits_of
-from experiments.preset.runs import Lines
+from experiments.places import Place
+from experiments.preset.config import PLAIN
+from experiments.preset.report import by_pieces
 from experiments.report import Figures
+from experiments.standings import difference, places_of
 from rolora.report.statistics import PairedDifference
+
+COLUMNS = 4
 
 
 def figures(lines: Lines) -> Figures:
     """Name -> figure and caption, as the report takes them; none of fewer than two lines."""
-    splits = [split for split in splits_of(lines) if len(in_split(lines, split)) > 1]
-    if not splits:
+    places = [place for place in places_of(lines) if len(by_pieces(lines, place)) > 1]
+    if not places:
         return {}
     caption = (
         "Test accuracy less RoLoRA's, in points, seed by seed (small dots), in the mean, and its "
         "95 % interval by a paired t-test, not corrected; blue where all of the interval is above "
         "zero, red where all is below."
     )
-    return {"preset": (differences(lines, splits), caption)}
+    return {"preset": (differences(lines, places), caption)}
 
 
-def differences(lines: Lines, splits: list[Split]) -> Figure:
-    """A row a recipe, a panel a split."""
-    most = max(len(in_split(lines, split)) for split in splits)
-    size = (3.6 + 4.6 * len(splits), 1.3 + 0.36 * most)
+def differences(lines: Lines, places: list[Place]) -> Figure:
+    """A row a recipe, a panel a place."""
+    wide = min(COLUMNS, len(places))
+    deep = -(-len(places) // wide)
+    most = max(len(by_pieces(lines, place)) for place in places)
+    size = (3.6 + 4.6 * wide, deep * (1.3 + 0.36 * most))
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
-    for axes, split in zip(figure.subplots(1, len(splits), squeeze=False)[0], splits, strict=True):
-        _panel(axes, lines, split)
+    panels = figure.subplots(deep, wide, squeeze=False).ravel()
+    for axes, place in zip(panels, places, strict=False):
+        _panel(axes, lines, place)
+    for axes in panels[len(places) :]:
+        axes.set_axis_off()
     return figure
 
 
-def _panel(axes: Axes, lines: Lines, split: Split) -> None:
-    rolora = lines[PLAIN, split]
-    others = [line for line in in_split(lines, split) if line is not rolora]
+def _panel(axes: Axes, lines: Lines, place: Place) -> None:
+    rolora = lines[PLAIN.key, place.key]
+    others = [line for line in by_pieces(lines, place) if line is not rolora]
     axes.axvline(0, color=MUTED, lw=1)
     for row, line in enumerate(others):
         test = difference(line, rolora)
@@ -48,9 +57,9 @@ def _panel(axes: Axes, lines: Lines, split: Split) -> None:
         points = [100 * (a - b) for a, b in zip(line.test, rolora.test, strict=True)]
         axes.plot(points, [row] * len(points), ".", ms=3.5, color=MUTED)
         axes.plot(100 * test.mean, row, "o", ms=6, color=hue)
-    axes.set_yticks(range(len(others)), [line.recipe.label for line in others], color=INK)
+    axes.set_yticks(range(len(others)), [line.entrant.label for line in others], color=INK)
     axes.invert_yaxis()
-    finish(axes, split_in_words(split), "points of test accuracy")
+    finish(axes, place.words, "points of test accuracy")
 
 
 def _hue(test: PairedDifference) -> str:

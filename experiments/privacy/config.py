@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from experiments.methods import FFA, LORA, RECOMMENDED, ROLORA, options_of_line, state_of_line
+from experiments.pooled import TARGET
 from experiments.tuning import SearchedRates, check_different
 from rolora.config import (
     Config,
@@ -30,38 +31,33 @@ Epsilon = Annotated[float, Field(gt=0.0)]
 
 
 class PrivacyStudy(SearchedRates):
-    """The experiment: `methods` at each of `epsilons` (``.inf``: without clip and noise), in the
-    quickstart's shape with batches of twice the size.
+    """The experiment: `methods` at each of `epsilons` (``.inf``: without clip and noise), with
+    adapters in BERT's pooler over what the frozen layers below make of a text.
 
     `unit`, `clip` and `delta` are those of the config's section ``privacy``; with ``client`` each
-    of `clients` takes part in a share of the rounds, `clients_per_round` of them in the mean. Each
-    line has its own rate (:class:`SearchedRates`). What the search for it spends is not counted.
+    of `clients` takes part in a share of the rounds, `clients_per_round` of them in the mean, and
+    all weigh the same; with ``example`` they weigh by their numbers of examples, which are no
+    secret. `alpha` is Dirichlet's, of the labels; null deals evenly. Each line has its own rate
+    (:class:`SearchedRates`). What the search for it spends is not counted.
     """
 
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = LINES
     epsilons: Annotated[tuple[Epsilon, ...], Field(min_length=1)] = (1.0, 3.0, 8.0, float("inf"))
     unit: Literal["client", "example"] = "example"
-    clip: Rate = 0.1
-    delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-4
+    clip: Rate = 0.5
+    delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-5
     accountant: Literal["pld", "rdp"] = "rdp"
+    rates: Annotated[tuple[Rate, ...], Field(min_length=1)] = (1e-2, 2e-2, 4e-2)
+    bounds: tuple[Rate, Rate] = (1.25e-3, 0.32)
     model: str = "minilm"
-    layers: str = "3-5"
     data: DataConfig = DataConfig(name="rotten_tomatoes")
     clients: Positive = 10
     clients_per_round: Positive | None = None
+    alpha: Rate | None = 1.0
     rounds: Annotated[int, Field(ge=2, multiple_of=2)] = 16
-    local_steps: Positive = 10
-    batch_size: Positive = 16
-    small: bool = False
+    local_steps: Positive = 2
+    batch_size: Positive = 256
     workers: Positive = 1
-
-    @model_validator(mode="before")
-    @classmethod
-    def _at_a_laptops_size(cls, given: object) -> object:
-        """With ``small`` fewer epsilons and seeds, where they are not set."""
-        if isinstance(given, dict) and given.get("small"):
-            return {**SMALL, **given}
-        return given
 
     @model_validator(mode="after")
     def _consistent(self) -> PrivacyStudy:
@@ -75,8 +71,12 @@ class PrivacyStudy(SearchedRates):
         """Every method at every epsilon."""
         return [(method, epsilon) for epsilon in self.epsilons for method in self.methods]
 
-
-SMALL = {"epsilons": (1.0, 8.0, float("inf")), "seeds": (0, 1, 2), "tuning_seeds": (100,)}
+    @property
+    def partition(self) -> PartitionConfig:
+        """How the examples are dealt."""
+        if self.alpha is None:
+            return PartitionConfig(name="iid")
+        return PartitionConfig(name="dirichlet", dirichlet_alpha=self.alpha)
 
 
 def title_of(method: str) -> str:
@@ -92,11 +92,9 @@ def run_of(study: PrivacyStudy, method: str, epsilon: float, rate: float, seed: 
         seed=seed,
         rounds=study.rounds,
         model=ModelConfig(name=study.model),
-        lora=LoraSettings(
-            r=4, lora_alpha=16, target_modules=("query", "value"), layers=study.layers
-        ),
+        lora=LoraSettings(r=4, lora_alpha=16, target_modules=(TARGET,)),
         data=study.data,
-        partition=PartitionConfig(name="dirichlet", dirichlet_alpha=0.5),
+        partition=study.partition,
         federation=FederationConfig(
             clients=study.clients, clients_per_round=study.clients_per_round
         ),
@@ -107,9 +105,9 @@ def run_of(study: PrivacyStudy, method: str, epsilon: float, rate: float, seed: 
             local_steps=study.local_steps,
             batch_size=study.batch_size,
         ),
-        server=ServerConfig(weighting="uniform"),
+        server=ServerConfig(weighting="uniform" if study.unit == "client" else "examples"),
         privacy=privacy_of(study, epsilon, seed),
-        evaluation=EvaluationConfig(every=study.rounds),
+        evaluation=EvaluationConfig(every=study.rounds, batch_size=1024),
         engine=EngineConfig(workers=1),
     )
 

@@ -28,7 +28,7 @@ def tell(study: PrivacyStudy, lines: Lines) -> Findings:
     """The methods side by side."""
     return Findings(
         title="Accuracy over epsilon",
-        summary=summary(study),
+        summary=summary(study, lines),
         tables=tuple(tables(study, lines)),
         claims=tuple(claims(study, lines)),
         figures=figures(study, lines),

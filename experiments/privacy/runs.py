@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from experiments.pooled import PooledTexts
 from experiments.privacy.config import PrivacyStudy, run_of
 from experiments.short_runs import TrialResult
-from experiments.trials import Trial, run_trials
+from experiments.trials import OwnTask, Trial, TrialWorker, in_groups
 from experiments.tuning import search_and_judge
 from experiments.workspace import Workspace
 
 Key = tuple[str, float]
+POOLED = OwnTask(PooledTexts, PooledTexts.facts)
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,14 @@ class Line:
 
     Args:
         rate: its learning rate.
+        tried: all that were tried, ascending.
         final: the runs at it, one a seed.
     """
 
     method: str
     epsilon: float
     rate: float
+    tried: Sequence[float]
     final: Sequence[TrialResult]
 
     @property
@@ -38,26 +42,25 @@ Lines = Mapping[Key, Line]
 
 
 def run_all(study: PrivacyStudy, workspace: Workspace) -> dict[Key, Line]:
-    """Make the runs that are not finished: an epsilon after the other.
+    """Make the runs that are not finished: every line's search, then all lines seed by seed.
 
     Raises:
         BadInput: data or model cannot be had.
         RunFailed: a worker process died.
     """
 
+    worker = TrialWorker()
+
     def run(
         what: str, wanted: Sequence[tuple[Key, float, int]], test: bool
     ) -> Sequence[TrialResult]:
         trials = [trial(study, *each, test) for each in wanted]
-        return run_trials(what, trials, workspace, study.workers)
+        return in_groups(what, trials, worker, workspace, study.workers)
 
-    budget = (study.grid, study.tuning_seeds, study.seeds)
-    found: dict[Key, Line] = {}
-    for epsilon in study.epsilons:
-        keys = [(method, epsilon) for method in study.methods]
-        tuned = search_and_judge(*budget, keys, run)
-        found |= {key: Line(*key, tuned.chosen[key], tuned.final[key]) for key in keys}
-    return found
+    keys = study.lines()
+    tuned = search_and_judge(study.grid, study.tuning_seeds, study.seeds, keys, run)
+    tried = {key: sorted({rate for of, rate, _ in tuned.grid if of == key}) for key in keys}
+    return {key: Line(*key, tuned.chosen[key], tried[key], tuned.final[key]) for key in keys}
 
 
 def trial(study: PrivacyStudy, key: Key, rate: float, seed: int, test: bool) -> Trial:
@@ -65,4 +68,4 @@ def trial(study: PrivacyStudy, key: Key, rate: float, seed: int, test: bool) -> 
     method, epsilon = key
     kind = "test" if test else "validation"
     name = f"{study.unit} {method} epsilon={epsilon:g} lr={rate:g} seed={seed} {kind}"
-    return Trial(name, run_of(study, method, epsilon, rate, seed), test)
+    return Trial(name, run_of(study, method, epsilon, rate, seed), test, task=POOLED)

@@ -13,6 +13,7 @@ import small
 import task_cases
 from rolora.client.batches import chunks
 from rolora.client.descent import Descent
+from rolora.client.kept import all_tensors
 from rolora.client.objective import Objective
 from rolora.client.per_example import PerExample
 from rolora.client.stack import Stack
@@ -22,7 +23,11 @@ from rolora.core.clipping import clipped, units
 from rolora.core.noise import KEPT, SecretNoise, seeded
 from rolora.core.rules import Job
 from rolora.core.types import Adapter, Plan, Update
+from rolora.methods import METHODS
 from rolora.reducers.noised_mean import NoisedMean
+from rolora.server.ledger import Ledger
+from rolora.server.protection import protection_of
+from rolora.server.round import finished, rounds
 from rolora.stages import At
 from rolora.stages.noised import Noised
 from rolora.tasks import TASKS, make_task
@@ -353,3 +358,65 @@ def test_without_noise_and_clip_a_full_batch_is_the_plain_step():
     )
     change = plain.parts.flat - job.start.select(plain.parts.parts).flat
     torch.testing.assert_close(private.flat, change, rtol=1e-4, atol=1e-6)
+
+
+# All that comes of it ----------------------------------------------------------------------
+
+
+DROWNED = {"example": 1e12, "client": 1e17}
+"""Noise beside which a float, of 32 and of 64 bits, keeps nothing of what is clipped."""
+PLAIN_METHODS = {name: {"name": name} for name in METHODS.own}
+LINES = PLAIN_METHODS | {
+    "rolora+gauge": {"name": "rolora", "gauge": "orthonormal"},
+    "rolora+adaptive": {"name": "rolora", "schedule": "adaptive"},
+}
+SHARED = {name for name, m in METHODS.own.items() if m.reduction == "sum" and not m().local()}
+CASES = [
+    (line, unit)
+    for line, options in LINES.items()
+    for unit in DROWNED
+    if unit == "example" or options["name"] in SHARED
+]
+
+
+def released(line, unit, data, noise):
+    """All that a run's rounds leave, from other data with the same draws: the adapters, and with
+    noised examples what clients keep.
+    """
+    options = LINES[line]
+    taken = small.TAKES.get(options["name"], {}).get("optimizer", {})
+    privacy = {"unit": unit, "clip": 1 / DROWNED[unit], "noise_multiplier": noise, "seed": 1}
+    settings = small.config(
+        method=options,
+        privacy=privacy,
+        server={"weighting": "uniform"},
+        optimizer={"state": "transport", "lr": 0.1, **taken},
+        federation={"clients": 3, "quorum": 0.1},
+    )
+    small.checked(settings)
+    engine = small.engine(settings, examples=small.pixel_examples(21, seed=data))
+    initial = engine.method.init(engine.model.initial_adapter(settings.lora.max_rank, 0))
+    guard = protection_of(settings, lambda: seeded(1), engine.registered)
+    given = (settings, engine.method, small.CLASSIFICATION, engine, initial, Ledger())
+    record = small.Memory()
+    finished(rounds(*given, record, protection=guard))
+    found = [state.parts.flat for state, _ in record.states]
+    if unit == "example":
+        found += [all_tensors(engine.own)[name] for name in sorted(all_tensors(engine.own))]
+    return torch.cat([tensor.flatten().float() for tensor in found])
+
+
+@pytest.mark.parametrize(("line", "unit"), CASES)
+def test_whatever_leaves_a_run_comes_of_what_was_noised(line, unit):
+    """Factors of another basis, carried moments, controls, schedules: under noise beside which
+    clipped data are nothing, other data leave the same bits.
+    """
+    one, other = (released(line, unit, data, DROWNED[unit]) for data in (1, 2))
+    assert one.isfinite().all()
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("unit", DROWNED)
+def test_without_noise_other_data_leave_others(unit):
+    one, other = (released("rolora", unit, data, 0.0) for data in (1, 2))
+    assert not torch.equal(one, other)

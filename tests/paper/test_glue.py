@@ -242,7 +242,9 @@ def test_what_a_trial_leaves(tiny):
 def test_data_and_model_are_loaded_once(tiny, tmp_path, monkeypatch):
     loaded = []
     load = trials.load
-    monkeypatch.setattr(trials, "load", lambda config: loaded.append(config) or load(config))
+    monkeypatch.setattr(
+        trials, "load", lambda config, **given: loaded.append(config) or load(config, **given)
+    )
     alternating = [
         tiny(row=row, seed=seed, column=column)
         for row in (0, 1)

@@ -46,14 +46,9 @@ def test_settings_that_would_not_be_fair_are_refused(override, named):
         parse_overrides(PrivacyStudy, [override], "privacy")
 
 
-def test_small_is_less_where_nothing_else_is_said():
-    small = parse_overrides(PrivacyStudy, ["small=true", "rounds=4"], "privacy")
-    assert (small.rounds, small.seeds) == (4, (0, 1, 2))
-    assert len(parse_overrides(PrivacyStudy, [], "privacy").seeds) == 5
-
-
 def line(method, epsilon, mean, scale=1.0):
-    return Line(method, epsilon, 5e-3, [ending(mean + scale * s) for s in SPREAD])
+    ends = [ending(mean + scale * s) for s in SPREAD]
+    return Line(method, epsilon, 5e-3, [2.5e-3, 5e-3, 1e-2], ends)
 
 
 def test_rolora_is_judged_against_each_by_corrected_tests_within_an_epsilon():
@@ -72,7 +67,7 @@ def test_rolora_is_judged_against_each_by_corrected_tests_within_an_epsilon():
     assert found["RoLoRA ends above FFA-LoRA (no privacy)"] == "not decided at this size"
     assert p_values(lines, 1.0)["fedit"] < 0.05
     assert [table.title for table in tables(study, lines)] == ["epsilon 1", "no privacy"]
-    assert "not counted" in summary(study)
+    assert "not counted" in summary(study, lines)
 
 
 def test_runs_are_made_and_told(model_dir, tmp_path):
@@ -80,13 +75,13 @@ def test_runs_are_made_and_told(model_dir, tmp_path):
     sentences = tmp_path / "sentences.jsonl"
     small = settings(
         model=model_dir("bert"),
-        layers="1-2",
         data=f"{{path: {sentences}, text: sentence, label: verdict, max_length: 16}}",
         clients=2,
         rounds=2,
         local_steps=1,
         methods="[rolora,fedsvd]",
         epsilons="[3]",
+        alpha="null",
         batch_size=100,  # all of a client's examples: the noise is solved at once
         rates="[0.01]",
         bounds="[0.01,0.01]",

@@ -331,9 +331,10 @@ def rekey(
     from rolora.engines.flower.project import replace_key
 
     written = replace_key(directory, site)
-    Console().print(
-        f"{written} is for the site; start rolora server again", soft_wrap=True, highlight=False
-    )
+    said = f"{written} is for the site; start rolora server again"
+    if any(directory.glob(f"site-*/peers/site-{site}.pub")):
+        said += f"; the others are to have the new peers/site-{site}.pub"
+    Console().print(said, soft_wrap=True, highlight=False)
 
 
 def _show(site: SiteConfig, run: Path) -> None:

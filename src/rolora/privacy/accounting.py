@@ -16,6 +16,8 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any, Literal
 
+import numpy as np
+
 from rolora.core.errors import BadInput
 from rolora.core.quiet import quiet
 
@@ -71,9 +73,19 @@ def _epsilon(rate: float, noise: float, delta: float, kind: Kind, releases: int)
         return 0.0
     if noise == 0.0:
         return math.inf
-    library()
+    package = library()
     with quiet():
+        if kind == "rdp":
+            orders, spent = _curve(rate, noise)
+            return float(package.rdp.compute_epsilon(orders, releases * spent, delta)[0])
         return float(_fresh(kind).compose(_event(rate, noise), releases).get_epsilon(delta))
+
+
+@lru_cache(maxsize=64)
+def _curve(rate: float, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    """Orders, and what one release spends at each; several spend as many times that."""
+    one = _fresh("rdp").compose(_event(rate, noise))
+    return one.orders, one.rdp
 
 
 @lru_cache(maxsize=4096)

@@ -94,6 +94,12 @@ class Curve:
         heights = np.interp(at, self.sent, self.scores)
         return float(np.trapezoid(heights, at) / (high - low))
 
+    def at(self, sent: float) -> float:
+        """The score when so many bytes were sent, linear between measurements; before the first
+        and after the last one theirs.
+        """
+        return float(np.interp(sent, self.sent, self.scores))
+
     def first_at(self, score: float, higher_is_better: bool = True) -> float | None:
         """The bytes at the first measurement that is as good; None: it never was."""
         sign = 1.0 if higher_is_better else -1.0

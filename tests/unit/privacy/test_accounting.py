@@ -3,6 +3,8 @@
 import math
 
 import pytest
+from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+from dp_accounting.rdp import RdpAccountant
 from opacus.accountants import RDPAccountant
 from scipy.stats import norm
 
@@ -20,6 +22,13 @@ def test_epsilon_is_that_of_opacus(rate, noise, releases):
     theirs.history = [(noise, rate, releases)]
     ours = Accountant(rate, noise, 1e-5, "rdp").epsilon(releases)
     assert ours == pytest.approx(theirs.get_epsilon(1e-5), rel=0.01)
+
+
+@pytest.mark.parametrize(("rate", "noise", "releases"), CASES)
+def test_many_releases_spend_what_they_do_where_they_are_composed_at_once(rate, noise, releases):
+    event = PoissonSampledDpEvent(rate, GaussianDpEvent(noise))
+    theirs = RdpAccountant().compose(event, releases).get_epsilon(1e-5)
+    assert Accountant(rate, noise, 1e-5, "rdp").epsilon(releases) == theirs
 
 
 def gaussian_delta(epsilon, mu):

@@ -1,0 +1,1 @@
+"""The arena: all methods, tuned alike, on digits and on texts."""

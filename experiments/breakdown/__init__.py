@@ -1,0 +1,1 @@
+"""Where averaging both factors breaks down, and the gap that it leaves."""
