@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Literal
@@ -87,6 +87,20 @@ def above(ours: Sequence[float], theirs: Sequence[float], p: float | None) -> tu
     if p is None or p >= SIGNIFICANCE or test.n < FEWEST_SEEDS:
         return "not decided at this size", evidence
     return ("holds" if test.mean > 0 else "does not hold"), evidence
+
+
+def compared(
+    questions: Mapping[str, tuple[Sequence[float], Sequence[float]]], source: str
+) -> Iterator[Claim]:
+    """The claims that the first of each pair is above the second, corrected for their number.
+
+    Args:
+        questions: by the claim's words, ours and theirs, seed by seed.
+        source: of the claims.
+    """
+    p_values = corrected({text: paired(*pair) for text, pair in questions.items()})
+    for text, pair in questions.items():
+        yield Claim(text, source, *above(*pair, p_values[text]))
 
 
 def not_below(

@@ -135,9 +135,12 @@ def run_all(contest: Contest, workspace: Workspace) -> dict[tuple[str, str], Lin
 
 
 def unfinished(contest: Contest, lines: Lines) -> list[str]:
-    """What was asked for and is not there, in words."""
-    pairs = [pair for wave in contest.waves() for pair in wave]
-    return [f"{one.key} on {at.key}" for one, at in pairs if (one.key, at.key) not in lines]
+    """What was asked for and is not there, in words, a place at a time."""
+    lacking: dict[str, list[str]] = {}
+    for one, at in (pair for wave in contest.waves() for pair in wave):
+        if (one.key, at.key) not in lines:
+            lacking.setdefault(at.key, []).append(one.key)
+    return [f"{place} ({', '.join(keys)})" for place, keys in lacking.items()]
 
 
 def line_up(

@@ -78,8 +78,14 @@ def in_percent(axes: Axes, label: str) -> None:
 
 
 def legend(figure: Figure, axes: Axes, columns: int) -> None:
-    """One legend for all panels, below them."""
+    """One legend for all panels, below them; its lines are long enough to show their dashes."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9.5
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=columns,
+        handlelength=3.4,
+        frameon=False,
+        fontsize=9.5,
     )

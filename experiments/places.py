@@ -9,7 +9,8 @@ from typing import Any
 
 from experiments.mnist.data import Mnist, load_mnist
 from experiments.mnist.task import WhichDigit
-from experiments.texts import Texts, Topics
+from experiments.pooled import TARGET, PooledTexts
+from experiments.topics import Topics
 from experiments.trials import OwnTask, Trial
 from experiments.tuning import WHOLE
 from rolora.config import (
@@ -154,7 +155,7 @@ def reviews(clients: int, rounds: int, split: PartitionConfig) -> Place:
     """Two labels: Rotten Tomatoes, by adapters in the pooler."""
     data = DataConfig(name="rotten_tomatoes", max_length=40)
     words = f"Rotten Tomatoes, {clients} clients, {partition_in_words(split)}"
-    return _pooled("reviews", words, data, clients, rounds, split, Texts)
+    return _pooled("reviews", words, data, clients, rounds, split, PooledTexts)
 
 
 def topics(clients: int, rounds: int, split: PartitionConfig) -> Place:
@@ -193,12 +194,12 @@ def _pooled(
     clients: int,
     rounds: int,
     split: PartitionConfig,
-    task: type[Texts],
+    task: type[PooledTexts],
 ) -> Place:
     base = Config(
         rounds=rounds,
         model=ModelConfig(name="minilm"),
-        lora=LoraSettings(target_modules=("pooler.dense",)),
+        lora=LoraSettings(target_modules=(TARGET,)),
         data=data,
         partition=split,
         federation=FederationConfig(clients=clients, quorum=1.0),

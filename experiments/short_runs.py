@@ -65,7 +65,13 @@ class Curve:
         """Keep the line."""
         self.lines.append(metrics)
 
-    def checkpoint(self, state: ServerState, ledger: Ledger, engine: Engine) -> None:
+    def checkpoint(
+        self,
+        state: ServerState,
+        ledger: Ledger,
+        engine: Engine,
+        unseen: RoundRecord | None = None,
+    ) -> None:
         """Nothing to do."""
 
     def evaluated(self, name: str = ACCURACY) -> dict[int, float]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import signal
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
 
-from shell import start
+from rolora.engines.in_process import InProcess
+from shell import FORKS, ended, rolora, start
 
 
 def write_project(folder, model):
@@ -39,6 +43,44 @@ def running(run, *options, lines=3):
     finally:
         process.kill()
         process.join()
+
+
+def killed_in_evaluation(number, *arguments):
+    """A command of which nothing is left once it evaluates the model of round `number`; returns a
+    digest of that model.
+    """
+    process = FORKS.Process(target=_dies, args=(number, arguments, os.getcwd()))
+    process.start()
+    assert ended(process) == -signal.SIGKILL
+    return Path("shown").read_text()
+
+
+def _dies(number, arguments, directory):
+    os.chdir(directory)
+
+    def die(plan):
+        if plan.round == number + 1:
+            Path("shown").write_text(digest(plan))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    watch_evaluations(die)
+    rolora(*arguments)
+
+
+def watch_evaluations(told, setattr=setattr):
+    """Have `told` called with every plan to evaluate, before it is carried out."""
+    plain = InProcess.evaluate
+
+    def evaluate(self, plan, split):
+        told(plan)
+        return plain(self, plan, split)
+
+    setattr(InProcess, "evaluate", evaluate)
+
+
+def digest(plan):
+    """Of what a plan sends."""
+    return hashlib.sha256(plan.send.flat.numpy().tobytes()).hexdigest()
 
 
 def wait_for_lines(run, lines, process):

@@ -286,7 +286,7 @@ class Memory:
     def round_finished(self, metrics):
         self.metrics.append(metrics)
 
-    def checkpoint(self, state, ledger, engine):
+    def checkpoint(self, state, ledger, engine, unseen=None):
         self.states.append((state, {c: dict(v) for c, v in ledger.held.items()}))
 
 

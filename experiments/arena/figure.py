@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from experiments.arena.config import PLAIN, competitors
 from experiments.arena.report import comparable
@@ -14,9 +13,8 @@ from experiments.drawing import MUTED, Stroke, finish, in_percent, legend, palet
 from experiments.places import Place
 from experiments.report import Figures
 from experiments.standings import places_of
-from rolora.records.units import byte_size
 
-COLUMNS = 4
+COLUMNS, MIB = 4, 2**20
 STROKES = palette(competitors())
 
 
@@ -36,23 +34,29 @@ def over_bytes(lines: Lines, places: list[Place]) -> Figure:
     """A panel a place."""
     wide = min(COLUMNS, len(places))
     deep = -(-len(places) // wide)
-    figure = Figure(figsize=(4.6 * wide, 1.2 + 3.6 * deep), layout="constrained", facecolor="white")
+    size = (max(9.0, 4.4 * wide), 1.6 + 3.6 * deep)
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
     panels = figure.subplots(deep, wide, squeeze=False).ravel()
     for axes, place in zip(panels, places, strict=False):
         for line in comparable(lines, place):
             _curve(axes, line, STROKES[line.entrant.key])
-        axes.axvline(lines[PLAIN.key, place.key].final[0]["bytes_up"], color=MUTED, lw=1)
-        axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: byte_size(value)))
-        finish(axes, place.words, "sent up by all clients")
+        axes.axvline(lines[PLAIN.key, place.key].final[0]["bytes_up"] / MIB, color=MUTED, lw=1)
+        finish(axes, place.words.replace(", ", "\n", 1), "MiB sent up by all clients")
         in_percent(axes, "validation accuracy")
     for axes in panels[len(places) :]:
         axes.set_axis_off()
-    legend(figure, panels[0], min(4, len(STROKES)))
+    legend(figure, max(panels, key=lambda axes: len(axes.lines)), min(4, 1 + wide))
     return figure
 
 
 def _curve(axes: Axes, line: Line, stroke: Stroke) -> None:
     sent = max((end["bytes_up_by_round"] for end in line.final), key=lambda one: one[-1])
     middle = np.mean([end["accuracy"] for end in line.final], axis=0)
-    axes.plot(sent, middle, color=stroke.hue, ls=stroke.dashes, lw=1.6, label=line.entrant.label)
+    axes.plot(
+        np.array(sent) / MIB,
+        middle,
+        color=stroke.hue,
+        ls=stroke.dashes,
+        lw=1.6,
+        label=line.entrant.label,
+    )

@@ -121,28 +121,26 @@ class AttacksConfig(Section):
 
     def waves(self) -> Iterator[list[Case]]:
         """What is run together, the most telling first: seed by seed the plain mean with a fifth of
-        the clients hostile and with two, and every defence with a fifth; then all.
+        the clients hostile and with two, and every defence with a fifth; then fraction by fraction
+        every defence, the largest first.
         """
         near = [f for f in self.fractions if f in (0.2, 0.4)]
-        blocks = (
-            ([NONE], near),
-            (list(self.defences), near[:1]),
-            (list(self.defences), list(self.fractions)),
-        )
+        first = (([NONE], near), (list(self.defences), near[:1]))
+        blocks = [(*some, seed) for seed in self.seeds for some in first]
+        for fraction in sorted(self.fractions, reverse=True):
+            blocks += [(list(self.defences), [fraction], seed) for seed in self.seeds]
         done: set[Case] = set()
-        for some in (blocks[:2], blocks[2:]):
-            for seed in self.seeds:
-                for defences, fractions in some:
-                    block = [
-                        case
-                        for defence in defences
-                        for fraction in fractions
-                        for case in self._beside(defence, fraction, seed)
-                        if case not in done
-                    ]
-                    done |= set(block)
-                    if block:
-                        yield block
+        for defences, fractions, seed in blocks:
+            block = [
+                case
+                for defence in defences
+                for fraction in fractions
+                for case in self._beside(defence, fraction, seed)
+                if case not in done
+            ]
+            done |= set(block)
+            if block:
+                yield block
 
     def _beside(self, defence: str, fraction: float, seed: int) -> Iterator[Case]:
         """A defence with nobody hostile and under every attack, where it can be had."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,8 +23,9 @@ def figures(config: AttacksConfig, results: Results) -> Figures:
     if not results:
         return {}
     caption = (
-        "Test accuracy over the share of hostile clients, the mean over seeds; at 0 % nobody is "
-        "hostile. Last, how often the phrase of the backdoor gives its label."
+        "Test accuracy over the share of hostile clients, the mean over seeds where all are "
+        "finished; at 0 % nobody is hostile. Wide and beneath the others, the mean that is judged. "
+        "Last, how often the phrase of the backdoor gives its label."
     )
     return {"attacks": (over_fractions(config, results), caption)}
 
@@ -42,9 +43,11 @@ def over_fractions(config: AttacksConfig, results: Results) -> Figure:
     rows = -(-len(panels) // COLUMNS)
     figure = Figure(figsize=(13, 0.8 + 3.1 * rows), layout="constrained", facecolor="white")
     grid = figure.subplots(rows, COLUMNS, squeeze=False, sharex=True).ravel()
-    for axes, (attack, title, of) in zip(grid, panels, strict=False):
+    for place, (axes, (attack, title, of)) in enumerate(zip(grid, panels, strict=False)):
         _panel(axes, config, results, attack, of)
-        finish(axes, title, "clients hostile, %")
+        lowest = place + COLUMNS >= len(panels)
+        finish(axes, title, "clients hostile, %" if lowest else "")
+        axes.tick_params(labelbottom=lowest)
         in_percent(axes, "")
         axes.set_ylim(0.35 if of is accuracy else 0.0, 0.82 if of is accuracy else 1.0)
     for axes in grid[len(panels) :]:
@@ -63,22 +66,29 @@ def _panel(
     for defence, stroke in palette(DEFENCES).items():
         if defence not in config.defences:
             continue
-        points = []
-        for fraction in config.fractions:
-            found = over_seeds(results, attack, fraction, defence)
-            if found:
-                points.append((100 * fraction, np.mean([of(r) for r in found.values()])))
+        found = {f: over_seeds(results, attack, f, defence) for f in config.fractions}
         without = (over_seeds(results, None, f, defence) for f in config.fractions)
-        nobody = next(filter(None, without), {})  # told of the smallest share
-        if nobody:
-            points = [(0.0, np.mean([of(r) for r in nobody.values()])), *points]
+        # Told of the smallest share, of which all seeds are there.
+        nobody = next((runs for runs in without if _whole(config, runs)), {})
+        places = {0.0: nobody, **found}
+        points = [
+            (100 * fraction, np.mean([of(result) for result in runs.values()]))
+            for fraction, runs in places.items()
+            if _whole(config, runs)
+        ]
+        beneath = DEFENCES[defence].max_jump is not None  # it may be the mean itself
         if points:
             axes.plot(
                 *zip(*points, strict=True),
                 color=stroke.hue,
                 ls=stroke.dashes,
-                lw=1.8,
+                lw=4.2 if beneath else 1.8,
+                zorder=1.9 if beneath else 2.0,
                 marker="o",
-                ms=3.5,
+                ms=6.0 if beneath else 3.5,
                 label=DEFENCES[defence].label,
             )
+
+
+def _whole(config: AttacksConfig, runs: Mapping[int, Result]) -> bool:
+    return set(runs) == set(config.seeds)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from experiments.attacks.config import DEFENCES, NONE, AttacksConfig, Case
 from experiments.attacks.runs import Result, Results
-from experiments.claims import Claim, Standing, greater, mean_std
+from experiments.claims import Claim, compared, mean_std
 from experiments.report import Table
 from rolora.attacks import ATTACKS
 
@@ -24,8 +24,6 @@ HELD_BY: Mapping[str, str] = {
     "backdoor": "multi_krum",
 }
 """The defence that the tests name for each attack; for ALIE they name none."""
-FEWEST_SEEDS = 5
-"""With fewer nothing is decided."""
 SHARE = 0.2
 """Of the clients, at which claims are decided."""
 
@@ -33,6 +31,11 @@ SHARE = 0.2
 def accuracy(result: Result) -> float:
     """On the test examples; chance where the run failed."""
     return CHANCE if result["accuracy"] is None else result["accuracy"]
+
+
+def obeyed(result: Result) -> float:
+    """How often the phrase gives its label; chance where the run failed."""
+    return CHANCE if result["obeyed"] is None else result["obeyed"]
 
 
 def over_seeds(
@@ -51,48 +54,36 @@ def over_seeds(
 
 def claims(config: AttacksConfig, results: Results) -> Iterator[Claim]:
     """Of a fifth of the clients: which attacks hurt the plain mean, and whether the defence that
-    the tests name for each is better than none.
+    the tests name for each is better than none; corrected for their number.
     """
-
-    def at(attack: str | None, defence: str) -> dict[int, Result]:
-        return over_seeds(results, attack, SHARE, defence)
-
-    for attack in config.attacks:
-        hurt, without = at(attack, NONE), at(None, NONE)
-        if not set(hurt) & set(without):
-            continue
-        if ATTACKS[attack].triggered:
-            found = _compared(hurt, without, obeyed)
-            yield _claim(f"{attack}: the phrase is obeyed more often, under the plain mean", found)
-        else:
-            found = _compared(without, hurt, accuracy)
-            yield _claim(f"{attack}: the plain mean ends below itself with nobody hostile", found)
-        defence = HELD_BY.get(attack)
-        if defence is None or not at(attack, defence):
-            continue
-        label = DEFENCES[defence].label
-        if ATTACKS[attack].triggered:
-            found = _compared(hurt, at(attack, defence), obeyed)
-            yield _claim(f"{attack}: {label} obeys the phrase less often than the mean", found)
-        else:
-            found = _compared(at(attack, defence), hurt, accuracy)
-            yield _claim(f"{attack}: {label} ends above the mean", found)
+    asked = (question for attack in config.attacks for question in _asked(results, attack))
+    return compared(dict(asked), SOURCE)
 
 
-def _claim(text: str, found: tuple[Standing, str]) -> Claim:
-    return Claim(f"{text} ({SHARE:.0%} hostile)", SOURCE, *found)
-
-
-def obeyed(result: Result) -> float:
-    """How often the phrase gives its label; chance where the run failed."""
-    return CHANCE if result["obeyed"] is None else result["obeyed"]
-
-
-def _compared(ours: Mapping[int, Result], theirs: Mapping[int, Result], of: Any) -> Any:
-    """Over the seeds that both have."""
-    seeds = sorted(set(ours) & set(theirs))
-    found, evidence = greater([of(ours[s]) for s in seeds], [of(theirs[s]) for s in seeds])
-    return (found if len(seeds) >= FEWEST_SEEDS else "not decided at this size"), evidence
+def _asked(
+    results: Results, attack: str
+) -> Iterator[tuple[str, tuple[Sequence[float], Sequence[float]]]]:
+    """What is claimed of an attack, and what ought to be more beside what ought to be less."""
+    hurt, without = (over_seeds(results, who, SHARE, NONE) for who in (attack, None))
+    defence = HELD_BY.get(attack, NONE)
+    held = over_seeds(results, attack, SHARE, defence) if defence != NONE else {}
+    label = DEFENCES[defence].label
+    if ATTACKS[attack].triggered:
+        of = obeyed
+        claimed = (
+            ("the phrase is obeyed more often, under the plain mean", hurt, without),
+            (f"{label} obeys the phrase less often than the mean", hurt, held),
+        )
+    else:
+        of = accuracy
+        claimed = (
+            ("the plain mean ends below itself with nobody hostile", without, hurt),
+            (f"{label} ends above the mean", held, hurt),
+        )
+    for text, more, less in claimed:
+        if seeds := sorted(set(more) & set(less)):
+            pair = [of(more[seed]) for seed in seeds], [of(less[seed]) for seed in seeds]
+            yield f"{attack}: {text} ({SHARE:.0%} hostile)", pair
 
 
 # -- tables -------------------------------------------------------------------------------------
@@ -179,8 +170,8 @@ def summary(config: AttacksConfig, results: Results) -> str:
             if missing
             else "all that was asked for is here."
         )
-        + f" A run takes {fmean(r['seconds'] for r in cells.values()):.1f} s in the mean, on one "
-        "thread of a machine that did other work."
+        + f" A run takes {median(r['seconds'] for r in cells.values()):.1f} s in the median, on "
+        "one thread of a machine that did other work."
         if cells
         else "Nothing is finished."
     )

@@ -5,6 +5,7 @@ texts are kept between them.
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
@@ -13,11 +14,15 @@ from torch import Tensor
 
 from experiments.attacks.config import DEFENCES, AttacksConfig, Case
 from experiments.cells import Cells
-from experiments.texts import Pooled
+from experiments.pooled import pooled
 from experiments.trials import Loader, Trial, in_groups
 from experiments.workspace import Workspace
 from rolora.attacks import ATTACKS
 from rolora.attacks.trial import drawn, outcome
+from rolora.core.section import Section
+from rolora.data import Examples
+from rolora.model.lora import LoraModel
+from rolora.tasks.classification import Classification
 
 
 class Result(TypedDict):
@@ -53,6 +58,39 @@ class Attacked(Trial):
         attack = self.case.attack
         fraction = None if attack is None else self.case.fraction
         return {**super().settings(), "attack": attack, "fraction": fraction}
+
+
+class Pooled(Classification):
+    """Classification by adapters in BERT's pooler, which is given the mean of a text's token states
+    below the last layer: in a small encoder that tells more than the first token's alone. What lies
+    below is frozen and sees each text by itself, so that it is asked once for each, whatever run or
+    split the text comes from.
+
+    Args:
+        options: of the task.
+        states: by the text's key that mean, ``[d]``; filled here.
+    """
+
+    def __init__(self, options: Section, states: dict[bytes, Tensor]):
+        super().__init__(options)
+        self.states = states
+        self.filled = weakref.WeakKeyDictionary[Examples, Tensor]()
+
+    def outputs(
+        self,
+        model: LoraModel,
+        data: Examples,
+        rows: Tensor,
+        again: bool,
+        streams: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What the pooler and the classifier make of the means."""
+        body: Any = model.module
+        if data not in self.filled:
+            self.filled[data] = pooled(data, body, self.states)
+        means = self.filled[data][rows, None]
+        logits: Tensor = body.classifier(body.bert.pooler(means))
+        return logits, data.targets[rows]
 
 
 class Attacker(Loader):

@@ -22,7 +22,13 @@ DEPTHS: Mapping[Depth, str] = {
     "upper": "MiniLM's upper three layers",
     "all": "MiniLM's six layers",
 }
-Split = Literal["iid", "dirichlet0.5", "dirichlet0.1"]
+Split = Literal["iid", "dirichlet0.5", "dirichlet0.1", "shards1"]
+SPLITS: Mapping[Split, str] = {
+    "iid": "equal shares",
+    "dirichlet0.5": "Dirichlet 0.5",
+    "dirichlet0.1": "Dirichlet 0.1",
+    "shards1": "one shard of the sorted labels each",
+}
 METHODS = (LORA, ROLORA)
 """Those that are compared: the mean of both factors, and RoLoRA."""
 Axis = Literal["clients", "local_steps", "r", "split"]
@@ -45,23 +51,24 @@ class Point:
 
     def words(self) -> str:
         """For people."""
-        shares = "equal shares" if self.split == "iid" else f"Dirichlet {self.split[9:]}"
         steps = f"{self.local_steps} step" + ("s" if self.local_steps > 1 else "")
-        return f"{DEPTHS[self.depth]}, {self.clients} clients, {steps}, r {self.r}, {shares}"
+        what = f"{DEPTHS[self.depth]}, {self.clients} clients, {steps}, r {self.r}"
+        return f"{what}, {SPLITS[self.split]}"
 
 
 CENTRE = Point()
-WORST = Point(clients=50, local_steps=20, split="dirichlet0.1")
+WORST = Point(clients=50, local_steps=20, split="shards1")
 AXES: Mapping[Axis, tuple[Any, ...]] = {
     "clients": (3, 10, 50),
     "local_steps": (1, 5, 20),
     "r": (2, 8, 32),
-    "split": ("iid", "dirichlet0.5", "dirichlet0.1"),
+    "split": tuple(SPLITS),
 }
 """What is gone along through the centre, and the values from mild to hard."""
 CORNERS: tuple[Mapping[str, Any], ...] = (
-    {"split": "iid"},
+    {"split": "dirichlet0.1"},
     {"clients": 10},
+    {"split": "iid"},
     {"local_steps": 1},
     {"r": 2},
 )
@@ -153,6 +160,8 @@ def shares(split: Split) -> PartitionConfig:
     """How the labels lie with the clients."""
     if split == "iid":
         return EQUAL
+    if split == "shards1":
+        return PartitionConfig(name="shards", shards_per_client=1)
     alpha = float(split.removeprefix("dirichlet"))
     return PartitionConfig(name="dirichlet", dirichlet_alpha=alpha)
 

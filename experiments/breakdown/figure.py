@@ -16,6 +16,7 @@ from experiments.drawing import BLUE, MUTED, ORANGE, Stroke, finish, in_percent,
 from experiments.report import Figures
 
 ALONG = {"clients": "clients", "local_steps": "local steps a round", "r": "rank", "split": "labels"}
+SHORT = {"iid": "equal", "dirichlet0.5": "Dir .5", "dirichlet0.1": "Dir .1", "shards1": "one"}
 LINES = {"RoLoRA": BLUE, "FedIT": ORANGE}
 
 
@@ -89,4 +90,4 @@ def _panel(axes: Axes, pairs: Sequence[Pair], axis: Axis) -> None:
         for place, line in zip(places, lines, strict=True):
             axes.plot([place] * len(line), line, ".", ms=4, color=hue, alpha=0.6)
     values = [str(getattr(pair.point, axis)) for pair in pairs]
-    axes.set_xticks(list(places), [value.replace("iid", "equal") for value in values])
+    axes.set_xticks(list(places), [SHORT.get(value, value) for value in values])

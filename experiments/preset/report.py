@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from experiments import over_bytes
 from experiments.claims import Claim, Standing, above, not_below
-from experiments.contest import COLLAPSED, Line, Lines
+from experiments.contest import COLLAPSED, Line, Lines, unfinished
 from experiments.places import Place
 from experiments.preset.config import FULL, PLAIN, PresetConfig, Recipe
 from experiments.report import Table
@@ -93,10 +93,7 @@ def tables(lines: Lines) -> Iterator[Table]:
 
 def summary(config: PresetConfig, lines: Lines) -> str:
     """What was run, as a paragraph or two."""
-    asked = [pair for wave in config.waves() for pair in wave]
-    waiting = [
-        f"{one.key} on {where.key}" for one, where in asked if (one.key, where.key) not in lines
-    ]
+    waiting = unfinished(config, lines)
     return (
         f"RoLoRA and up to four pieces more: the orthonormal gauge, carried optimiser state, the "
         f"loss calibrated by each client's own label shares (tau 1), weights by what these let a "

@@ -6,6 +6,7 @@ import torch
 
 from experiments.experiment import Experiment
 from experiments.reconstruction.config import ReconstructionConfig
+from experiments.reconstruction.figure import figures
 from experiments.reconstruction.report import claims, results_table, summary, tables
 from experiments.reconstruction.runs import Results, run_all
 from experiments.report import Findings
@@ -30,7 +31,7 @@ def tell(config: ReconstructionConfig, results: Results) -> Findings:
         summary=summary(config, results),
         tables=tuple(tables(config, results)),
         claims=tuple(claims(config, results)),
-        figures={},
+        figures=figures(config, results),
         results=results_table(results),
         facts={"threads": 1},
     )

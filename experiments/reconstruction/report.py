@@ -6,14 +6,12 @@ from collections.abc import Iterator, Mapping
 from statistics import fmean
 from typing import Any
 
-from experiments.claims import Claim, Standing, greater, mean_std
+from experiments.claims import Claim, compared, mean_std
 from experiments.reconstruction.config import DEFENCES, NONE, Case, Factor, ReconstructionConfig
 from experiments.reconstruction.runs import Result, Results
 from experiments.report import Table
 
 SOURCE = "beyond the paper"
-FEWEST_SEEDS = 5
-"""With fewer nothing is decided."""
 
 
 def over_seeds(
@@ -30,14 +28,15 @@ def over_seeds(
 
 def claims(config: ReconstructionConfig, results: Results) -> Iterator[Claim]:
     """Of one sentence: whether an update tells more than guessing, and whether a defence keeps
-    something back.
+    something back; corrected for their number.
     """
+    asked: dict[str, tuple[list[float], list[float]]] = {}
     for rank in config.ranks:
         for factor in config.factors:
             found = list(over_seeds(results, factor, rank, 1, NONE).values())
             if found:
                 text = f"{factor}'s update at rank {rank} tells more of a sentence than a guess"
-                yield _claim(text, [r["found"] for r in found], [r["guessed"] for r in found])
+                asked[text] = [r["found"] for r in found], [r["guessed"] for r in found]
     rank = config.ranks[0]
     for factor in config.defended:
         open_ = over_seeds(results, factor, rank, 1, NONE)
@@ -47,14 +46,9 @@ def claims(config: ReconstructionConfig, results: Results) -> Iterator[Claim]:
             if defence == NONE or not seeds:
                 continue
             text = f"{DEFENCES[defence].label}: less comes back of {factor} at rank {rank}"
-            ours, theirs = ([of[s]["found"] for s in seeds] for of in (open_, behind))
-            yield _claim(text, ours, theirs)
-
-
-def _claim(text: str, ours: list[float], theirs: list[float]) -> Claim:
-    standing, evidence = greater(ours, theirs)
-    decided: Standing = standing if len(ours) >= FEWEST_SEEDS else "not decided at this size"
-    return Claim(text, SOURCE, decided, evidence)
+            ours, theirs = ([of[seed]["found"] for seed in seeds] for of in (open_, behind))
+            asked[text] = ours, theirs
+    return compared(asked, SOURCE)
 
 
 def tables(config: ReconstructionConfig, results: Results) -> Iterator[Table]:

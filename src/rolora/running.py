@@ -15,10 +15,11 @@ import torch
 from rolora.callbacks import Begun, Callback
 from rolora.config import Config, dump_config
 from rolora.core.errors import BadInput, RunFailed
+from rolora.core.memory import peak_memory
 from rolora.core.noise import Noise, SecretNoise, seeded
 from rolora.core.types import Adapter, Evaluation, RoundNotes, ServerState
 from rolora.core.version import VERSION
-from rolora.engines.estimate import estimate, peak_memory
+from rolora.engines.estimate import estimate
 from rolora.engines.in_process import InProcess
 from rolora.engines.preparation import (
     NOTHING,
@@ -130,12 +131,14 @@ def _carried_out(
         callbacks.notice(f"going on after round {state.round}")
     start = start_of(ready, record, state, command)
     record.start(start)
-    callbacks.begin(begun(ready, record, start, state.round))
+    finished_before = state.round if record.unseen is None else state.round - 1
+    callbacks.begin(begun(ready, record, start, finished_before))
     run = (ready.config, ready.method, ready.task, engine)
     before = record.rounds() if checkpoint else ()
     guard = protected(ready.config, record, engine, before)
     spent = sum(line.bytes_up + line.bytes_down for line in before)
-    with closing(rounds(*run, state, ledger, record, callbacks.answer, spent, guard)) as steps:
+    beside = (callbacks.answer, spent, guard, record.unseen)
+    with closing(rounds(*run, state, ledger, record, *beside)) as steps:
         state = yield from _told(steps, callbacks)
     if state.round < ready.config.rounds:
         callbacks.notice(

@@ -1,5 +1,6 @@
 """The pages of the site: what they say is done, as they stand."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -52,6 +53,17 @@ def test_the_tutorial_goes_through_on_a_config_of_half_a_second(here, run_yaml, 
     assert "field: cinema" in Path("first/rolora.yaml").read_text()
     for path in ("runs/first/report.html", "runs/quickstart-compare/comparison.md", "merged"):
         assert Path(path).exists()
+
+
+def test_every_test_and_file_that_the_page_of_security_names_is_there():
+    page = (DOCS / "security.md").read_text()
+    tests = {path: path.read_text() for path in DOCS.parent.glob("tests/**/test_*.py")}
+    there = set(re.findall(r"^\s*def (test_\w+)", "\n".join(tests.values()), re.MULTILINE))
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert len(named) > 50
+    assert named - there == set()
+    files = set(re.findall(r"`(?:tests/)?([\w/]*test_\w+\.py)`", page))
+    assert [file for file in files if not any(str(path).endswith(file) for path in tests)] == []
 
 
 @pytest.mark.docs

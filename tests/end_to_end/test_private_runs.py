@@ -10,7 +10,18 @@ import pytest
 import torch
 import yaml
 
-from killed import adapter, metrics, running, words, write_project
+from killed import (
+    adapter,
+    digest,
+    killed_in_evaluation,
+    metrics,
+    running,
+    watch_evaluations,
+    words,
+    write_project,
+)
+from rolora.core.types import Failure
+from rolora.engines.in_process import InProcess
 from rolora.records.checkpoint import load_newest
 from rolora.records.rundir import KEY
 from shell import rolora
@@ -97,6 +108,39 @@ def test_a_run_that_goes_on_is_the_one_that_was_never_killed(project):
     assert metrics(project / "r") == metrics(project / "whole")
     run(project / "other", *options, rounds)  # with a key of its own
     assert adapter(project / "other") != adapter(project / "whole")
+
+
+@pytest.mark.parametrize("kind", ["clients", "examples"])
+def test_a_model_that_was_shown_before_a_kill_is_the_one_that_the_run_goes_on_with(
+    project, kind, monkeypatch
+):
+    """Though a client does not answer any more: a round made anew without it would be a second
+    release, of another noise, where one is counted.
+    """
+    all_asked = ["federation.clients_per_round=4", "federation.quorum=0.5"]
+    options = [*KINDS[kind], *all_asked, "evaluation.every=1"]
+    options = ["run", "small.yaml", *options, "--out", "r"]
+    shown = killed_in_evaluation(2, *options)
+    assert len(metrics(project / "r")) == 1
+
+    seen, asked, plain = {}, [], InProcess.train
+    watch_evaluations(
+        lambda plan: seen.setdefault(plan.round - 1, digest(plan)), monkeypatch.setattr
+    )
+
+    def train(self, plans, *dealt):
+        asked.append(plans[0].round)
+        gone = [plan.client for plan in plans if plan.client == 0]
+        yield from (Failure(client, "node_lost") for client in gone)
+        yield from plain(self, [plan for plan in plans if plan.client != 0], *dealt)
+
+    monkeypatch.setattr(InProcess, "train", train)
+    assert rolora(*options, "--resume") == 0
+    assert seen[2] == shown
+    assert sorted(set(asked)) == [3, 4]
+    told = metrics(project / "r")
+    assert [line["round"] for line in told] == [1, 2, 3, 4]
+    assert all(line["validation"] for line in told)
 
 
 def test_without_its_key_a_run_does_not_go_on(project, capsys):

@@ -14,7 +14,7 @@ from experiments.arena.figure import figures
 from experiments.arena.report import at_bytes, claims, overview, summary, tables
 from experiments.contest import Line
 from experiments.places import changed, reviews
-from experiments.texts import LEAST, Topics
+from experiments.topics import LEAST, Topics
 from experiments.trials import TrialWorker
 from rolora.config import PartitionConfig
 from rolora.core.errors import BadInput
@@ -91,7 +91,7 @@ def test_claims_are_of_the_end_and_of_equal_bytes():
     personal = next(row for row in table.rows if row[0] == "FedSA-LoRA")
     assert personal[7:10] == ("-", "-", "-")
     assert "own share" in " ".join(" ".join(row) for row in overview(lines).rows)
-    assert "la_lora on digits2-10" in summary(CONFIG, lines)
+    assert "reviews-10 (calibrated, ffa_lora, flexlora, flora" in summary(CONFIG, lines)
     assert list(figures(lines)) == ["arena"]
     assert figures({}) == {}
 
@@ -137,7 +137,7 @@ def test_texts_train_the_pooler_over_states_that_are_kept(model_dir, tmp_path):
     assert len(task.states) > 100
     again = worker.work(place.trial(PLAIN.key, PLAIN.of, 1e-2, 0, True))
     assert again["accuracy"] == found["accuracy"]
-    assert place.trial("x", PLAIN.of, 1e-2, 0, True).settings()["own_task"]["task"] == "Texts"
+    assert place.trial("x", PLAIN.of, 1e-2, 0, True).settings()["own_task"]["task"] == "PooledTexts"
 
 
 def test_a_small_arena_is_run_and_told_of_again(tmp_path):

@@ -12,8 +12,7 @@ import small
 from experiments.attacks.config import DEFENCES, NONE, AttacksConfig, Case
 from experiments.attacks.figure import figures
 from experiments.attacks.report import HELD_BY, claims, summary, tables
-from experiments.attacks.runs import Result, trial_of
-from experiments.texts import Pooled
+from experiments.attacks.runs import Pooled, Result, trial_of
 from federated import write_run
 from rolora.attacks import ATTACKS
 from rolora.core.errors import BadInput
@@ -40,8 +39,10 @@ def test_the_most_telling_comes_first_and_nothing_twice():
     assert {case.attack for case in waves[0]} == {None, *ATTACKS}
     assert {case.fraction for case in waves[1]} == {0.2}
     assert [{case.seed for case in wave} for wave in waves] == [
-        {seed} for seed in (0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 0, 1, 2, 3, 4)
+        {seed} for seed in (0, 0, 1, 1, 2, 2, 3, 3, 4, 4, *range(5), *range(5), *range(5))
     ]
+    others = [{case.fraction for case in wave} for wave in waves[10:]]
+    assert others == [*[{0.4}] * 5, *[{0.3}] * 5, *[{0.1}] * 5]
     places = {(case.defence, case.fraction) for case in every}
     # Of ten clients four are too many for Krum.
     assert {(d, 0.4) for d in DEFENCES} - places == {("krum", 0.4), ("multi_krum", 0.4)}
@@ -126,7 +127,9 @@ def test_tables_say_what_failed_and_what_is_missing():
     assert refused.rows == (("scaled", "20%", "2.0", "1.0"),)
     assert "(1 did)" in summary(config, found)
     assert "9 of 20 places are not finished" in summary(config, found)
-    assert list(figures(config, found)) == ["attacks"]
+    picture, _ = figures(config, found)["attacks"]
+    lines = {line.get_label(): list(line.get_xdata()) for line in picture.axes[0].lines}
+    assert lines == {"mean": [0.0], "mean, judged": [20.0]}  # of one seed alone nothing is drawn
     assert figures(config, {}) == {}
 
 

@@ -217,7 +217,7 @@ def test_tables_count_collapsed_runs_and_the_summary_names_what_is_missing():
     areas = [[100 * (a / 2 + b + c + d / 2) / 3 for a, b, c, d in some] for some in ends]
     assert [row[11] for row in table.rows] == [mean_std(some) for some in areas]
     assert table.rows[1][12] == f"{byte_size(3)}, 5 of 5"
-    assert "gauge on dirichlet0.5" in summary(PresetConfig(), lines)
+    assert "dirichlet0.5 (rolora, calibrated, recommended, " in summary(PresetConfig(), lines)
     config = PresetConfig(recipes=(FULL.key,), places=(split,))
     assert "All that was asked for is here" in summary(config, lines)
     assert list(figures(lines)) == ["preset"]

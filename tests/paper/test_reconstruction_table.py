@@ -13,6 +13,7 @@ from experiments.reconstruction.config import (
     Defence,
     ReconstructionConfig,
 )
+from experiments.reconstruction.figure import KINDS, figures
 from experiments.reconstruction.report import claims, summary, tables
 from experiments.reconstruction.runs import Result, observed
 from federated import write_run
@@ -28,6 +29,24 @@ def test_undefended_at_every_rank_and_behind_every_defence_at_some():
     assert len(cases) == len(set(cases)) == 2 * (len(DEFENCES) + 3)
     behind = {(case.factor, case.rank) for case in cases if case.defence != NONE}
     assert behind == {("A", 4)}
+
+
+def test_the_picture_has_a_place_for_every_defence_and_leaves_out_what_is_not_there():
+    shown = [NONE, *(defence for kind in KINDS.values() for defence in kind)]
+    assert sorted(shown) == sorted(DEFENCES)
+    config = ReconstructionConfig(defences=(NONE, "int8"), batches=(1, 4), seeds=(0,))
+    found = {Case("A", 4, batch, NONE, 0): read_back(0.9) for batch in (1, 4)}
+    found[Case("A", 4, 1, "int8", 0)] = read_back(0.6)
+    picture, _ = figures(config, found)["reconstruction"]
+    assert [axes.get_title("left") for axes in picture.axes] == [
+        "undefended",
+        *(f"A, rank 4: {kind}" for kind in KINDS),
+    ]
+    lines = {
+        line.get_label(): list(line.lines[0].get_ydata()) for line in picture.axes[2].containers
+    }
+    assert lines == {"one step of SGD": [0.9, 0.9], "int8": [0.6]}
+    assert figures(config, {}) == {}
 
 
 @pytest.mark.parametrize(

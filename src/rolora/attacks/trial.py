@@ -131,7 +131,13 @@ class Unwritten:
         for failure in metrics.failures:
             self.named[failure.client] = self.named.get(failure.client, 0) + 1
 
-    def checkpoint(self, state: ServerState, ledger: Ledger, engine: Engine) -> None:
+    def checkpoint(
+        self,
+        state: ServerState,
+        ledger: Ledger,
+        engine: Engine,
+        unseen: RoundRecord | None = None,
+    ) -> None:
         """Keep the state."""
         self.state = state
 

@@ -22,6 +22,7 @@ from rolora.cli import ask, begin
 from rolora.cli.chat import chat
 from rolora.cli.watch import watch
 from rolora.core.errors import BadInput, RunFailed
+from rolora.core.memory import keep_few_products
 
 if TYPE_CHECKING:
     from rolora.engines.flower.settings import SiteConfig
@@ -330,9 +331,10 @@ def rekey(
     from rolora.engines.flower.project import replace_key
 
     written = replace_key(directory, site)
-    Console().print(
-        f"{written} is for the site; start rolora server again", soft_wrap=True, highlight=False
-    )
+    said = f"{written} is for the site; start rolora server again"
+    if any(directory.glob(f"site-*/peers/site-{site}.pub")):
+        said += f"; the others are to have the new peers/site-{site}.pub"
+    Console().print(said, soft_wrap=True, highlight=False)
 
 
 def _show(site: SiteConfig, run: Path) -> None:
@@ -417,7 +419,8 @@ def command() -> str:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line, and set what its process keeps."""
+    keep_few_products()
     guarded(app)
 
 

@@ -44,6 +44,8 @@ class Checkpoint:
         history: what a run keeps for good: its id, when it was started.
         run: what must be the same for a run to go on: config, data.
         metrics: a line a round; None in a checkpoint of schema 1, which holds none.
+        unseen: what is known of the last round, which has no line yet as it is still to be
+            evaluated; None: it has.
     """
 
     state: ServerState
@@ -52,6 +54,7 @@ class Checkpoint:
     history: Mapping[str, Any]
     run: Mapping[str, Any]
     metrics: Sequence[str] | None = None
+    unseen: str | None = None
 
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
@@ -83,6 +86,8 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
             "rest": rest,
         },
     }
+    if checkpoint.unseen is not None:
+        body["unseen"] = checkpoint.unseen
     text = json.dumps(body, sort_keys=True)
     sealed = json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest(), "body": text})
     write_atomic(temporary / "tensors.safetensors", payload)
@@ -213,7 +218,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         for name in body.get("engine", ()):
             engine |= load(_read_shared(shared / name))
         metrics = _metrics(shared, body["metrics"]) if "metrics" in body else None
-        return Checkpoint(state, ledger, engine, body["history"], body["run"], metrics)
+        kept = (body["history"], body["run"], metrics, body.get("unseen"))
+        return Checkpoint(state, ledger, engine, *kept)
     except DamagedCheckpoint:
         raise
     except (OSError, SafetensorError) as error:

@@ -58,6 +58,11 @@ class RunDirectory:
 
     Nothing is written before :meth:`begin`.
 
+    Attributes:
+        saved: the round of the newest checkpoint.
+        unseen: of the one that the run goes on from, the record of its round where that is still
+            to be evaluated.
+
     Args:
         path: the directory.
         config: of the run.
@@ -69,6 +74,7 @@ class RunDirectory:
         self.history: dict[str, Any] = {"id": uuid.uuid4().hex, "started": started}
         self.run: dict[str, Any] = {"config": config.model_dump(mode="json")}
         self.saved = 0
+        self.unseen: RoundRecord | None = None
         self._lines: dict[int, str] = {}
 
     @property
@@ -108,6 +114,8 @@ class RunDirectory:
         for line in damaged:
             notice(f"damaged checkpoint passed over: {line}")
         self.saved = checkpoint.state.round
+        if checkpoint.unseen is not None:
+            self.unseen = RoundRecord.model_validate_json(checkpoint.unseen)
         self.history = dict(checkpoint.history)
         self.history.setdefault("id", self._id_of_schema_1())
         self._lines = self._lines_until(checkpoint, found, notice)
@@ -170,11 +178,20 @@ class RunDirectory:
             os.fsync(file.fileno())
         self._lines[metrics.round] = line
 
-    def checkpoint(self, state: ServerState, ledger: Holdings, engine: Keeper) -> None:
-        """Make `state` the one that ``--resume`` goes on from."""
+    def checkpoint(
+        self,
+        state: ServerState,
+        ledger: Holdings,
+        engine: Keeper,
+        unseen: RoundRecord | None = None,
+    ) -> None:
+        """Make `state` the one that ``--resume`` goes on from, first to evaluate it where it is
+        `unseen`.
+        """
         kept = engine.tensors(state.round)
         lines = [line for number, line in self._lines.items() if number <= state.round]
-        checkpoint = Checkpoint(state, ledger.held, kept, self.history, self.run, lines)
+        line = None if unseen is None else unseen.model_dump_json()
+        checkpoint = Checkpoint(state, ledger.held, kept, self.history, self.run, lines, line)
         save_checkpoint(self.path / "checkpoint", checkpoint, self.config.checkpoint.keep)
         self.saved = state.round
 

@@ -34,6 +34,11 @@ class Protection:
 
     config: Config
 
+    @property
+    def counts(self) -> bool:
+        """Whether each model that is shown is one release of those that are counted."""
+        return self.config.privacy is not None
+
     def cohort(
         self, clients: Sequence[ClientInfo], number: int, attempt: int
     ) -> Sequence[ClientInfo]:

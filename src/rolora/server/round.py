@@ -54,8 +54,16 @@ class Record(Protocol):
     def round_finished(self, metrics: RoundRecord) -> None:
         """Append one line to the metrics."""
 
-    def checkpoint(self, state: ServerState, ledger: Ledger, engine: Engine) -> None:
-        """Make the state the one that a restart goes on from."""
+    def checkpoint(
+        self,
+        state: ServerState,
+        ledger: Ledger,
+        engine: Engine,
+        unseen: RoundRecord | None = None,
+    ) -> None:
+        """Make the state the one that a restart goes on from, with what is known so far of its
+        round where that has not been evaluated yet.
+        """
 
 
 @dataclass
@@ -86,9 +94,14 @@ def rounds(
     answered: Callable[[Update | Failure], None] = lambda answer: None,
     spent: int = 0,
     protection: Protection | None = None,
+    unseen: RoundRecord | None = None,
 ) -> Generator[RoundRecord, None, ServerState]:
     """Run the rounds that are left, one at a time, as far as ``server.byte_budget`` and
     ``privacy.target_epsilon`` go; the value at the end is the final state.
+
+    Where privacy is counted a round is checkpointed before its model is shown to anybody, with the
+    evaluation still to come: were it made anew after a kill, of other answers, that would be one
+    release more than is counted.
 
     Args:
         config: the run's settings.
@@ -101,6 +114,7 @@ def rounds(
         answered: told of every client's answer.
         spent: bytes both ways in the rounds before.
         protection: what privacy changes; None: nothing, and the config asks for none.
+        unseen: the record of the round of `state`, where that is still to be evaluated.
 
     Yields:
         the record of a round, once it is finished: its metrics are written.
@@ -123,9 +137,18 @@ def rounds(
 
     going = goes_on(state)
     try:
-        while going:
+        while going or unseen is not None:
             clock = Clock()
-            new, metrics = one_round(config, method, engine, state, ledger, clock, answered, guard)
+            if unseen is None:
+                given = (config, method, engine, state, ledger, clock, answered, guard)
+                new, metrics = one_round(*given)
+                if guard.counts:
+                    with shielded():
+                        state, held = new, Ledger(ledger.held)
+                        record.checkpoint(state, held, engine, metrics)
+                        saved = state.round
+            else:
+                new, metrics, unseen = state, unseen, None
             guard.note(metrics)
             spent += metrics.bytes_up + metrics.bytes_down
             going, seen = goes_on(new), {}
@@ -139,7 +162,8 @@ def rounds(
             with shielded():
                 record.round_finished(metrics)
                 state, held = new, Ledger(ledger.held)
-                if not going or state.round % config.checkpoint.every == 0:
+                due = not going or state.round % config.checkpoint.every == 0
+                if due and saved != state.round:
                     record.checkpoint(state, held, engine)
                     saved = state.round
             yield metrics

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import permutations
+
 import pytest
 import yaml
 
@@ -20,8 +23,9 @@ from rolora.engines.flower.project import (
     replace_key,
     write_project,
 )
-from rolora.engines.flower.serve import of_site
+from rolora.engines.flower.serve import of_site, vouching_of
 from rolora.engines.flower.settings import ServerConfig, SiteConfig, load_settings
+from rolora.secure.forms import Keys, Refused, Seat, Terms
 
 ADDRESS = "fed.example.org:9092"
 
@@ -72,6 +76,46 @@ def test_a_new_key_is_another_one_and_known_to_the_server(project):
     assert (project / "tls" / "site-1.pub").read_text() not in (old, other)
     assert fits(project, 1)
     assert (project / "tls" / "site-0.pub").read_text() == other
+
+
+@pytest.fixture
+def summing(run_yaml, tmp_path):
+    """A federation whose run has a secure sum."""
+    (tmp_path / "sum.yaml").write_text(run_yaml.read_text() + "\nsecure_sum: {threshold: 0.67}\n")
+    write_project(tmp_path / "f", tmp_path / "sum.yaml", 3, ADDRESS, False, insecure=False)
+    return tmp_path / "f"
+
+
+def vouched(directory):
+    """By site, what it has for its own and for the others' keys in a secure sum of one run."""
+    sites = [load_settings(SiteConfig, directory / f"site-{n}" / "site.yaml") for n in range(3)]
+    return [vouching_of(site)("run") for site in sites]
+
+
+def test_sites_of_a_run_with_a_secure_sum_pin_each_other_s_keys(summing):
+    """What each signs, the others take, and nothing that another one signs in its name."""
+    keys, found = Keys(*[bytes(32)] * 3), vouched(summing)
+    terms = Terms(round=1, threshold=3, most=3, reach=4.0, by_examples=True)
+    for site, another, judge in permutations(range(3)):
+        seat = Seat(site, 10, keys, found[site].sign(site, terms, keys))
+        found[judge].check(seat, terms)
+        forged = replace(seat, signature=found[another].sign(site, terms, keys))
+        with pytest.raises(Refused, match="not signed with the key in peers"):
+            found[judge].check(forged, terms)
+    assert "`site-N/peers/` has the public keys" in (summing / "RUNBOOK.md").read_text()
+
+
+def test_a_new_key_is_the_one_that_the_others_pin(summing):
+    replace_key(summing, 1)
+    for other in (0, 2):
+        pin = summing / f"site-{other}" / "peers" / "site-1.pub"
+        assert pin.read_text() == (summing / "site-1" / "node.key.pub").read_text()
+    assert not (summing / "site-1" / "peers" / "site-1.pub").exists()
+
+
+def test_without_a_secure_sum_nothing_is_pinned(project):
+    assert not list(project.rglob("peers"))
+    assert "peers" not in (project / "RUNBOOK.md").read_text()
 
 
 def test_a_new_key_for_a_site_whose_directory_was_handed_over(project):

@@ -20,15 +20,25 @@ START = start()
 PRIVACY = {"clip": 0.5, "noise_multiplier": 0.0, "accountant": "rdp"}
 
 
-def play(engine, privacy=PRIVACY, seed=1, **sections):
+def play(
+    engine,
+    privacy=PRIVACY,
+    seed=1,
+    record=None,
+    before=(),
+    state=None,
+    unseen=None,
+    **sections,
+):
     federation = {"clients": engine.count, **sections.pop("federation", {})}
     settings = small.config(
         federation=federation, server={"weighting": "uniform"}, privacy=privacy, **sections
     )
-    method, record = small.method(settings), small.Memory()
-    guard = protection_of(settings, lambda: seeded(seed), engine.registered)
-    given = (settings, method, small.CLASSIFICATION, engine, method.init(START), Ledger(), record)
-    state = finished_rounds(rounds(*given, protection=guard))
+    method, record = small.method(settings), record or small.Memory()
+    guard = protection_of(settings, lambda: seeded(seed), engine.registered, before)
+    state = state or method.init(START)
+    given = (settings, method, small.CLASSIFICATION, engine, state, Ledger(), record)
+    state = finished_rounds(rounds(*given, protection=guard, unseen=unseen))
     return state, record, guard
 
 
@@ -92,6 +102,69 @@ def test_a_round_that_too_few_answer_is_tried_with_the_same_clients():
     first, second = asked(engine)
     assert first == second
     assert record.metrics[0].attempts == 2
+
+
+class Witness(small.Memory):
+    """Notes in which order a run keeps its rounds, shows their models and tells of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.unseen = [], []
+
+    def checkpoint(self, state, ledger, engine, unseen=None):
+        super().checkpoint(state, ledger, engine)
+        self.seen.append(("kept", state.round))
+        self.unseen.append(unseen)
+
+    def round_finished(self, metrics):
+        super().round_finished(metrics)
+        self.seen.append(("told", metrics.round))
+
+
+class Shown(FakeEngine):
+    """Evaluates before the witness."""
+
+    def __init__(self, witness, **settings):
+        super().__init__(**settings)
+        self.witness = witness
+
+    def evaluate(self, plan, split):
+        self.witness.seen.append(("shown", plan.round - 1))  # which the plan would make the next of
+        return super().evaluate(plan, split)
+
+
+def test_a_model_is_kept_before_it_is_shown_and_none_is_made_in_its_place():
+    """Were a round made anew of other answers after its model was shown, that would be one release
+    more than is counted.
+    """
+    settings = {"rounds": 3, "evaluation": {"every": 1}, "checkpoint": {"every": 1}}
+    first = Witness()
+    _, _, guard = play(Shown(first, count=3), record=first, **settings)
+    assert first.seen == [(what, n) for n in (1, 2, 3) for what in ("kept", "shown", "told")]
+    state, unseen = first.states[1][0], first.unseen[1]
+    assert (state.round, unseen.round, unseen.validation) == (2, 2, None)
+
+    again = Witness()
+    engine = Shown(again, count=3)
+    given = {"record": again, "before": first.metrics[:1], "state": state, "unseen": unseen}
+    _, _, resumed = play(engine, **given, **settings)
+    later = [(what, 3) for what in ("kept", "shown", "told")]
+    assert again.seen == [("shown", 2), ("told", 2), *later]
+    assert [plans[0].round for plans in engine.plans] == [3]
+    assert [line.epsilon for line in again.metrics] == [m.epsilon for m in first.metrics[1:]]
+    assert resumed.epsilon == guard.epsilon
+
+
+def test_without_privacy_a_round_is_kept_when_all_is_known_of_it():
+    witness = Witness()
+    settings = small.config(
+        federation={"clients": 3}, rounds=2, evaluation={"every": 1}, checkpoint={"every": 1}
+    )
+    method, engine = small.method(settings), Shown(witness, count=3)
+    given = (settings, method, small.CLASSIFICATION, engine, method.init(START), Ledger(), witness)
+    run_rounds(*given)
+    assert witness.seen == [(what, n) for n in (1, 2) for what in ("shown", "told", "kept")]
+    assert witness.unseen == [None, None]
 
 
 def test_a_quorum_that_is_lost_for_good_ends_the_run():

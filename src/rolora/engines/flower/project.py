@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,15 @@ knows site N: hand each site its directory over a safe channel, and delete it he
 make its own, `ssh-keygen -t ecdsa -b 384 -f node.key` without a passphrase, and send the public
 half for `sites` in `server.yaml`. The server's certificate holds for 825 days.
 
-In this directory `rolora federation rekey . N` makes a new key for site N, whose old one is lost,
-and `rolora federation renew . --address {address}` a new certificate for the server. Both hold from
-the next start of `rolora server` on.
+{peers}In this directory `rolora federation rekey . N` makes a new key for site N, whose old one is
+lost, and `rolora federation renew . --address {address}` a new certificate for the server. Both
+hold from the next start of `rolora server` on.
+"""
+PEERS = """\
+`site-N/peers/` has the public keys of the other sites, and `site.yaml` names them: in a secure sum
+site N takes no keys that they have not signed. Whoever kept a `node.key` can sign for its site. A
+key that a site makes for itself goes to the others' `peers/` as well.
+
 """
 OPEN = """
 ## No keys
@@ -83,7 +90,8 @@ def write_project(
     one_machine: bool,
     insecure: bool,
 ) -> Path:
-    """Write ``run.yaml``, ``server.yaml``, ``site-N/``, ``tls/`` and ``RUNBOOK.md``.
+    """Write ``run.yaml``, ``server.yaml``, ``site-N/``, ``tls/`` and ``RUNBOOK.md``. For a run with
+    a secure sum each site has the others' public keys, as its `peers`.
 
     Args:
         directory: must not hold anything yet.
@@ -112,6 +120,8 @@ def write_project(
         (directory / f"site-{number}").mkdir(parents=True)
     if not insecure:
         server |= _write_keys(directory, address, count)
+        for number in range(count):
+            _write_peers(directory, number, _pinned(run, number))
     _write_yaml(directory / "run.yaml", _run_settings(run, port, insecure))
     _write_yaml(directory / "server.yaml", server)
     for number in range(count):
@@ -119,7 +129,7 @@ def write_project(
         parse_section(SiteConfig, site, f"site {number}")
         _write_yaml(directory / f"site-{number}" / "site.yaml", site)
     runbook = directory / "RUNBOOK.md"
-    runbook.write_text(_runbook(count, address, port, one_machine, insecure))
+    runbook.write_text(_runbook(run, address, one_machine, insecure))
     return runbook
 
 
@@ -159,7 +169,21 @@ def _site_settings(
         site["allow"] |= {"examples": 1, "label_counts": True}
     if not insecure:
         site["tls"] = {"authority": "ca.crt", "node_key": "node.key"}
+        if pinned := _pinned(run, number):
+            site["peers"] = {peer: _pin(peer).as_posix() for peer in pinned}
     return site
+
+
+def _pinned(run: Config, number: int) -> list[int]:
+    """The sites whose keys this one is to know: all others, where there is a sum to hide in."""
+    if run.least_sum is None:
+        return []
+    return [peer for peer in range(run.federation.clients) if peer != number]
+
+
+def _pin(peer: int) -> Path:
+    """Where a site has the public key of another."""
+    return Path("peers", f"site-{peer}.pub")
 
 
 def agreed_to(run: Config) -> dict[str, Any]:
@@ -221,7 +245,8 @@ def renew_certificate(directory: Path, address: str) -> Path:
 
 def replace_key(directory: Path, site: int) -> Path:
     """Make a new key for a site whose old one is lost or known to others. From its next start on
-    ``rolora server`` lets the new one in and the old one no more.
+    ``rolora server`` lets the new one in and the old one no more. Other sites that have the old one
+    among their `peers`, as far as their directories are here, get the new one in its place.
 
     Args:
         directory: that :func:`write_project` wrote.
@@ -238,6 +263,8 @@ def replace_key(directory: Path, site: int) -> Path:
     for name in ("node.key", "node.key.pub"):
         (directory / f"site-{site}" / name).unlink(missing_ok=True)
     _write_site_key(directory, site)
+    for pin in directory.glob(f"site-*/{_pin(site)}"):
+        shutil.copy(directory / "tls" / f"site-{site}.pub", pin)
     return directory / f"site-{site}" / "node.key"
 
 
@@ -281,16 +308,25 @@ def _write_site_key(directory: Path, number: int) -> None:
     shutil.copy(site / "node.key.pub", directory / "tls" / f"site-{number}.pub")
 
 
+def _write_peers(directory: Path, number: int, pinned: Sequence[int]) -> None:
+    """The public keys of other sites, for one."""
+    for peer in pinned:
+        pin = directory / f"site-{number}" / _pin(peer)
+        pin.parent.mkdir(exist_ok=True)
+        shutil.copy(directory / "tls" / f"site-{peer}.pub", pin)
+
+
 def _write_yaml(path: Path, content: dict[str, Any]) -> None:
     path.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
-def _runbook(sites: int, address: str, port: str, one_machine: bool, insecure: bool) -> str:
+def _runbook(run: Config, address: str, one_machine: bool, insecure: bool) -> str:
     loopback = is_loopback(address)
+    peers = PEERS if run.least_sum is not None else ""
     return RUNBOOK.format(
-        sites=sites,
+        sites=run.federation.clients,
         address=address,
-        port=port,
+        port=address.rpartition(":")[2],
         insecure=" --insecure" if insecure and not loopback else "",
         data_step="each takes its share of the run's data."
         if one_machine
@@ -300,5 +336,5 @@ def _runbook(sites: int, address: str, port: str, one_machine: bool, insecure: b
         key_files=""
         if insecure
         else "| `tls/` | the authority, the server's key, the sites' public keys | the server |\n",
-        security=OPEN if insecure else SECURITY.format(address=address),
+        security=OPEN if insecure else SECURITY.format(address=address, peers=peers),
     )
