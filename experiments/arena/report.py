@@ -9,11 +9,10 @@ from experiments import over_bytes
 from experiments.arena.config import FIRST, PLAIN, PRESETS, ArenaConfig, Competitor
 from experiments.claims import Claim, above, in_points, p_text, paired, percent
 from experiments.claims import corrected as after_holm
-from experiments.contest import Line, Lines, unfinished
+from experiments.contest import COLLAPSED, Line, Lines, unfinished
 from experiments.places import Place
 from experiments.report import Table
 from experiments.standings import ENDS, as_numbers, corrected, ends, in_place, places_of
-from rolora.report.collapse import COLLAPSED_SHARE
 from rolora.report.statistics import FEWEST_SEEDS
 
 SOURCE = "beyond the paper"
@@ -147,11 +146,9 @@ def summary(config: ArenaConfig, lines: Lines) -> str:
         f"end. The test examples are looked at once, after the last round. A method that sends "
         f"both factors sends twice as much in as many rounds: so that bytes compare, its "
         f"validation accuracy is also read where its clients had sent up what RoLoRA's send in "
-        f"all, linear between looks, which is half of its rounds. A run is collapsed where it "
-        f"diverged, scores at most a point more than the best constant guess, or gives one label "
-        f"to more than {COLLAPSED_SHARE:.0%} of the examples; it stays in. A method whose clients "
-        f"keep models of their own is scored on each client's own examples, which is another "
-        f"question; it is not compared.\n\n"
+        f"all, linear between looks, which is half of its rounds. {COLLAPSED} A method whose "
+        f"clients keep models of their own is scored on each client's own examples, which is "
+        f"another question; it is not compared.\n\n"
         f"MNIST: the two-layer net with as many hidden units as pixels, SGD with momentum 0.9, "
         f"rank 16. Texts: MiniLM with rank 4 in the pooler alone, AdamW; MMLU's questions and "
         f"their topics are a task of 26 labels. With 50 clients MNIST's batches are of 16, not "

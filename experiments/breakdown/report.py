@@ -10,6 +10,7 @@ from typing import Any
 from experiments.breakdown.config import CENTRE, BreakdownConfig, Point
 from experiments.breakdown.runs import Result, Results, gap_of
 from experiments.claims import (
+    SIGNIFICANCE,
     Claim,
     Standing,
     corrected,
@@ -18,16 +19,14 @@ from experiments.claims import (
     paired,
     percent,
 )
-from experiments.contest import collapsed
+from experiments.contest import COLLAPSED, collapsed
 from experiments.methods import LORA, ROLORA
 from experiments.report import Table
-from rolora.report.collapse import COLLAPSED_SHARE
 from rolora.report.statistics import FEWEST_SEEDS, PairedDifference
 
 SOURCE = "Table 1"
 FAR = 0.1
 """By how much one must be below the other for a breakdown."""
-SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -63,9 +62,9 @@ def at_each_rate(config: BreakdownConfig, results: Results) -> list[Pair]:
     pairs = []
     for point in config.points():
         for rate in config.rates_of(point):
-            both = [_of_seeds(config, found, point, m, rate) for m in (ROLORA, LORA)]
-            if both[0] and both[1]:
-                pairs.append(Pair(point, (rate, rate), both[0], both[1]))
+            rolora, lora = (_of_seeds(config, found, point, m, rate) for m in (ROLORA, LORA))
+            if rolora and lora:
+                pairs.append(Pair(point, (rate, rate), rolora, lora))
     return pairs
 
 
@@ -74,15 +73,13 @@ def at_best_rates(config: BreakdownConfig, results: Results) -> list[Pair]:
     found = {(c.point, c.method, c.rate, c.seed): end for c, end in results.items()}
     pairs = []
     for point in config.points():
-        rates = [_chosen(config, found, point, method) for method in (ROLORA, LORA)]
-        if rates[0] is None or rates[1] is None:
+        ours, theirs = (_chosen(config, found, point, method) for method in (ROLORA, LORA))
+        if ours is None or theirs is None:
             continue
-        both = [
-            _of_seeds(config, found, point, method, rate)
-            for method, rate in zip((ROLORA, LORA), rates, strict=True)
-        ]
-        if both[0] and both[1]:
-            pairs.append(Pair(point, (rates[0], rates[1]), both[0], both[1]))
+        rolora = _of_seeds(config, found, point, ROLORA, ours)
+        lora = _of_seeds(config, found, point, LORA, theirs)
+        if rolora and lora:
+            pairs.append(Pair(point, (ours, theirs), rolora, lora))
     return pairs
 
 
@@ -90,10 +87,10 @@ Found = Mapping[tuple[Point, str, float, int], Result]
 
 
 def _of_seeds(
-    config: BreakdownConfig, found: Found, point: Point, method: str, rate: float | None
+    config: BreakdownConfig, found: Found, point: Point, method: str, rate: float
 ) -> list[Result]:
     keys = [(point, method, rate, seed) for seed in config.seeds]
-    return [found[key] for key in keys] if all(key in found for key in keys) else []  # type: ignore[index]
+    return [found[key] for key in keys] if all(key in found for key in keys) else []
 
 
 def _chosen(config: BreakdownConfig, found: Found, point: Point, method: str) -> float | None:
@@ -226,9 +223,8 @@ def summary(config: BreakdownConfig, results: Results) -> str:
         f"{len(config.rates)} rates. The gap is |mean(B) mean(A) - mean(B A)|_F over "
         "|mean(B A)|_F, over all adapted matrices together, means by weight, in the mean over "
         f"FedIT's rounds and seeds. Own rates are chosen by validation at seed "
-        f"{config.tuning_seed}, which is not judged; the test examples are looked at once. A run "
-        "is collapsed where it diverged, scores at most a point more than the best constant guess, "
-        f"or gives one label to more than {COLLAPSED_SHARE:.0%} of the examples; it stays in.\n\n"
+        f"{config.tuning_seed}, which is not judged; the test examples are looked at once. "
+        f"{COLLAPSED}\n\n"
         f"Paired t-tests over {len(config.seeds)} seeds, corrected by Holm's method within each "
         f"table; a breakdown is {100 * FAR:.0f} points or more. Every run is on one thread. "
         + (f"Not finished: {'; '.join(waiting)}." if waiting else "All points are here.")

@@ -15,10 +15,11 @@ import torch
 from rolora.callbacks import Begun, Callback
 from rolora.config import Config, dump_config
 from rolora.core.errors import BadInput, RunFailed
+from rolora.core.memory import peak_memory
 from rolora.core.noise import Noise, SecretNoise, seeded
 from rolora.core.types import Adapter, Evaluation, RoundNotes, ServerState
 from rolora.core.version import VERSION
-from rolora.engines.estimate import estimate, peak_memory
+from rolora.engines.estimate import estimate
 from rolora.engines.in_process import InProcess
 from rolora.engines.preparation import (
     NOTHING,

@@ -22,6 +22,7 @@ from rolora.cli import ask, begin
 from rolora.cli.chat import chat
 from rolora.cli.watch import watch
 from rolora.core.errors import BadInput, RunFailed
+from rolora.core.memory import keep_few_products
 
 if TYPE_CHECKING:
     from rolora.engines.flower.settings import SiteConfig
@@ -418,7 +419,8 @@ def command() -> str:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line, and set what its process keeps."""
+    keep_few_products()
     guarded(app)
 
 

@@ -72,16 +72,17 @@ def evaluate(
 
 
 def of_similar_length(lengths: Tensor, rows: Tensor, batch_size: int) -> list[Tensor]:
-    """`rows` in batches, the shortest first; of long ones fewer a batch.
+    """`rows` in batches, the longest first; of long ones fewer a batch.
 
-    Nothing is kept for a backward pass, but attention weighs every pair of tokens.
+    Nothing is kept for a backward pass, but attention weighs every pair of tokens. What a shorter
+    batch needs fits where a longer one lay: the other way round the heap grows with each.
     """
     ordered = rows[torch.argsort(lengths[rows], stable=True)]
     batches: list[Tensor] = []
     for batch in ordered.split(batch_size):
         longest = int(lengths[batch[-1]])
         batches += batch.split(max(1, EVALUATED_TOKENS // max(1, longest)))
-    return batches
+    return batches[::-1]
 
 
 def gathered(pieces: Iterable[Piece], n: int) -> Outcome:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +9,6 @@ from dataclasses import dataclass, replace
 from heapq import heapify, heapreplace
 from threading import Event, Thread
 
-import psutil
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +16,7 @@ from rolora.client.batches import CHUNK_OVERHEAD, batch_rows, chunks
 from rolora.client.evaluation import Split, of_similar_length
 from rolora.client.kept import NOTHING
 from rolora.client.runtime import with_own
+from rolora.core.memory import FREE, peak_memory, products_kept, resident_memory
 from rolora.core.types import Plan, ServerState
 from rolora.engines.in_process import InProcess
 from rolora.model.lora import LoraModel
@@ -31,8 +29,6 @@ LEAST = 0.1
 """Seconds that are timed at least."""
 ROUNDS = 10
 """Rounds whose batches are looked at; they speak for those after them."""
-COMPILED = 1024
-"""Products that oneDNN keeps, unless ``ONEDNN_PRIMITIVE_CACHE_CAPACITY`` says otherwise."""
 BETWEEN = 0.002
 """Seconds between two looks at the memory."""
 
@@ -62,7 +58,7 @@ def estimate(engine: InProcess, state: ServerState) -> Estimate:
     new = Fresh.of(engine, left)
     return Estimate(
         seconds=pace.token * last + pace.fresh * new.each_round * last / whole,
-        memory=_needed(engine, memory.most, new.to_come),
+        memory=_needed(engine, memory, new.to_come),
     )
 
 
@@ -153,8 +149,8 @@ def _meet(engine: InProcess, shapes: Collection[tuple[int, bool]]) -> None:
     """Have each kind of frozen linear layer multiply as many rows as will pass, in the workers.
 
     For every number of rows oneDNN compiles products of its own, in a millisecond, and keeps them,
-    up to a megabyte each: on a small model that is most of what a run takes. Those compiled here
-    are the run's.
+    up to a megabyte each: where it keeps many, on a small model that is most of what a run takes.
+    Those compiled here are the run's.
     """
     module = engine.model.module
     head = getattr(module, "get_output_embeddings", lambda: None)()
@@ -174,7 +170,7 @@ def _meet(engine: InProcess, shapes: Collection[tuple[int, bool]]) -> None:
                 y.backward(y)
 
     if engine.model.device.type == "cpu":
-        every = -(-len(shapes) * len(kinds) // COMPILED)
+        every = -(-len(shapes) * len(kinds) // products_kept())
         for _ in engine.workers.map(pass_through, sorted(shapes)[:: max(1, every)]):
             pass
 
@@ -303,15 +299,17 @@ class Fresh:
 
 @dataclass
 class Watched:
-    """The most resident bytes of this process while it was looked at."""
+    """Resident bytes of this process: before, and the most while it was looked at."""
 
-    most: int = 0
+    before: int
+    most: int
 
 
 @contextmanager
 def watched() -> Iterator[Watched]:
     """Look at this process's memory every few milliseconds within the block."""
-    found, over = Watched(), Event()
+    begin = resident_memory()
+    found, over = Watched(begin, begin), Event()
 
     def look() -> None:
         while True:
@@ -328,21 +326,15 @@ def watched() -> Iterator[Watched]:
         thread.join()
 
 
-def _needed(engine: InProcess, tried: int, to_come: int) -> int | None:
-    """Bytes at the peak, where the trial took `tried` and a cache will grow by `to_come`."""
+def _needed(engine: InProcess, tried: Watched, to_come: int) -> int | None:
+    """Bytes at the peak after a trial, where a cache will grow by `to_come`.
+
+    On a CPU batches of other lengths come to lie beside what those of the trial left free, until
+    so much is free that it is given back.
+    """
     device = engine.model.device.type
     if device == "cuda":
         used = map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count()))
         return sum(used) + to_come
-    return max(peak_memory(), tried + to_come) if device == "cpu" else None
-
-
-def resident_memory() -> int:
-    """Resident bytes of this process now."""
-    return int(psutil.Process().memory_info().rss)
-
-
-def peak_memory() -> int:
-    """The most resident bytes of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    free = min(FREE, tried.most - tried.before)
+    return max(peak_memory(), tried.most + to_come + free) if device == "cpu" else None

@@ -17,6 +17,7 @@ from rolora.client.kept import NOTHING, Kept, all_tensors, of_all
 from rolora.client.replica import Replica, restored
 from rolora.client.runtime import ClientRuntime, first_head, with_own
 from rolora.config import Config
+from rolora.core.memory import give_back
 from rolora.core.rules import Job, Trained
 from rolora.core.types import (
     Adapter,
@@ -131,6 +132,7 @@ class InProcess:
                 yield trained.update
         # Not before: a round that is interrupted is done again after a restart.
         self.own.update(kept)
+        give_back()
 
     def _masked(self, job: Job, trained: Trained, dealt: bytes) -> Trained | Failure:
         """The client's update as one of a secure sum, or why it does not send it."""
@@ -190,7 +192,9 @@ class InProcess:
             ]
         else:
             models = [(plan.send, torch.cat(list(held.shares)))]
-        return self.runtime.evaluate(plan, held, models, self.workers.map)
+        results = self.runtime.evaluate(plan, held, models, self.workers.map)
+        give_back()
+        return results
 
     def take_notes(self) -> RoundNotes:
         """None: nothing is sent for an evaluation, and there is nothing between that could fail."""

@@ -1,6 +1,7 @@
 """What is said of a run's rounds and memory beforehand."""
 
 from dataclasses import replace
+from itertools import chain, repeat
 from types import SimpleNamespace
 
 import pytest
@@ -147,6 +148,9 @@ def test_memory_is_the_most_of_the_trial_and_what_is_still_to_be_cached(
     to_come = Fresh.of(engine, engine.config.rounds).to_come
     assert to_come > 0
     assert estimate(engine, first(engine)).memory == 10**9 + to_come
+    took = chain([10**9], repeat(10**9 + 10**7))
+    monkeypatch.setattr(estimating, "resident_memory", lambda: next(took))
+    assert estimate(engine, first(engine)).memory == 10**9 + 2 * 10**7 + to_come  # and holes
     monkeypatch.setattr(estimating, "peak_memory", lambda: 2 * 10**9)
     assert estimate(engine, first(engine)).memory == 2 * 10**9
 

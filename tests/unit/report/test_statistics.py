@@ -38,6 +38,12 @@ def test_the_mean_over_bytes_is_the_area_under_the_line_over_its_width():
     assert Curve([10, 90], [0.4, 0.4]).mean_between(17, 23) == pytest.approx(0.4)
 
 
+def test_a_score_is_read_at_any_bytes():
+    curve = Curve([10, 20, 40], [0.4, 0.6, 0.7])
+    at = [curve.at(sent) for sent in (0, 10, 15, 30, 99)]
+    assert at == pytest.approx([0.4, 0.4, 0.5, 0.65, 0.7])
+
+
 def test_curves_compare_where_all_of_them_were_measured():
     cheap, dear = Curve([10, 20, 30], [0.5, 0.6, 0.7]), Curve([20, 40], [0.5, 0.9])
     means = mean_over_bytes([cheap, dear])

@@ -20,6 +20,7 @@ from rolora.client.kept import Kept
 from rolora.client.replica import MissingPart, Replica
 from rolora.client.runtime import ClientRuntime, first_head, with_own
 from rolora.config import Config, parse_config
+from rolora.core.memory import give_back
 from rolora.core.types import Adapter, Evaluation, Plan, Update
 from rolora.engines.flower.kept import KeptStore
 from rolora.engines.flower.messages import (
@@ -105,6 +106,7 @@ class SiteModel:
         data, replica = self.splits["train"], self.replica(plan.rank)
         job = self.runtime.begin(plan, replica, kept, data.shares[0], first_head(self.model))
         [trained] = self.runtime.train(self.model, data.examples, [job])
+        give_back()
         seconds = time.perf_counter() - begin
         log.info("round %s: %s, %.1f s", plan.round, dict(trained.update.metrics), seconds)
         if mask is not None:
@@ -140,6 +142,7 @@ class SiteModel:
             return []
         own = with_own(plan.send, plan, kept, first_head(self.model))
         found = self.runtime.evaluate(plan, held, [(own, rows)], self._alone)
+        give_back()
         return [replace(evaluation, client=plan.client) for evaluation in found]
 
     def _alone(
