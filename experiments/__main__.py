@@ -12,6 +12,7 @@ from rich.table import Table
 from experiments import EXPERIMENTS
 from rolora.cli.main import guarded
 from rolora.core.errors import BadInput, nearest
+from rolora.core.memory import keep_few_products
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -59,6 +60,7 @@ def experiments_table() -> Table:
 
 def main() -> None:
     """Run the command line and turn errors into messages and exit codes."""
+    keep_few_products()
     guarded(app)
 
 

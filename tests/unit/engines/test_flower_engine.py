@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 import yaml
 
 from federated import (
@@ -20,6 +21,7 @@ from federated import (
     changed_update,
     federate,
     handler,
+    leaving,
     lines,
     reasons,
     simulate,
@@ -29,7 +31,7 @@ from federated import (
 from rolora.config import load_config
 from rolora.core.errors import BadInput, RunFailed
 from rolora.core.types import Adapter
-from rolora.engines.flower import connect, settings
+from rolora.engines.flower import connect, messages, settings
 from rolora.engines.flower.certificates import make_node_key
 from rolora.engines.flower.serve import load_site
 from rolora.engines.flower.settings import SiteConfig
@@ -135,6 +137,37 @@ def test_a_server_killed_between_checkpoints_goes_on_to_the_same(
     simulate(run_yaml, tmp_path / "simulated", *options)
     assert_same_run(tmp_path / "federated", tmp_path / "simulated")
     assert [line["round"] for line in lines(tmp_path / "federated")] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("unit", ["client", "example"])
+def test_a_private_run_that_is_cut_while_sites_evaluate_goes_on_with_what_they_were_sent(
+    sites, run_yaml, tmp_path, unit
+):
+    """Though a site does not answer round 2 any more, which would make another round of it."""
+    handlers, _ = sites
+    first = handlers[0]
+
+    def copying(frames):
+        request = messages.unpack_request(frames) if len(frames) > 2 else None
+        if request and request.do == "evaluate" and request.plan.round == 3:
+            shutil.copytree(tmp_path / "whole", tmp_path / "cut", dirs_exist_ok=True)
+        return first(frames)
+
+    handlers[0] = copying
+    options = [f"privacy.unit={unit}", "privacy.clip=0.5", "privacy.noise_multiplier=1"]
+    options += ["privacy.accountant=rdp", "evaluation.every=1", "rounds=3"]
+    options += ["server.weighting=uniform"] if unit == "client" else []
+    federate(run_yaml, tmp_path / "whole", *options)
+    assert len(lines(tmp_path / "cut")) == 1
+
+    handlers[0] = first
+    leaving(handlers, 1, "masked", 2)
+    federate(run_yaml, tmp_path / "cut", *options, resume=True)
+    whole, cut = adapter(tmp_path / "whole"), adapter(tmp_path / "cut")
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    told = {"seconds", "bytes_down", "faults"}  # that it was cut, and what is sent again for that
+    for one, other in zip(lines(tmp_path / "cut"), lines(tmp_path / "whole"), strict=True):
+        assert {k: one[k] for k in one.keys() - told} == {k: other[k] for k in other.keys() - told}
 
 
 def test_a_run_whose_directory_was_moved_finds_what_its_clients_keep(sites, run_yaml, tmp_path):
