@@ -121,7 +121,7 @@ EXPERIMENTS: dict[str, Listed] = {
             title="Accuracy over epsilon: RoLoRA, the recommended preset, FFA-LoRA, FedIT, FedSVD",
             data="Rotten Tomatoes, of the extra demo",
             weights="MiniLM",
-            minutes="about 15 on one core",
+            minutes="25 on a busy core",
             gpu="no",
         ),
         Listed(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from math import isinf
 from statistics import fmean
 
 from matplotlib.figure import Figure
 
-from experiments.drawing import finish, in_percent, legend, palette, spread
+from experiments.drawing import MUTED, finish, in_percent, legend, palette, spread
 from experiments.privacy.config import PrivacyStudy, title_of
-from experiments.privacy.report import epsilon_in_words
 from experiments.privacy.runs import Lines
 from experiments.report import Figures
 
@@ -17,7 +17,7 @@ def figures(study: PrivacyStudy, lines: Lines) -> Figures:
     """Name -> figure and caption, as the report takes them."""
     caption = (
         "Test accuracy over epsilon, mean and standard deviation over seeds; each line at its own "
-        "rate, whose choice is not counted."
+        "rate, whose choice is not counted. Dashed: the best constant guess."
     )
     return {"privacy": (accuracy(study, lines), caption)}
 
@@ -40,8 +40,10 @@ def accuracy(study: PrivacyStudy, lines: Lines) -> Figure:
             capsize=2,
             label=title_of(method),
         )
-    axes.set_xticks(range(len(order)), [epsilon_in_words(epsilon) for epsilon in order])
-    finish(axes, f"Privacy of each {study.unit}", "")
+    guess = fmean(end["constant"] or 0.5 for line in lines.values() for end in line.final)
+    axes.axhline(guess, color=MUTED, lw=1, ls="dashed")
+    axes.set_xticks(range(len(order)), ["none" if isinf(e) else f"{e:g}" for e in order])
+    finish(axes, f"Privacy of each {study.unit}, delta {study.delta:g}", "epsilon")
     in_percent(axes, "test accuracy")
     legend(figure, axes, 3)
     return figure

@@ -19,7 +19,7 @@ from rolora.client.per_example import PerExample
 from rolora.client.stack import Stack
 from rolora.client.update import local_update
 from rolora.config import PrivacyConfig
-from rolora.core.clipping import clipped, units
+from rolora.core.clipping import clipped, clipped_sum, units
 from rolora.core.noise import KEPT, SecretNoise, seeded
 from rolora.core.rules import Job
 from rolora.core.types import Adapter, Plan, Update
@@ -72,6 +72,12 @@ def test_nothing_that_is_clipped_is_longer_than_one(rows):
     for dtype in (torch.float32, torch.float64):
         out = clipped(torch.tensor(rows, dtype=torch.float32).to(dtype))
         assert (out.double().norm(dim=1) <= 1.0).all()
+
+
+@given(st.lists(st.lists(WORST, min_size=7, max_size=7), min_size=1, max_size=5))
+def test_the_sum_is_that_of_what_is_clipped(rows):
+    vectors = torch.tensor(rows, dtype=torch.float32)
+    torch.testing.assert_close(clipped_sum(vectors), clipped(vectors).sum(0), rtol=1e-5, atol=1e-5)
 
 
 @given(SEEDS, st.floats(1e-3, 0.9))

@@ -13,7 +13,7 @@ from rolora.client.batches import chunks
 from rolora.client.descent import Descent
 from rolora.client.stack import resized
 from rolora.config import OptimizerConfig, PrivacyConfig
-from rolora.core.clipping import clipped, units
+from rolora.core.clipping import clipped_sum, units
 from rolora.core.noise import Noise, own_noise
 from rolora.core.rules import Job, Trained
 from rolora.core.types import Adapter, Key, Layout
@@ -111,7 +111,7 @@ class PerExample(Descent):
             hiding = self.hiding[k]
             total = resized(hiding.noise(step), stack.rank).flat.to(stack.device)
             for gradients in self.gradients(k, self.batches[k][step], streams):
-                total = total + clipped(gradients / unit).sum(0)
+                total = total + clipped_sum(gradients / unit)
             mean = unit * total / (hiding.rate * len(job.rows))
             for key, place in stack.places(k).items():
                 start, end, _ = stack.layout.spans[key]
