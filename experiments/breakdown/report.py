@@ -139,7 +139,7 @@ def _somewhere(how: str, pairs: Sequence[Pair]) -> Claim:
     if broken and enough:
         standing = "holds"
     evidence = (
-        f"{len(broken)} of {len(pairs)} cells are {100 * FAR:.0f} points apart or more with p below "
+        f"{len(broken)} of {len(pairs)} cells are {100 * FAR:.0f} points apart or more, p below "
         f"{SIGNIFICANCE:g} after Holm's correction"
     )
     if broken:
