@@ -138,12 +138,15 @@ def _somewhere(how: str, pairs: Sequence[Pair]) -> Claim:
     standing: Standing = "not decided at this size"
     if broken and enough:
         standing = "holds"
-    evidence = f"{len(broken)} of {len(pairs)} cells are {100 * FAR:.0f} points apart or more"
+    evidence = (
+        f"{len(broken)} of {len(pairs)} cells are {100 * FAR:.0f} points apart or more, p below "
+        f"{SIGNIFICANCE:g} after Holm's correction"
+    )
     if broken:
         pair, p = max(broken, key=lambda one: one[0].difference.mean)
         evidence += (
-            f" with p below {SIGNIFICANCE:g} after Holm's correction; the widest: "
-            f"{pair.point.words()}, {in_points(pair.difference)} points, p {p_text(p)}"
+            f"; the widest: {pair.point.words()}, {in_points(pair.difference)} points, "
+            f"p {p_text(p)}"
         )
     return Claim(text, SOURCE, standing, evidence)
 
