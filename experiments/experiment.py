@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import torch
 from rich.console import Console
 from rich.text import Text
 
@@ -34,6 +35,8 @@ class Experiment(Generic[C, O]):
         tell: what the runs say.
         packages: whose versions the report names, beside Python's and rolora's.
         directory: the name of its own directory; None: the experiment's.
+        threads: that torch splits an operation between, as a run's bits belong to their number;
+            told with the settings. None: as it finds them.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Experiment(Generic[C, O]):
     tell: Callable[[C, O], Findings]
     packages: tuple[str, ...]
     directory: Callable[[C], str] | None = None
+    threads: int | None = None
 
     def below(self, runs: Path, config: C) -> Path:
         """Its own directory in `runs`."""
@@ -69,10 +73,13 @@ def run_experiment(
     console = console or Console(quiet=True)
     config = parse_overrides(experiment.config, overrides, f"experiments {experiment.name}")
     directory = out or experiment.below(Path("runs", "reproduce"), config)
+    threads = {} if experiment.threads is None else {"threads": experiment.threads}
+    if experiment.threads is not None:
+        torch.set_num_threads(experiment.threads)
     findings = experiment.tell(config, experiment.run(config, Workspace.at(directory, console)))
     made = Made(
         command=command_line(experiment.name, overrides, out),
-        settings={**config.model_dump(mode="json"), **findings.facts},
+        settings={**config.model_dump(mode="json"), **findings.facts, **threads},
         versions=versions(*experiment.packages),
     )
     write_report(directory, findings, made)

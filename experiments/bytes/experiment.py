@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from experiments.bytes.config import BytesConfig, run_of
 from experiments.bytes.figure import figures
 from experiments.bytes.report import Line, Lines, claims, results, summary, tables
@@ -20,7 +18,6 @@ def run(config: BytesConfig, workspace: Workspace) -> Lines:
         BadInput: data or model cannot be had.
         RunFailed: a worker process died.
     """
-    torch.set_num_threads(1)  # a run's bits belong to the number of threads, which is no setting
     keys = [(coding, seed) for seed in config.seeds for coding in config.compared()]
     trials = [
         Trial(f"{coding.key} seed={seed}", run_of(config, coding, seed), test=True)
@@ -44,7 +41,6 @@ def tell(config: BytesConfig, lines: Lines) -> Findings:
         claims=tuple(claims(lines)),
         figures=figures(lines),
         results=results(lines),
-        facts={"threads": 1},
     )
 
 
@@ -54,4 +50,5 @@ EXPERIMENT = Experiment(
     run=run,
     tell=tell,
     packages=("torch", "transformers", "datasets", "numpy"),
+    threads=1,
 )

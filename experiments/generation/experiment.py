@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
-
-import torch
 
 from experiments.experiment import Experiment
 from experiments.generation.figure import figures
@@ -12,17 +11,10 @@ from experiments.generation.report import claims, results, summary, tables
 from experiments.generation.runs import Outcome, run_all
 from experiments.generation.study import Study
 from experiments.report import Findings
-from experiments.workspace import Workspace
 
 
 def experiment_of(study: Study[Any]) -> Experiment[Any, Outcome]:
     """The experiment that a study is."""
-
-    def run(config: Any, workspace: Workspace) -> Outcome:
-        torch.set_num_threads(
-            1
-        )  # a run's bits belong to the number of threads, which is no setting
-        return run_all(study, config, workspace)
 
     def tell(config: Any, outcome: Outcome) -> Findings:
         return Findings(
@@ -32,14 +24,14 @@ def experiment_of(study: Study[Any]) -> Experiment[Any, Outcome]:
             claims=tuple(claims(outcome)),
             figures=figures(outcome),
             results=results(outcome),
-            facts={"threads": 1},
         )
 
     return Experiment(
         name=study.name,
         config=study.config,
-        run=run,
+        run=partial(run_all, study),
         tell=tell,
         packages=("torch", "transformers", "lm_eval", *study.packages),
         directory=lambda config: f"{study.name}-small" if config.small else study.name,
+        threads=1,
     )

@@ -30,17 +30,22 @@ def units(layout: Layout, clip: float | Mapping[Part, float]) -> Tensor:
     return torch.tensor(clips, dtype=torch.float64).repeat_interleave(sizes)
 
 
-def clipped_sum(vectors: Tensor) -> Tensor:
-    """The sum ``[size]`` of what :func:`clipped` makes of ``[n, size]``, which is not kept."""
-    lengths = torch.linalg.vector_norm(vectors, dim=1)
-    cut = ((1.0 - SLACK) / lengths).clamp(max=1.0)
-    if not lengths.isfinite().all():
-        vectors = torch.where(lengths.isfinite()[:, None], vectors, 0.0)
-    return torch.where(lengths > 0, cut, 0.0) @ vectors
-
-
 def clipped(vectors: Tensor) -> Tensor:
     """Each of ``[n, size]`` cut to length 1; zero where it is not finite."""
-    lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    cut = ((1.0 - SLACK) / lengths).clamp(max=1.0)
-    return torch.where(lengths.isfinite(), vectors, 0.0) * torch.where(lengths > 0, cut, 1.0)
+    sound, cuts = _cuts(vectors)
+    return sound * cuts[:, None]
+
+
+def clipped_sum(vectors: Tensor) -> Tensor:
+    """The sum ``[size]`` of what :func:`clipped` makes of ``[n, size]``, which is not kept."""
+    sound, cuts = _cuts(vectors)
+    return cuts @ sound
+
+
+def _cuts(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """The vectors with zeros for those that are not finite, and each one's factor ``[n]``."""
+    lengths = torch.linalg.vector_norm(vectors, dim=1)
+    finite = lengths.isfinite()
+    if not finite.all():
+        vectors = torch.where(finite[:, None], vectors, 0.0)
+    return vectors, torch.where(lengths > 0, ((1.0 - SLACK) / lengths).clamp(max=1.0), 1.0)
