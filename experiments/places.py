@@ -130,7 +130,7 @@ def digits(source: str, each: int, clients: int, rounds: int, limit: int | None)
         f"digits{each}-{clients}",
         f"MNIST, {clients} clients, {held} each",
         base,
-        Grid((2.5e-2, 5e-2, 1e-1), (WHOLE,), bounds=(1.5e-3, 0.8)),
+        Grid((2.5e-2, 5e-2, 1e-1), (WHOLE,), bounds=(1.5e-3, 3.2)),
         task,
     )
 
