@@ -176,7 +176,7 @@ def test_the_full_recipe_is_judged_by_corrected_tests_and_its_collapsed_runs():
     split = "dirichlet0.5"
     rolora, full = line(PLAIN, split, 0.70), line(FULL, split, 0.75, half=0.72, scale=0.5)
     found = {claim.text: claim for claim in claims(planted(rolora, full))}
-    assert [claim.standing for claim in found.values()] == ["holds"] * 3
+    assert [claim.standing for claim in found.values()] == ["holds"] * 4
     spoiled = replace(full, final=[ending(0.5), *full.final[1:]])
     found = {claim.text: claim for claim in claims(planted(rolora, spoiled))}
     assert (
@@ -199,9 +199,22 @@ def test_the_full_recipe_is_judged_by_corrected_tests_and_its_collapsed_runs():
 def test_where_shares_are_equal_it_must_not_be_worse():
     rolora = line(PLAIN, "iid", 0.70)
     for mean, standing in ((0.70, "holds"), (0.66, "does not hold")):
-        first, *_ = claims(planted(rolora, line(FULL, "iid", mean, scale=0.9)))
+        _, first, *_ = claims(planted(rolora, line(FULL, "iid", mean, scale=0.9)))
         assert first.text == "All pieces: not a point below RoLoRA (the quickstart, equal shares)"
         assert first.standing == standing
+
+
+def test_the_rule_takes_every_place():
+    skewed = (line(PLAIN, "dirichlet0.5", 0.70), line(FULL, "dirichlet0.5", 0.75, scale=0.5))
+    for mean, standing in ((0.70, "holds"), (0.66, "does not hold")):
+        equal = (line(PLAIN, "iid", 0.70), line(FULL, "iid", mean, scale=0.9))
+        rule, *_ = claims(planted(*skewed, *equal))
+        assert rule.text.startswith("All pieces are what to run")
+        assert rule.standing == standing
+        assert rule.evidence.startswith("4 of the 4" if standing == "holds" else "3 of the 4")
+    [rule, *_] = claims(planted(skewed[0], replace(skewed[1], final=skewed[0].final)))
+    assert rule.standing == "not decided at this size"
+    assert list(claims(planted(skewed[0]))) == []
 
 
 def test_tables_count_collapsed_runs_and_the_summary_names_what_is_missing():
