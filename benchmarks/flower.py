@@ -33,10 +33,11 @@ from rolora.engines.flower.serve import running_server, serve_client
 from rolora.engines.flower.settings import ServerConfig, SiteConfig, load_settings
 from rolora.engines.preparation import Ready, prepare
 from rolora.model.loading import draw_parameters, load_tokenizer
+from rolora.server.attempt import Clock, Run
 from rolora.server.engine import Engine
 from rolora.server.ledger import Ledger
 from rolora.server.protection import Protection
-from rolora.server.round import Clock, one_round
+from rolora.server.round import one_round
 
 Row = dict[str, Any]
 
@@ -211,10 +212,9 @@ def all_rounds(ready: Ready, engine: Engine, ledger: Ledger) -> list[Row]:
             assert isinstance(answer, Update), answer
             trained.append(answer.metrics.get("seconds", 0.0))
 
-        state, metrics = one_round(
-            *(ready.config, ready.method, engine, state, ledger, clock, answered),
-            Protection(ready.config),
-        )
+        guard = Protection(ready.config)
+        run = Run(ready.config, ready.method, engine, ledger, guard, answered)
+        state, metrics = one_round(run, state, clock)
         rounds.append(
             {
                 "seconds": round(time.perf_counter() - begin, 3),

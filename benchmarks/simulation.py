@@ -7,9 +7,10 @@ from torch import Tensor
 from benchmarks.measure import Work
 from rolora.core.types import Adapter
 from rolora.engines.in_process import InProcess
+from rolora.server.attempt import Clock, Run
 from rolora.server.ledger import Ledger
 from rolora.server.protection import Protection
-from rolora.server.round import Clock, one_round
+from rolora.server.round import one_round
 
 
 class Simulation:
@@ -35,12 +36,11 @@ class Simulation:
 
     def run(self) -> Tensor:
         """A and B after all rounds, in one vector."""
-        clock, ledger, state = Clock(), Ledger(), self.initial
-        run = (self.config, self.method, self.engine)
+        clock, state, guard = Clock(), self.initial, Protection(self.config)
+        parts = (self.config, self.method, self.engine, Ledger(), guard)
+        run = Run(*parts, answered=lambda answer: None)
         for _ in range(self.config.rounds):
-            state, _ = one_round(
-                *run, state, ledger, clock, lambda answer: None, Protection(self.config)
-            )
+            state, _ = one_round(run, state, clock)
         self.stages = clock.seconds
         return state.parts.select({"A", "B"}).flat
 

@@ -561,7 +561,7 @@ def test_kept_state_of_the_inactive_factor_waits_for_its_turn():
     steps = []
 
     class Watching(small.Memory):
-        def checkpoint(self, state, ledger, engine):
+        def checkpoint(self, state, ledger, engine, unseen=None):
             held = engine.own[0].state
             names = [f"optimizer/{part}.step" for part in "AB"]
             steps.append([float(held.get(name, torch.tensor(0.0))) for name in names])
@@ -624,7 +624,7 @@ def test_a_run_interrupted_in_a_round_goes_on_as_if_it_had_not_been(name, where)
     end, _ = small.run(settings, small.engine(settings, sizes=SIZES))
 
     class Saving(small.Memory):
-        def checkpoint(self, state, ledger, engine):
+        def checkpoint(self, state, ledger, engine, unseen=None):
             super().checkpoint(state, ledger, engine)
             self.tensors = {key: t.clone() for key, t in engine.tensors(state.round).items()}
 

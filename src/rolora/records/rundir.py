@@ -47,7 +47,7 @@ class Holdings(Protocol):
 
 
 class Keeper(Protocol):
-    """Whatever has clients that keep something (:class:`rolora.server.round.Engine`)."""
+    """Whatever has clients that keep something (:class:`rolora.server.engine.Engine`)."""
 
     def tensors(self, round_number: int) -> Mapping[str, Tensor]:
         """What clients kept after a round."""

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from itertools import chain
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from rolora.config import Config
 from rolora.core.errors import RunFailed
 from rolora.core.shares import count_of
-from rolora.core.types import (
-    Failure,
-    Part,
-    Plan,
-    RoundNotes,
-    ServerState,
-    Update,
-)
+from rolora.core.types import Failure, Part, Plan, RoundNotes, ServerState, Update
 from rolora.methods import Method
-from rolora.privacy.noising import chain_of
 from rolora.records.schema import FailureRecord, RoundRecord
 from rolora.records.shield import shielded
-from rolora.records.wire import plan_bytes
-from rolora.reducers import Reduced
+from rolora.server.attempt import Clock, Run, Spent, attempted
 from rolora.server.budget import affordable
 from rolora.server.engine import Engine
 from rolora.server.gathering import Gathering
-from rolora.server.judge import Judge, all_finite, distances, mean_distances
 from rolora.server.ledger import Ledger
-from rolora.server.optimizer import server_step
 from rolora.server.pooling import validated
 from rolora.server.protection import Protection, unprotected
-from rolora.server.screen import Screen
 from rolora.stages import make_chain
 from rolora.stages.downlink import coded_down
 from rolora.tasks import Task
@@ -67,20 +51,37 @@ class Record(Protocol):
 
 
 @dataclass
-class Clock:
-    """Seconds by stage."""
+class Kept:
+    """The newest state that stands, and how much of a run is in its checkpoint.
 
-    seconds: dict[str, float] = field(default_factory=dict)
+    Args:
+        record: the run's files.
+        engine: its clients keep something too.
+        state: the newest that stands.
+        held: what clients hold since then.
+        saved: the round of the newest checkpoint.
+    """
 
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Add the time of the block to `stage`."""
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - begin
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+    record: Record
+    engine: Engine
+    state: ServerState
+    held: Ledger
+    saved: int
+
+    def stands(self, state: ServerState, ledger: Ledger) -> None:
+        """A restart may go on from here."""
+        self.state, self.held = state, Ledger(ledger.held)
+
+    def checkpoint(self, unseen: RoundRecord | None = None) -> None:
+        """Write down what stands, unless it is.
+
+        Args:
+            unseen: what is known of its round, where that has not been evaluated yet.
+        """
+        if self.saved != self.state.round:
+            with shielded():
+                self.record.checkpoint(self.state, self.held, self.engine, unseen)
+                self.saved = self.state.round
 
 
 def rounds(
@@ -126,52 +127,57 @@ def rounds(
     Whatever ends the run, an interrupt or a closed generator too, is passed on after the last
     finished round has been checkpointed.
     """
-    saved, held = state.round, Ledger(ledger.held)
-    guard = protection or unprotected(config)
-
-    def goes_on(state: ServerState) -> bool:
-        if state.round >= config.rounds or not guard.allows(state.round + 1):
-            return False
-        given = (config, method, engine.clients, state, ledger)
-        return affordable(*given, spent, guard.cohort)
-
-    going = goes_on(state)
+    run = Run(config, method, engine, ledger, protection or unprotected(config), answered)
+    kept = Kept(record, engine, state, Ledger(ledger.held), saved=state.round)
+    going = goes_on(run, state, spent)
     try:
         while going or unseen is not None:
             clock = Clock()
             if unseen is None:
-                given = (config, method, engine, state, ledger, clock, answered, guard)
-                new, metrics = one_round(*given)
-                if guard.counts:
+                new, metrics = one_round(run, state, clock)
+                if run.guard.counts:
                     with shielded():
-                        state, held = new, Ledger(ledger.held)
-                        record.checkpoint(state, held, engine, metrics)
-                        saved = state.round
+                        kept.stands(new, ledger)
+                        kept.checkpoint(unseen=metrics)
             else:
                 new, metrics, unseen = state, unseen, None
-            guard.note(metrics)
+            run.guard.note(metrics)
             spent += metrics.bytes_up + metrics.bytes_down
-            going, seen = goes_on(new), {}
-            if not going or new.round % config.evaluation.every == 0:
-                with clock("evaluate"):
-                    results = engine.evaluate(method.evaluation_plan(new), "validation")
-                    seen = validated(task, results, engine.names, config.largest_share)
+            going = goes_on(run, new, spent)
+            scored = not going or new.round % config.evaluation.every == 0
+            seen = evaluated(run, task, new, clock) if scored else {}
             notes = engine.take_notes()
             spent += notes.bytes_down
-            metrics = completed(metrics, seen, notes, clock, guard.epsilon)
+            metrics = completed(metrics, seen, notes, clock, run.guard.epsilon)
             with shielded():
                 record.round_finished(metrics)
-                state, held = new, Ledger(ledger.held)
-                due = not going or state.round % config.checkpoint.every == 0
-                if due and saved != state.round:
-                    record.checkpoint(state, held, engine)
-                    saved = state.round
+                kept.stands(new, ledger)
+                if not going or new.round % config.checkpoint.every == 0:
+                    kept.checkpoint()
+            state = new
             yield metrics
     finally:
-        if saved != state.round:
-            with shielded():
-                record.checkpoint(state, held, engine)
+        kept.checkpoint()
     return state
+
+
+def goes_on(run: Run, state: ServerState, spent: int) -> bool:
+    """Whether there is another round, and its budgets allow it.
+
+    Args:
+        spent: bytes both ways so far.
+    """
+    if state.round >= run.config.rounds or not run.guard.allows(state.round + 1):
+        return False
+    given = (run.config, run.method, run.engine.clients, state, run.ledger)
+    return affordable(*given, spent, run.guard.cohort)
+
+
+def evaluated(run: Run, task: Task, state: ServerState, clock: Clock) -> Mapping[str, Any]:
+    """What a round's record says of its model on the validation examples."""
+    with clock("evaluate"):
+        results = run.engine.evaluate(run.method.evaluation_plan(state), "validation")
+        return validated(task, results, run.engine.names, run.config.largest_share)
 
 
 def run_rounds(
@@ -197,67 +203,103 @@ def finished(steps: Generator[RoundRecord, None, Result]) -> Result:
             return end.value  # type: ignore[no-any-return]
 
 
-def one_round(
-    config: Config,
-    method: Method,
-    engine: Engine,
-    state: ServerState,
-    ledger: Ledger,
-    clock: Clock,
-    answered: Callable[[Update | Failure], None],
-    guard: Protection,
-) -> tuple[ServerState, RoundRecord]:
+def one_round(run: Run, state: ServerState, clock: Clock) -> tuple[ServerState, RoundRecord]:
     """Sample, plan, train, screen, aggregate, judge; again with another cohort if the quorum is
     lost, and again without those who spoiled it if the aggregate must not stand.
     """
-    spent, attempt, barred = Spent(), 0, set[int]()
+    guard, clients = run.guard, run.engine.clients
     with clock("plan"):
-        start = method.start(state)
-    size = len(guard.cohort(engine.clients, state.round + 1, attempt))
-    least = config.least_sum or guard.reducer(method, start).least
-    enough = max(least, count_of(config.federation.quorum, size))
-    out = left_out(state, len(engine.clients), enough)
+        start = run.method.start(state)
+    size = len(guard.cohort(clients, state.round + 1, 0))
+    enough = enough_of(run, start, size)
+    out = left_out(state, len(clients), enough)
     # Where all are asked, or a sum is opened, others would not make another round of it.
-    final = size == len(engine.clients) or config.least_sum is not None
+    final = size == len(clients) or run.config.least_sum is not None
+    spent, attempt, barred = Spent(), 0, set[int]()
     while attempt < ATTEMPTS:
         with clock("plan"):
-            known = [client for client in engine.clients if client.id not in barred | out]
+            known = [client for client in clients if client.id not in barred | out]
             cohort = guard.cohort(known, state.round + 1, attempt)
-            whole = [method.plan(state, one) for one in cohort if one.id not in spent.spoilers]
-        given = (config, method, engine, start, whole, enough, answered, guard)
-        gathering, error = gathering_of(*given), None
-        if whole and len(whole) >= enough:
-            error = asked(gathering, ledger, clock, spent)
-        made: ServerState | Spoilt | None = None
-        if gathering.complete:
-            with clock("aggregate"):
-                made = aggregated(config, method, start, gathering, error)
+            plans = [run.method.plan(state, c) for c in cohort if c.id not in spent.spoilers]
+        gathering, made = attempted(run, start, plans, enough, clock, spent)
         if isinstance(made, ServerState):
             with clock("aggregate"):
-                made = coded_down(make_chain(config.server.stages), config.seed, state, made)
-            made = replace(
-                made, spoilt=spoilt_after(state, spent.spoilers, gathering.screen.updates)
-            )
-            for plan in whole:
-                ledger.finished(plan, made)
-            newly = left_out(made, len(engine.clients), enough) - out
-            return made, RoundRecord(
-                round=made.round,
-                phase=phase(method.plan(state, engine.clients[0]).train),
-                cohort=size,
-                attempts=attempt + 1,
-                faults=asked_no_more(newly),
-                **counted(config, gathering, spent),
-            )
+                new = closed(run, state, made, plans, spent.spoilers, gathering)
+            newly = left_out(new, len(clients), enough) - out
+            record = recorded(run, state, gathering, spent, size, attempt + 1, newly)
+            return new, record
         if made is not None and made.blamed:
-            spent.spoilt(made.blamed, ledger)
-            if len(whole) - len(made.blamed) < enough:
+            spent.spoilt(made.blamed, run.ledger)
+            if len(plans) - len(made.blamed) < enough:
                 barred = set(spent.spoilers)  # others take their places
         elif made is not None and (attempt + 1 == ATTEMPTS or final):
             raise made.error
         else:
             attempt, barred = attempt + 1, set(spent.spoilers)
-    raise quorum_lost(config, state.round + 1, enough, spent.failures)
+    raise quorum_lost(run.config, state.round + 1, enough, spent.failures)
+
+
+def enough_of(run: Run, start: ServerState, size: int) -> int:
+    """How many updates a round needs.
+
+    Args:
+        size: of its cohort.
+    """
+    least = run.config.least_sum or run.guard.reducer(run.method, start).least
+    return max(least, count_of(run.config.federation.quorum, size))
+
+
+def closed(
+    run: Run,
+    state: ServerState,
+    made: ServerState,
+    plans: Sequence[Plan],
+    spoilers: Collection[int],
+    gathering: Gathering,
+) -> ServerState:
+    """The state that all go on from: of the bits that clients can decode, with who spoiled rounds.
+
+    Args:
+        state: before the round.
+        made: of its updates.
+    """
+    made = coded_down(make_chain(run.config.server.stages), run.config.seed, state, made)
+    made = replace(made, spoilt=spoilt_after(state, spoilers, gathering.screen.updates))
+    for plan in plans:
+        run.ledger.finished(plan, made)
+    return made
+
+
+def recorded(
+    run: Run,
+    state: ServerState,
+    gathering: Gathering,
+    spent: Spent,
+    size: int,
+    attempts: int,
+    newly: Collection[int],
+) -> RoundRecord:
+    """The record of a round that stands, before it is evaluated.
+
+    Args:
+        state: before the round.
+        size: of its cohort.
+        newly: the clients that are asked no more after it.
+    """
+    screen = gathering.screen
+    return RoundRecord(
+        round=state.round + 1,
+        phase=phase(run.method.plan(state, run.engine.clients[0]).train),
+        cohort=size,
+        attempts=attempts,
+        faults=asked_no_more(newly),
+        train_loss=screen.train_loss(run.config.largest_share),
+        updates=screen.written(gathering.reducer.limit()),
+        clients=len(screen.updates),
+        failures=written(spent.failures),
+        bytes_up=spent.up,
+        bytes_down=spent.down,
+    )
 
 
 def left_out(state: ServerState, clients: int, enough: int) -> set[int]:
@@ -293,127 +335,6 @@ def asked_no_more(clients: Collection[int]) -> tuple[str, ...]:
     return tuple(f"client {client}: {said}" for client in sorted(clients))
 
 
-def counted(config: Config, gathering: Gathering, spent: Spent) -> dict[str, Any]:
-    """What a round's record says of its updates, and of what all attempts took."""
-    screen = gathering.screen
-    return {
-        "train_loss": screen.train_loss(config.largest_share),
-        "updates": screen.written(gathering.reducer.limit()),
-        "clients": len(screen.updates),
-        "failures": written(spent.failures),
-        "bytes_up": spent.up,
-        "bytes_down": spent.down,
-    }
-
-
-def asked(gathering: Gathering, ledger: Ledger, clock: Clock, spent: Spent) -> Exception | None:
-    """Have a gathering's plans carried out; what its reducer could not take, if so."""
-    screen = gathering.screen
-    with clock("plan"):
-        plans = [ledger.narrow(plan) for plan in screen.plans.values()]
-    with clock("aggregate"):
-        error = gathering.gather(plans)
-    clock.seconds["aggregate"] -= screen.seconds
-    clock.seconds["train"] = clock.seconds.get("train", 0.0) + screen.seconds
-    spent.add(plans, gathering)
-    for plan in plans:
-        ledger.replied(plan) if plan.client in screen.updates else ledger.failed(plan.client)
-    return error
-
-
-@dataclass
-class Spent:
-    """What all attempts at a round took.
-
-    Attributes:
-        failures: clients without a usable update, of every attempt.
-        spoilers: clients that are not asked again in this round.
-        up, down: bytes.
-    """
-
-    failures: list[Failure] = field(default_factory=list)
-    spoilers: set[int] = field(default_factory=set)
-    up: int = 0
-    down: int = 0
-
-    def add(self, plans: Sequence[Plan], gathering: Gathering) -> None:
-        """One attempt more."""
-        self.down += sum(map(plan_bytes, plans)) + gathering.down
-        self.up += gathering.screen.bytes_up + gathering.up
-        self.failures += gathering.screen.failures
-
-    def spoilt(self, blamed: Sequence[Failure], ledger: Ledger) -> None:
-        """The round is rolled back, and done again without these."""
-        self.failures += blamed
-        self.spoilers |= {failure.client for failure in blamed}
-        for client in self.spoilers:
-            ledger.failed(client)
-
-
-@dataclass(frozen=True)
-class Spoilt:
-    """A round that must not stand.
-
-    Args:
-        blamed: the clients whose updates did it; nobody where none stands out.
-        error: what is wrong with it.
-    """
-
-    blamed: list[Failure]
-    error: Exception
-
-
-def aggregated(
-    config: Config,
-    method: Method,
-    start: ServerState,
-    gathering: Gathering,
-    error: Exception | None,
-) -> ServerState | Spoilt:
-    """The state after a round, or why it must not stand (:class:`Judge`).
-
-    Args:
-        error: what the reducer could not take.
-    """
-    screen, reducer = gathering.screen, gathering.reducer
-    went: Mapping[Part, float] = dict.fromkeys(chain(*screen.distances.values()), math.inf)
-    try:
-        if error is not None:
-            raise error
-        reduced = reducer.result()
-        new = server_step(config.server, start, method.combine(start, reduced), method.stepped)
-        if all_finite(new):
-            went = travelled(reduced, start, screen, reducer.limit())
-        else:
-            error = not_finite(start.round + 1, len(screen.updates))
-    except Exception as raised:  # what a method cannot do with these updates
-        error = raised
-    blamed = Judge(start, screen.distances, config.largest_jump).blamed(went)
-    if blamed or error is not None:
-        return Spoilt(blamed, error or RunFailed(blamed[0].detail))
-    return new
-
-
-def not_finite(number: int, updates: int) -> RunFailed:
-    """What is said of a round that nobody in particular spoilt."""
-    return RunFailed(
-        f"round {number}: what {updates} updates make together is not finite, and none of them "
-        "stands out; the run diverges; try a lower optimizer.lr"
-    )
-
-
-def travelled(
-    reduced: Any, start: ServerState, screen: Screen, limit: float
-) -> Mapping[Part, float]:
-    """How far the aggregate is from the start, by part: as measured where it is one adapter in
-    place of the clients', else at most, by the mean of their distances.
-    """
-    if isinstance(reduced, Reduced):
-        return distances(reduced.parts, start.parts)
-    weights = {update.client: update.weight or 0.0 for update in screen.written(limit)}
-    return mean_distances(screen.distances, weights)
-
-
 def quorum_lost(config: Config, number: int, enough: int, failures: Sequence[Failure]) -> RunFailed:
     """What is said of a round that nobody could finish, as fewer than `enough` updates came."""
     how = f"server.reducer {config.server.reducer.name}"
@@ -425,29 +346,6 @@ def quorum_lost(config: Config, number: int, enough: int, failures: Sequence[Fai
         f"{ATTEMPTS} times; last failures: "
         + "; ".join(f"client {f.client}: {f.reason} {f.detail}".strip() for f in failures[-3:])
     )
-
-
-def gathering_of(
-    config: Config,
-    method: Method,
-    engine: Engine,
-    start: ServerState,
-    plans: Sequence[Plan],
-    enough: int,
-    answered: Callable[[Update | Failure], None],
-    guard: Protection,
-) -> Gathering:
-    """One attempt at a round: its updates one by one, or as a secure sum."""
-    weighting = config.server.weighting
-    given = (engine.registered, plans, start, weighting, chain_of(config), answered)
-    if config.least_sum is None:
-        return Gathering(engine, Screen(*given), guard.reducer(method, start), enough)
-    from rolora.secure.tally import Tally
-    from rolora.server.summed import Summed, SummedGathering, SummedScreen
-
-    tally = Tally(config.sum_terms(start.round + 1), config.largest_share)
-    screen, told = SummedScreen(*given), not config.noised_by_clients
-    return SummedGathering(engine, screen, Summed(tally, start.parts), enough, losses=told)
 
 
 def completed(

@@ -246,7 +246,7 @@ def test_signals_while_a_round_is_written_come_after_it(during, every):
             self.signal("round_finished", metrics.round)
             super().round_finished(metrics)
 
-        def checkpoint(self, state, ledger, engine):
+        def checkpoint(self, state, ledger, engine, unseen=None):
             self.signal("checkpoint", state.round)
             super().checkpoint(state, ledger, engine)
 
