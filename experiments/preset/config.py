@@ -12,12 +12,14 @@ from pydantic import Field, model_validator
 from experiments.contest import Pair
 from experiments.methods import ROLORA
 from experiments.places import (
+    EQUAL,
     SKEWED,
     Place,
     changed,
     digits,
     partition_in_words,
     quickstart,
+    reviews,
     topics,
 )
 from experiments.tuning import SearchedRates, check_different
@@ -40,9 +42,11 @@ WORDS = {
 }
 QUICKSTART = ("dirichlet0.5", "dirichlet0.1", "iid", "dirichlet1")
 """The quickstart's labels, as they may lie with its clients."""
-SHORT = ("digits2-10", "digits1-10", "topics-10")
-"""Places of the arena, where a run takes seconds; labels are skewed in all."""
-
+SHORT = (
+    *("digits2-10", "digits1-10", "topics-10", "reviews-10"),
+    *("topics-10-iid", "reviews-10-iid"),
+)
+"""Places of the arena, where a run takes seconds: with skewed labels, then with equal shares."""
 
 SHIPPED: Mapping[frozenset[Piece], str] = {
     frozenset(): ROLORA,
@@ -105,8 +109,9 @@ def recipes() -> list[Recipe]:
 class PresetConfig(SearchedRates):
     """The experiment: every recipe in every place.
 
-    The places are the quickstart's shape with its labels in four splits, and three of the arena's:
-    MNIST's two splits, and topics, of many labels. Each recipe has its own rate in each place
+    The places are the quickstart's shape with its labels in four splits, and six of the arena's:
+    MNIST's two splits; topics, of many labels, and reviews, of two, with skewed and with equal
+    shares. Each recipe has its own rate in each place
     (:class:`SearchedRates`; the arena's places have grids of their own). `recipes` (None: all) and
     `places` are those that are run and told of. `model`, `layers`, `data`, `clients`, `rounds`,
     `local_steps` and `batch_size` are the quickstart's; `digits` is where MNIST comes from. With
@@ -147,7 +152,11 @@ class PresetConfig(SearchedRates):
         short = (
             digits(self.digits, 2, 10, self.rounds, None),
             digits(self.digits, 1, 10, self.rounds, None),
-            topics(10, self.rounds, SKEWED),
+            *(
+                place(10, self.rounds, split)
+                for place in (topics, reviews)
+                for split in (SKEWED, EQUAL)
+            ),
         )
         found = (*short, *(self.quickstart(key) for key in QUICKSTART))
         return {place.key: place for place in found}
