@@ -1,4 +1,4 @@
-"""What bfloat16 costs in accuracy: the quickstart under several seeds, in both precisions."""
+"""What bfloat16 costs in accuracy: the preset paper under several seeds, in both precisions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 def bfloat16_accuracy(quick: bool, console: Console) -> dict[str, Any]:
-    """Test accuracy of the quickstart in float32 and bfloat16, seeds 0 to 4."""
+    """Test accuracy of the preset paper in float32 and bfloat16, seeds 0 to 4."""
     seeds, rounds = (range(2), 2) if quick else (range(5), 16)
     accuracy: dict[str, list[float]] = {dtype: [] for dtype in DTYPES}
     seconds: dict[str, list[float]] = {dtype: [] for dtype in DTYPES}
@@ -30,14 +30,14 @@ def bfloat16_accuracy(quick: bool, console: Console) -> dict[str, Any]:
             overrides = [f"seed={seed}", f"rounds={rounds}", f"model.dtype={dtype}"]
             overrides.append(f"evaluation.every={rounds}")
             begin = time.perf_counter()
-            accuracy[dtype].append(test_accuracy(load_config("quickstart", overrides)))
+            accuracy[dtype].append(test_accuracy(load_config("paper", overrides)))
             seconds[dtype].append(round(time.perf_counter() - begin, 2))
             console.print(f"seed {seed}, {dtype}: {accuracy[dtype][-1]:.4f}")
     pairs = zip(accuracy["bfloat16"], accuracy["float32"], strict=True)
     differences = paired_difference([ours - theirs for ours, theirs in pairs])
     console.print(_table(accuracy))
     return {
-        "title": f"bfloat16 beside float32: quickstart, {rounds} rounds",
+        "title": f"bfloat16 beside float32: paper, {rounds} rounds",
         "test_accuracy": accuracy,
         "seconds": seconds,
         "bfloat16_minus_float32": vars(differences),

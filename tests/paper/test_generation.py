@@ -58,7 +58,7 @@ def test_at_the_papers_size_a_run_is_the_shipped_preset(config, data, preset):
 
 
 def test_the_recommended_line_is_the_preset_of_that_name():
-    config, preset = AlpacaConfig(small=True), load_config("recommended")
+    config, preset = AlpacaConfig(small=True), load_config("gauge")
     ours = run_of(
         config, config.subjects[0], config.records(name="x"), "recommended", 1e-3, 0, True
     )

@@ -257,15 +257,12 @@ def test_ranks_repeat_over_clients():
     assert (lora.max_rank, LoraSettings(r=3).max_rank) == (4, 3)
 
 
-def test_the_recommended_config_is_the_quickstart_with_the_preset():
-    """What docs/beyond.md recommends, and nothing else."""
-    preset = ["method.gauge=orthonormal", "optimizer.state=transport"]
-    assert load_config("recommended") == load_config("quickstart", preset)
-
-
-def test_the_calibrated_config_is_the_recommended_one_with_loss_and_weights_by_label_shares():
-    more = ["objective.logit_adjustment=1", "server.weighting=information"]
-    assert load_config("calibrated") == load_config("recommended", more)
+def test_the_quickstart_is_the_papers_rolora_with_four_pieces_and_a_rate_of_its_own():
+    """What docs/beyond.md decided, and nothing else."""
+    two = ["method.gauge=orthonormal", "optimizer.state=transport"]
+    assert load_config("gauge") == load_config("paper", two)
+    more = ["objective.logit_adjustment=1", "server.weighting=information", "optimizer.lr=2.5e-3"]
+    assert load_config("quickstart") == load_config("paper", [*two, *more])
 
 
 # Fuzzing -----------------------------------------------------------------------------------

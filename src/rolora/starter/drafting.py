@@ -73,6 +73,9 @@ def draft(
 ) -> Draft:
     """A config for `data`, or the quickstart's; it is checked against the data, not yet written.
 
+    With one label a row it is the quickstart's method, which goes by label shares; else RoLoRA as
+    in the paper.
+
     Args:
         directory: where it will lie; ``data.path`` is relative to it.
         data: a csv, tsv, json, jsonl or parquet file, or a directory of ``datasets``.
@@ -98,7 +101,7 @@ def draft(
         raise BadInput(f"--encoding {encoding!r}: is about --data FILE")
     if choice != Choice():
         raise BadInput("--text, --text-pair, --label, --field, --task: are about --data FILE")
-    raw = _base(model)
+    raw = _base("quickstart", model)
     if clients is not None:
         raw["federation"] |= {"clients": clients, "clients_per_round": clients}
     text = worded(raw, _head("The quickstart: MiniLM on the packaged film sentences."), {})
@@ -113,9 +116,9 @@ def _head(first: str) -> str:
     return f"{first}\nRun it: rolora run {NAME}; what it would do: rolora validate {NAME}."
 
 
-def _base(model: str) -> dict[str, Any]:
-    """The quickstart, with another model if one is named."""
-    raw = parse_yaml(preset_text("quickstart"))
+def _base(preset: str, model: str) -> dict[str, Any]:
+    """The preset, with another model if one is named."""
+    raw = parse_yaml(preset_text(preset))
     if model != raw["model"]["name"]:
         raw["model"]["name"] = model
         for key in ("target_modules", "layers"):  # those of MiniLM; each architecture has its own
@@ -137,7 +140,7 @@ def _for_data(
     roles = guess_roles(columns, choice, clients)
     named = Guess(choice.task, "as you named it") if choice.task else None
     task = named or guess_task(columns[roles.label.value])
-    raw = _base(model)
+    raw = _base("quickstart" if task.value == "classification" else "paper", model)
     raw["data"], length = _data(path, data, split, table, roles, model)
     raw["data"] |= {"options": kept} if (kept := options.model_dump(exclude_none=True)) else {}
     raw["task"] = {"name": task.value}

@@ -21,8 +21,9 @@ SECTIONS = {
     "shards.",
     "federation": "Clients, how many train in a round, and the share of them that a round needs.",
     "method": "What is trained and sent: rolora, or another that `rolora methods` lists.",
+    "objective": "logit_adjustment: 1 calibrates a client's loss by its own label shares.",
     "optimizer": "On the clients: steps of batch_size rows each round. Try another lr first.",
-    "server": "What the server makes of the mean update: fedavg, fedavgm, fedadam or fedyogi.",
+    "server": "What the mean weighs (examples, information, uniform), and what is made of it.",
     "evaluation": "Validation every so many rounds, and after the last.",
     "engine": "Where clients run: in_process (here) or flower (across machines).",
 }
