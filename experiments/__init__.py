@@ -118,7 +118,7 @@ EXPERIMENTS: dict[str, Listed] = {
         ),
         Listed(
             name="privacy",
-            title="Accuracy over epsilon: RoLoRA, the recommended preset, FFA-LoRA, FedIT, FedSVD",
+            title="Accuracy over epsilon: RoLoRA with and without gauge, FFA-LoRA, FedIT, FedSVD",
             data="Rotten Tomatoes, of the extra demo",
             weights="MiniLM",
             minutes="25 on a busy core",

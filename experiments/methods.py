@@ -12,8 +12,8 @@ PAPER_NAMES = {LORA: "LoRA (FedAvg)"}
 
 
 RECOMMENDED = "recommended"
-"""Beside methods, a line of comparisons: RoLoRA as the preset of that name has it, with the gauge
-and carried moments."""
+"""Beside methods, a line of comparisons: RoLoRA with the gauge and carried moments, as the preset
+``gauge`` has it; it was recommended before the calibrated loss was tried."""
 
 
 def options_of_line(line: str) -> Any:

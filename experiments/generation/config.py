@@ -34,12 +34,12 @@ from rolora.config import (
 from rolora.core.section import Positive, Rate, Section, Seed
 
 LINES = (ROLORA, RECOMMENDED, FFA, LORA, FLEXLORA)
-"""What is compared; ``recommended`` is RoLoRA as the preset of that name has it."""
+"""What is compared."""
 
 
 def line_title(line: str) -> str:
     """What tables and figures call it."""
-    return "RoLoRA, recommended preset" if line == RECOMMENDED else title_of(line)
+    return "RoLoRA, gauge, carried" if line == RECOMMENDED else title_of(line)
 
 
 @dataclass(frozen=True)

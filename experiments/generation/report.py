@@ -384,7 +384,7 @@ def summary(outcome: Outcome) -> str:
         f"{tuned} at seed {config.tuning_seed}, which is not judged{alone}. Losses are of the "
         f"answers' tokens alone, over all clients; the test examples are looked at once, after the "
         f"last round. Paired t-tests over seeds, against RoLoRA corrected by Holm's method within "
-        f"each table. The recommended preset is RoLoRA with the orthonormal gauge and carried "
+        f"each table. Gauge, carried: RoLoRA with the orthonormal gauge and carried "
         f"optimiser state. The benchmark is asked of the adapters of the seeds that its table "
         f"names; its intervals are over questions, not over seeds. The paper does not publish its "
         f"settings for language models; these are ours. "

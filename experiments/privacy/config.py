@@ -26,7 +26,7 @@ from rolora.core.section import Positive, Rate
 from rolora.methods import method_named
 
 LINES = (ROLORA, RECOMMENDED, FFA, LORA, "fedsvd")
-"""Methods, and the recommended preset."""
+"""Methods, and RoLoRA with gauge and carried moments."""
 Epsilon = Annotated[float, Field(gt=0.0)]
 
 

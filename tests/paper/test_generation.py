@@ -57,7 +57,7 @@ def test_at_the_papers_size_a_run_is_the_shipped_preset(config, data, preset):
     assert ours.federation.clients == theirs.federation.clients
 
 
-def test_the_recommended_line_is_the_preset_of_that_name():
+def test_the_recommended_line_is_the_preset_gauge():
     config, preset = AlpacaConfig(small=True), load_config("gauge")
     ours = run_of(
         config, config.subjects[0], config.records(name="x"), "recommended", 1e-3, 0, True
