@@ -324,6 +324,11 @@ def test_validate_says_what_would_run(project, capsys):
     assert "6 modules" in said
     assert "4 of" in said
     assert "2 a round" in said
+    assert "; " not in said
+    pieces = ["method.gauge=orthonormal", "optimizer.state=transport", "server.weighting=uniform"]
+    assert rolora("validate", "small.yaml", *pieces) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "(both ways); gauge orthonormal; state transport; weighting uniform" in said
     assert not list(project.glob("runs/*"))
 
 

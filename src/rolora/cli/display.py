@@ -85,7 +85,7 @@ def plan_table(plan: RunPlan) -> Table:
     names = f" of {', '.join(plan.label_names)}" if plan.label_names else ""
     splits = ", ".join(f"{count} {name}" for name, count in plan.examples.items())
     rows = {
-        "method": f"{config.method.name}: {plan.travels}",
+        "method": f"{config.method.name}: {plan.travels}{_pieces(config)}",
         "model": f"{plan.model}, {plan.architecture}, {plan.parameters:,} parameters, "
         f"{plan.device}",
         "adapter": f"{len(plan.modules)} modules, {plan.adapter_parameters:,} parameters, "
@@ -102,6 +102,18 @@ def plan_table(plan: RunPlan) -> Table:
     for name, value in rows.items():
         table.add_row(name, escape(value))
     return table
+
+
+def _pieces(config: Config) -> str:
+    """What the method's name does not say: its options, how clients train, what they weigh."""
+    options = config.method.model_dump(exclude_defaults=True, exclude={"name"})
+    more = {
+        "state": (config.optimizer.state, "reset"),
+        "logit_adjustment": (config.objective.logit_adjustment, 0.0),
+        "weighting": (config.server.weighting, "examples"),
+    }
+    said = options | {key: value for key, (value, usual) in more.items() if value != usual}
+    return "".join(f"; {key} {value}" for key, value in said.items())
 
 
 def _whole(whole: Bytes, budget: int | None) -> str:
