@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from experiments.contest import Lines
 from experiments.drawing import BLUE, INK, MUTED, RED, finish
 from experiments.places import Place
-from experiments.preset.config import PLAIN
 from experiments.preset.report import by_pieces
 from experiments.report import Figures
 from experiments.standings import difference, places_of
@@ -38,16 +37,21 @@ def differences(lines: Lines, places: list[Place]) -> Figure:
     size = (3.6 + 4.6 * wide, deep * (1.3 + 0.36 * most))
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
     panels = figure.subplots(deep, wide, squeeze=False).ravel()
-    for axes, place in zip(panels, places, strict=False):
-        _panel(axes, lines, place)
+    for at, (axes, place) in enumerate(zip(panels, places, strict=False)):
+        left = at % wide and places[at - 1]
+        named = not left or _others(lines, left) != _others(lines, place)
+        _panel(axes, lines, place, named)
     for axes in panels[len(places) :]:
         axes.set_axis_off()
     return figure
 
 
-def _panel(axes: Axes, lines: Lines, place: Place) -> None:
-    rolora = lines[PLAIN.key, place.key]
-    others = [line for line in by_pieces(lines, place) if line is not rolora]
+def _others(lines: Lines, place: Place) -> list[str]:
+    return [line.entrant.label for line in by_pieces(lines, place)[1:]]
+
+
+def _panel(axes: Axes, lines: Lines, place: Place, named: bool) -> None:
+    rolora, *others = by_pieces(lines, place)
     axes.axvline(0, color=MUTED, lw=1)
     for row, line in enumerate(others):
         test = difference(line, rolora)
@@ -57,9 +61,10 @@ def _panel(axes: Axes, lines: Lines, place: Place) -> None:
         points = [100 * (a - b) for a, b in zip(line.test, rolora.test, strict=True)]
         axes.plot(points, [row] * len(points), ".", ms=3.5, color=MUTED)
         axes.plot(100 * test.mean, row, "o", ms=6, color=hue)
-    axes.set_yticks(range(len(others)), [line.entrant.label for line in others], color=INK)
+    labels = _others(lines, place) if named else [""] * len(others)
+    axes.set_yticks(range(len(others)), labels, color=INK)
     axes.invert_yaxis()
-    finish(axes, place.words, "points of test accuracy")
+    finish(axes, place.words.replace(", ", "\n"), "points of test accuracy")
 
 
 def _hue(test: PairedDifference) -> str:
