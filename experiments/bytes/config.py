@@ -71,7 +71,7 @@ CODINGS = {
 
 
 class BytesConfig(Section):
-    """The experiment: RoLoRA on the quickstart's data, clients and rate, with adapters in the top
+    """The experiment: the preset ``paper``, RoLoRA at its rate, with adapters in the top
     layer alone and half of its steps, so that a run takes seconds; and each of `codings` (None:
     all) with nothing else changed. `workers` runs are made at a time, each on one thread.
     """

@@ -115,7 +115,7 @@ def summary(config: BytesConfig, lines: Lines) -> str:
         f"of {config.rounds} rounds of {config.local_steps} steps of "
         f"{config.batch_size}, adapters in the layers {config.layers} of {config.model}, AdamW at "
         f"{config.rate:g}; the same runs with what travels coded "
-        "(`stages`, `server.stages`), at the same rate, the quickstart's. "
+        "(`stages`, `server.stages`), at the same rate, the preset paper's. "
         f"{len(config.seeds)} seeds, each with a split, factors and batches of its own; the test "
         "examples are looked at once. Bytes are those of the messages, with the tensors' names, "
         "the scales, the positions, and what a client is sent when it is first met; an "

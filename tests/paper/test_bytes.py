@@ -15,9 +15,9 @@ from rolora.core.errors import BadInput
 from rolora.core.parsing import parse_overrides
 
 
-def test_the_plain_run_is_the_quickstart_in_one_layer_with_half_of_its_steps():
+def test_the_plain_run_is_the_preset_paper_in_one_layer_with_half_of_its_steps():
     ours = run_of(BytesConfig(), PLAIN, 0).model_dump(exclude={"engine"})
-    wanted = load_config("quickstart", ["lora.layers='5'", "optimizer.local_steps=5"])
+    wanted = load_config("paper", ["lora.layers='5'", "optimizer.local_steps=5"])
     assert ours == wanted.model_dump(exclude={"engine"})
 
 
