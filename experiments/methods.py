@@ -14,6 +14,8 @@ PAPER_NAMES = {LORA: "LoRA (FedAvg)"}
 RECOMMENDED = "recommended"
 """Beside methods, a line of comparisons: RoLoRA with the gauge and carried moments, as the preset
 ``gauge`` has it; it was recommended before the calibrated loss was tried."""
+RECOMMENDED_TITLE = "RoLoRA, gauge, carried"
+"""What tables and figures call that line."""
 
 
 def options_of_line(line: str) -> Any:

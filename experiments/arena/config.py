@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from experiments.contest import Pair
-from experiments.methods import ROLORA, title_of
+from experiments.methods import RECOMMENDED, RECOMMENDED_TITLE, ROLORA, title_of
 from experiments.places import EQUAL, SKEWED, Place, changed, digits, quickstart, reviews, topics
 from experiments.tuning import check_different
 from rolora.config import Config
@@ -60,7 +60,7 @@ CALIBRATED = {
 }
 PLAIN = _plain(ROLORA)
 PRESETS = (
-    Competitor("recommended", "RoLoRA, gauge, carried", ROLORA, GAUGE, CARRIED),
+    Competitor(RECOMMENDED, RECOMMENDED_TITLE, ROLORA, GAUGE, CARRIED),
     Competitor(
         "calibrated", "RoLoRA, gauge, carried, calibrated, information", ROLORA, GAUGE, CALIBRATED
     ),

@@ -13,6 +13,7 @@ from experiments.methods import (
     FLEXLORA,
     LORA,
     RECOMMENDED,
+    RECOMMENDED_TITLE,
     ROLORA,
     options_of_line,
     state_of_line,
@@ -39,7 +40,7 @@ LINES = (ROLORA, RECOMMENDED, FFA, LORA, FLEXLORA)
 
 def line_title(line: str) -> str:
     """What tables and figures call it."""
-    return "RoLoRA, gauge, carried" if line == RECOMMENDED else title_of(line)
+    return RECOMMENDED_TITLE if line == RECOMMENDED else title_of(line)
 
 
 @dataclass(frozen=True)

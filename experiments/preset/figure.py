@@ -38,8 +38,8 @@ def differences(lines: Lines, places: list[Place]) -> Figure:
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
     panels = figure.subplots(deep, wide, squeeze=False).ravel()
     for at, (axes, place) in enumerate(zip(panels, places, strict=False)):
-        left = at % wide and places[at - 1]
-        named = not left or _others(lines, left) != _others(lines, place)
+        left = places[at - 1] if at % wide else None
+        named = left is None or _others(lines, left) != _others(lines, place)
         _panel(axes, lines, place, named)
     for axes in panels[len(places) :]:
         axes.set_axis_off()

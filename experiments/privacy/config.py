@@ -6,7 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from experiments.methods import FFA, LORA, RECOMMENDED, ROLORA, options_of_line, state_of_line
+from experiments.methods import (
+    FFA,
+    LORA,
+    RECOMMENDED,
+    RECOMMENDED_TITLE,
+    ROLORA,
+    options_of_line,
+    state_of_line,
+)
 from experiments.pooled import TARGET
 from experiments.tuning import SearchedRates, check_different
 from rolora.config import (
@@ -82,7 +90,7 @@ class PrivacyStudy(SearchedRates):
 def title_of(method: str) -> str:
     """For people."""
     if method == RECOMMENDED:
-        return "RoLoRA, gauge, carried"
+        return RECOMMENDED_TITLE
     return method_named(method).title
 
 
